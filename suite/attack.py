@@ -1,0 +1,177 @@
+"""What an attack is. Its fields are its hyper-parameters, so a measurement records exactly what ran."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+from torch import Tensor
+
+from suite.classifier import Classifier, TorchClassifier
+from suite.data import Split
+from suite.errors import NotApplicable
+from suite.space import Norm
+
+Knowledge = Literal["white-box", "score", "label-only", "no-box", "data", "training"]
+
+
+@dataclass(frozen=True)
+class Info:
+    """What `medsec list` and the report say about an attack, defense or detector.
+
+    Attributes:
+        title: The field's name for it, for example "Projected gradient descent".
+        paper: Authors, year and arXiv id or DOI.
+        knowledge: What the attacker must have. "data" means some training rows; empty for a defense.
+        threats: Keys of `suite.threats.CATALOG`.
+        cost: One line: what it costs, in passes, queries or trainings.
+        departs: Where the implementation departs from the paper, and why.
+    """
+
+    title: str
+    paper: str
+    knowledge: Knowledge | Literal[""] = ""
+    threats: tuple[str, ...] = ()
+    cost: str = ""
+    departs: str = ""
+
+
+@dataclass(frozen=True)
+class Attack(ABC):
+    """Base of all attacks: a frozen dataclass with an `info`."""
+
+    info: ClassVar[Info]
+
+    def check(self, classifier: Classifier) -> None:
+        """Raise `NotApplicable` if this attack cannot be used on `classifier`."""
+
+
+@dataclass(frozen=True)
+class EvasionAttack(Attack):
+    """Turns inputs into similar possible inputs that the classifier gets wrong.
+
+    Attributes:
+        eps: Budget in units of the space's scale. An attack that looks for the smallest perturbation (`minimal`)
+            treats it as a bound beyond which it need not look.
+    """
+
+    eps: float = 0.1
+
+    minimal: ClassVar[bool] = False
+    """Looks for the smallest perturbation, so that one run gives the whole robustness curve."""
+
+    @property
+    def norm(self) -> Norm:
+        """The norm in which `eps` is meant."""
+        return "linf"
+
+    @abstractmethod
+    def __call__(self, classifier: Classifier, x: Tensor, y: Tensor, seed: int = 0) -> Tensor:
+        """Adversarial versions of `x`.
+
+        Args:
+            classifier: The model under attack.
+            x: (n, ...) float32 possible inputs on the classifier's device.
+            y: (n,) int64 true labels.
+            seed: All randomness of the attack comes from it.
+
+        Returns:
+            (n, ...) float32 possible inputs within `eps` of `x`; a row equals `x` where nothing was found.
+        """
+
+
+@dataclass(frozen=True)
+class GradientAttack(EvasionAttack):
+    """An evasion attack that needs input gradients."""
+
+    def check(self, classifier: Classifier) -> None:
+        if not isinstance(classifier, TorchClassifier):
+            raise NotApplicable(f"{type(self).__name__} needs gradients, which this model does not give; "
+                                "use a query attack (hopskipjump, boundary, zoo) or, for trees, exact-linf")
+
+
+@dataclass(frozen=True)
+class Poisoned:
+    """A training set after poisoning.
+
+    Attributes:
+        train: The poisoned split, as the victim sees it.
+        mask: (n,) bool: which rows the attacker touched.
+        trigger: `inputs -> inputs with the trigger`, for backdoors.
+        target: The label that the attacker wants, if there is one.
+    """
+
+    train: Split
+    mask: np.ndarray
+    trigger: Callable[[np.ndarray], np.ndarray] | None = None
+    target: int | None = None
+
+
+@dataclass(frozen=True)
+class PoisoningAttack(Attack):
+    """Changes training rows. Attributes: `rate`, the share of the whole training set that is touched, in (0, 1)."""
+
+    rate: float = 0.1
+
+    @abstractmethod
+    def __call__(self, train: Split, seed: int = 0) -> Poisoned:
+        """Poison a training split; rows are drawn without replacement."""
+
+
+@dataclass(frozen=True)
+class Leaked:
+    """Rows whose membership the attacker knows already, and with which it may learn: never scored."""
+
+    members: Split
+    others: Split
+
+
+@dataclass(frozen=True)
+class MembershipAttack(Attack):
+    """Tells training patients from others."""
+
+    @abstractmethod
+    def __call__(self, classifier: Classifier, known: Leaked, x: np.ndarray, y: np.ndarray, seed: int = 0) -> np.ndarray:
+        """(n,) float64 scores of the rows `x`, `y`: higher means more likely a training patient."""
+
+
+@dataclass(frozen=True)
+class AttributeAttack(Attack):
+    """Guesses a hidden column of a patient from the other columns and the model's answer."""
+
+    @abstractmethod
+    def __call__(self, classifier: Classifier, known: Split, victims: Split, column: int,
+                 seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+        """Guess whether `victims.x[:, column]` is above the median of `known.x[:, column]`.
+
+        Returns:
+            `(guesses, baseline)`, each (n,) int64 in {0, 1}: with the model's answer, and by an imputation that has
+            the same learner, features and scaling but not the model's answer.
+        """
+
+
+@dataclass(frozen=True)
+class InversionAttack(Attack):
+    """Reconstructs a typical training input of each class from the model."""
+
+    @abstractmethod
+    def __call__(self, classifier: Classifier, start: np.ndarray, seed: int = 0) -> np.ndarray:
+        """(classes, ...) float32 reconstructions. `start` is (...), where the search begins."""
+
+
+@dataclass(frozen=True)
+class ExtractionAttack(Attack):
+    """Trains a copy of a model from its answers."""
+
+    @abstractmethod
+    def __call__(self, query: Callable[[np.ndarray], np.ndarray], pool: Split, budget: int, seed: int = 0) -> Any:
+        """A surrogate with `predict_proba`.
+
+        Args:
+            query: The victim: `(n, ...) -> (n, classes)` probabilities.
+            pool: Inputs the thief owns; its labels are not used.
+            budget: Rows that may be asked in all.
+        """

@@ -1,0 +1,169 @@
+"""The classifier contract: scikit-learn's, plus gradients where there are any."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from suite.errors import InputError
+from suite.space import Space
+
+REJECTED = -1
+"""Label that `Classifier.predict` gives to an input the model refuses to judge."""
+
+
+class Classifier(ABC):
+    """Something that maps inputs to class probabilities, and counts how often it was asked.
+
+    Attributes:
+        classes_: (k,) int64 labels 0 .. k-1, as in scikit-learn.
+        space: The possible inputs.
+        queries: Inputs judged since the counter was last set to 0.
+    """
+
+    def __init__(self, classes: int, space: Space) -> None:
+        self.classes_ = np.arange(classes)
+        self.space = space
+        self.queries = 0
+
+    @property
+    def device(self) -> torch.device:
+        return torch.device("cpu")
+
+    def predict_proba(self, x: np.ndarray) -> np.ndarray:
+        """(n, classes) float64 probabilities of (n, ...) inputs in data units; any real dtype is cast to float32."""
+        x = np.ascontiguousarray(x, np.float32)
+        self.queries += len(x)
+        return self._proba(x)
+
+    def predict(self, x: np.ndarray) -> np.ndarray:
+        """(n,) int64 labels; `REJECTED` where the model refuses to judge."""
+        return self.predict_proba(x).argmax(1)
+
+    @abstractmethod
+    def _proba(self, x: np.ndarray) -> np.ndarray: ...
+
+
+class EstimatorClassifier(Classifier):
+    """Any fitted object with `predict_proba`: scikit-learn, XGBoost, a pipeline, a user's own.
+
+    Args:
+        estimator: Fitted, with `predict_proba(x) -> (n, classes)`; its columns follow the dataset's class order.
+        classes: Number of classes.
+        space: The possible inputs.
+        recipe: The recipe that made it, if any: see `suite.recipe`.
+    """
+
+    def __init__(self, estimator: Any, classes: int, space: Space, recipe: Any = None) -> None:
+        super().__init__(classes, space)
+        if not hasattr(estimator, "predict_proba"):
+            raise InputError(f"model {type(estimator).__name__} has no predict_proba")
+        self.estimator, self.recipe = estimator, recipe
+
+    def _proba(self, x: np.ndarray) -> np.ndarray:
+        if not len(x):
+            return np.zeros((0, len(self.classes_)))
+        proba = np.asarray(self.estimator.predict_proba(x), np.float64)
+        if proba.shape != (len(x), len(self.classes_)):
+            raise InputError(f"model returned probabilities of shape {proba.shape} for {len(x)} rows and "
+                             f"{len(self.classes_)} classes")
+        return proba
+
+
+class TorchClassifier(Classifier):
+    """A PyTorch module that takes inputs in data units and returns logits; normalisation lives inside the module.
+
+    Args:
+        module: `(n, ...) float32 -> (n, classes)` logits, or `classes + 1` logits when `rejects`.
+        classes: Number of classes.
+        space: The possible inputs.
+        rejects: The last logit stands for "refuse to judge" (Carlini and Wagner 2017, arXiv 1705.07263, sec. 3.3).
+        device: Where the module lives.
+        recipe: The recipe that made it, if any: see `suite.recipe`.
+        batch: Inputs judged at once.
+    """
+
+    def __init__(self, module: nn.Module, classes: int, space: Space, rejects: bool = False,
+                 device: torch.device | str = "cpu", recipe: Any = None, batch: int = 4096) -> None:
+        super().__init__(classes, space.to(device))
+        self.module = module.to(device).eval()
+        self.rejects, self.recipe, self.batch = rejects, recipe, batch
+        self._device = torch.device(device)
+        self.gradients = 0
+        """Inputs differentiated since the counter was last set to 0."""
+
+    @property
+    def device(self) -> torch.device:
+        return self._device
+
+    def logits(self, x: Tensor) -> Tensor:
+        """(n, classes) logits; differentiable in `x`. Counted as queries."""
+        self.queries += len(x)
+        return self.module(x)
+
+    def judge(self, x: Tensor) -> Tensor:
+        """(n,) int64 labels of a tensor on the device, without gradients; `REJECTED` where refused."""
+        with torch.inference_mode():
+            label = torch.cat([self.logits(b).argmax(1) for b in x.split(self.batch)]) if len(x) else x.new_zeros(0).long()
+        return torch.where(label == len(self.classes_), REJECTED, label)
+
+    def gradient(self, x: Tensor, objective: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        """Logits, objective and its gradient with respect to the input.
+
+        Args:
+            x: (n, ...) inputs on the device.
+            objective: `logits -> (n,)` values, each depending on its own row only.
+
+        Returns:
+            `(logits, values, gradient)`, all detached. Parameter gradients are neither computed nor touched.
+        """
+        self.gradients += len(x)
+        x = x.detach().requires_grad_()
+        logits = self.logits(x)
+        values = objective(logits)
+        (grad,) = torch.autograd.grad(values.sum(), x)
+        return logits.detach(), values.detach(), grad
+
+    @contextmanager
+    def frozen(self) -> Iterator[None]:
+        """Evaluation mode with parameters that need no gradient, so that backward passes reach the input only."""
+        training, needs = self.module.training, [p.requires_grad for p in self.module.parameters()]
+        self.module.eval().requires_grad_(False)
+        try:
+            yield
+        finally:
+            for p, flag in zip(self.module.parameters(), needs, strict=True):
+                p.requires_grad_(flag)
+            self.module.train(training)
+
+    def predict(self, x: np.ndarray) -> np.ndarray:
+        return self.judge(torch.as_tensor(np.ascontiguousarray(x, np.float32), device=self.device)).cpu().numpy()
+
+    def _proba(self, x: np.ndarray) -> np.ndarray:
+        with torch.inference_mode():
+            parts = [self.module(b.to(self.device))[:, : len(self.classes_)].double().softmax(1).cpu()
+                     for b in torch.from_numpy(x).split(self.batch)]
+        return torch.cat(parts).numpy() if parts else np.zeros((0, len(self.classes_)))
+
+
+def margin(logits: Tensor, y: Tensor, classes: int) -> Tensor:
+    """How far each input is from being fooled: negative when the label is neither `y` nor "refused".
+
+    Args:
+        logits: (n, classes) or, for a module that may refuse, (n, classes + 1).
+        y: (n,) true labels.
+
+    Returns:
+        (n,) `max(z_y, z_refused) - max_{j != y} z_j`.
+    """
+    rows = torch.arange(len(y), device=logits.device)
+    others = logits[:, :classes].clone()
+    others[rows, y] = -torch.inf
+    kept = logits[rows, y] if logits.shape[1] == classes else torch.maximum(logits[rows, y], logits[:, classes])
+    return kept - others.amax(1)

@@ -1,0 +1,12 @@
+"""The exceptions a user may see. The command line prints their message as one line, without a traceback."""
+
+
+class InputError(ValueError):
+    """Something the user gave is wrong: a file, column, value, name or flag, which the message names.
+
+    Raised before any compute starts; the command line exits with code 2.
+    """
+
+
+class NotApplicable(InputError):
+    """This attack or defense cannot be used on this classifier; the message says why and what can."""

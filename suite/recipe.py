@@ -1,0 +1,87 @@
+"""What to train (a recipe), and how to train it so that it withstands an attack (a defense)."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+from torch import nn
+
+from suite.attack import Info
+from suite.classifier import Classifier, TorchClassifier
+from suite.data import Split
+from suite.errors import NotApplicable
+
+
+@dataclass(frozen=True)
+class Recipe(ABC):
+    """A kind of model and its hyper-parameters: what a defense trains."""
+
+    info: ClassVar[Info]
+
+    @abstractmethod
+    def fit(self, train: Split, val: Split, seed: int = 0, device: str = "cpu") -> Classifier:
+        """Train on `train`; `val` serves early stopping and nothing else."""
+
+
+@dataclass(frozen=True)
+class TorchRecipe(Recipe):
+    """A network and how long to train it (AdamW, class weights, early stopping on the validation loss)."""
+
+    epochs: int = 100
+    batch: int = 64
+    lr: float = 2e-3
+    weight_decay: float = 1e-4
+    patience: int = 20
+
+    @abstractmethod
+    def network(self, train: Split) -> nn.Module:
+        """An untrained module in data units, with normalisation taken from `train`, that returns logits."""
+
+    def fit(self, train: Split, val: Split, seed: int = 0, device: str = "cpu") -> TorchClassifier:
+        from suite.training import fit
+
+        return fit(self, train, val, seed=seed, device=device)
+
+
+@dataclass(frozen=True)
+class Defense(ABC):
+    """A way to train (or to wrap) a recipe. All defenses are of this one shape, so each composes with each attack."""
+
+    info: ClassVar[Info]
+
+    def check(self, recipe: Recipe) -> None:
+        """Raise `NotApplicable` if this defense cannot train `recipe`."""
+
+    @abstractmethod
+    def __call__(self, recipe: Recipe, train: Split, val: Split, seed: int = 0, device: str = "cpu") -> Classifier:
+        """A trained, defended classifier. It never sees a test row."""
+
+
+@dataclass(frozen=True)
+class TorchDefense(Defense):
+    """A defense that changes how a network is trained."""
+
+    def check(self, recipe: Recipe) -> None:
+        if not isinstance(recipe, TorchRecipe):
+            raise NotApplicable(f"{type(self).__name__} trains networks only, and {type(recipe).__name__} is none")
+
+
+class Detector(ABC):
+    """Scores how suspicious an input is."""
+
+    info: ClassVar[Info]
+
+    @abstractmethod
+    def fit(self, clean: np.ndarray) -> Detector:
+        """Learn what clean (n, ...) inputs look like; returns itself."""
+
+    @abstractmethod
+    def score(self, x: np.ndarray) -> np.ndarray:
+        """(n,) float64 scores; higher is more suspicious."""
+
+    def threshold(self, fpr: float, clean: np.ndarray) -> float:
+        """The score that a share `fpr` of held-out `clean` inputs exceeds."""
+        return float(np.quantile(self.score(clean), 1 - fpr, method="higher"))

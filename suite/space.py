@@ -1,0 +1,70 @@
+"""The possible inputs of a classifier: what an attacker may turn an input into, and how far that is."""
+
+from __future__ import annotations
+
+import copy
+from typing import Literal, Self
+
+import torch
+from torch import Tensor
+
+Norm = Literal["linf", "l2"]
+
+
+class Space:
+    """A box of possible inputs, and the unit in which a perturbation of each feature is measured.
+
+    Images use it as it is (bounds 0 and 1, scale 1). Tables use `tabular.schema.PatientSpace`, which adds integers,
+    immutable and one-way columns and relations between columns. Every evasion attack searches inside the space of its
+    classifier, so that each example it returns is a possible input.
+
+    Args:
+        lower, upper: Least and greatest value of each feature, in data units; broadcastable to one input.
+        scale: Data units that count as a perturbation of 1, positive; broadcastable to one input. A budget
+            `eps=0.05` therefore means 5 % of `scale`.
+    """
+
+    def __init__(self, lower: Tensor | float, upper: Tensor | float, scale: Tensor | float = 1.0) -> None:
+        self.lower, self.upper, self.scale = (torch.as_tensor(v, dtype=torch.float32) for v in (lower, upper, scale))
+
+    def to(self, device: torch.device | str) -> Self:
+        """The same space with its tensors on `device`."""
+        if self.lower.device == torch.device(device):
+            return self
+        moved = copy.copy(self)
+        for name, value in vars(self).items():
+            if isinstance(value, Tensor):
+                setattr(moved, name, value.to(device))
+        return moved
+
+    def ball(self, x: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+        """Least and greatest possible value of each feature within `eps` (Linf, in units of `scale`) of `x`.
+
+        Args:
+            x: (n, ...) float32 inputs that lie in the space.
+            eps: Radius; `float("inf")` asks for everything that is reachable from `x`.
+
+        Returns:
+            Two tensors of the shape of `x`. A feature that may not change has both equal to `x`.
+        """
+        reach = eps * self.scale
+        return torch.maximum(x - reach, self.lower), torch.minimum(x + reach, self.upper)
+
+    def snap(self, z: Tensor, x: Tensor, inward: bool = False) -> Tensor:
+        """The possible input nearest to `z` that can be reached from `x`.
+
+        Args:
+            z: (n, ...) continuous candidates.
+            x: (n, ...) the inputs the search started from.
+            inward: Round towards `x`, so that no norm of the perturbation can grow.
+        """
+        return torch.minimum(torch.maximum(z, self.lower), self.upper)
+
+    def contains(self, z: Tensor, x: Tensor) -> Tensor:
+        """(n,) bool: whether each `z` is a possible input that can be reached from `x`."""
+        return ((z >= self.lower) & (z <= self.upper)).flatten(1).all(1)
+
+    def distance(self, a: Tensor, b: Tensor, norm: Norm = "linf") -> Tensor:
+        """(n,) distance between inputs in units of `scale`."""
+        delta = ((a - b) / self.scale).flatten(1)
+        return delta.abs().amax(1) if norm == "linf" else delta.norm(dim=1)
