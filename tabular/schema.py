@@ -173,7 +173,8 @@ class PatientSpace(Space):
             codes = codes.to(x.device)
             last = len(codes) - 1
             lower[:, i] = codes[torch.searchsorted(codes, lower[:, i].contiguous() - 1e-4).clamp(max=last)]
-            upper[:, i] = codes[(torch.searchsorted(codes, upper[:, i].contiguous() + 1e-4, right=True) - 1).clamp(min=0)]
+            below = torch.searchsorted(codes, upper[:, i].contiguous() + 1e-4, right=True) - 1
+            upper[:, i] = codes[below.clamp(min=0)]
         # x itself is always possible, whatever rounding did
         return torch.minimum(lower, x), torch.maximum(upper, x)
 

@@ -1,0 +1,33 @@
+"""Keeping randomness local: generators from one seed, and a fence around libraries that only know the global one."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+
+
+def torch_generator(seed: int, device: torch.device | str = "cpu") -> torch.Generator:
+    """A local generator; the same seed on the same kind of device gives the same numbers."""
+    return torch.Generator(device).manual_seed(seed)
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Seed the global generators of Python, NumPy and PyTorch, and put back their state afterwards.
+
+    For third-party code that takes no generator (weight initialisation, dropout, ART). Not safe across threads.
+    """
+    python, legacy = random.getstate(), np.random.get_state()  # noqa: NPY002 - the state to protect is the global one
+    random.seed(seed)
+    np.random.seed(seed % 2**32)  # noqa: NPY002
+    try:
+        with torch.random.fork_rng():
+            torch.random.manual_seed(seed)
+            yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(legacy)  # noqa: NPY002
