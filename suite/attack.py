@@ -134,7 +134,8 @@ class MembershipAttack(Attack):
     """Tells training patients from others."""
 
     @abstractmethod
-    def __call__(self, classifier: Classifier, known: Leaked, x: np.ndarray, y: np.ndarray, seed: int = 0) -> np.ndarray:
+    def __call__(self, classifier: Classifier, known: Leaked, x: np.ndarray, y: np.ndarray,
+                 seed: int = 0) -> np.ndarray:
         """(n,) float64 scores of the rows `x`, `y`: higher means more likely a training patient."""
 
 

@@ -110,7 +110,8 @@ class TorchClassifier(Classifier):
     def judge(self, x: Tensor) -> Tensor:
         """(n,) int64 labels of a tensor on the device, without gradients; `REJECTED` where refused."""
         with torch.inference_mode():
-            label = torch.cat([self.logits(b).argmax(1) for b in x.split(self.batch)]) if len(x) else x.new_zeros(0).long()
+            labels = [self.logits(part).argmax(1) for part in x.split(self.batch)]
+        label = torch.cat(labels) if labels else x.new_zeros(0, dtype=torch.int64)
         return torch.where(label == len(self.classes_), REJECTED, label)
 
     def gradient(self, x: Tensor, objective: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor, Tensor]:

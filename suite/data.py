@@ -64,7 +64,8 @@ class Split:
             row = int(np.flatnonzero(~np.isfinite(self.x).reshape(len(self.x), -1).all(1))[0])
             raise InputError(f"input row {int(self.rows[row])} holds a value that is not finite")
         if len(self.y) and not 0 <= self.y.min() <= self.y.max() < len(self.classes):
-            raise InputError(f"labels run from {self.y.min()} to {self.y.max()}, but there are {len(self.classes)} classes")
+            raise InputError(f"labels run from {self.y.min()} to {self.y.max()}, but there are "
+                             f"{len(self.classes)} classes")
 
     def __len__(self) -> int:
         return len(self.y)

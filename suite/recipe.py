@@ -35,10 +35,15 @@ class TorchRecipe(Recipe):
     lr: float = 2e-3
     weight_decay: float = 1e-4
     patience: int = 20
+    balanced: bool = True
+    """Weight classes by the inverse of their frequency."""
 
     @abstractmethod
-    def network(self, train: Split) -> nn.Module:
-        """An untrained module in data units, with normalisation taken from `train`, that returns logits."""
+    def network(self, inputs: tuple[int, ...], classes: int) -> nn.Module:
+        """An untrained module `(n, *inputs) standardised float32 -> (n, classes) logits`.
+
+        Training puts a `suite.training.Normalize` before it, so that the whole takes data units.
+        """
 
     def fit(self, train: Split, val: Split, seed: int = 0, device: str = "cpu") -> TorchClassifier:
         from suite.training import fit
