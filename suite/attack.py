@@ -12,7 +12,7 @@ from torch import Tensor
 
 from suite.classifier import Classifier, TorchClassifier
 from suite.data import Split
-from suite.errors import NotApplicable
+from suite.errors import InputError, NotApplicable
 from suite.space import Norm
 
 Knowledge = Literal["white-box", "score", "label-only", "no-box", "data", "training"]
@@ -115,6 +115,10 @@ class PoisoningAttack(Attack):
     """Changes training rows. Attributes: `rate`, the share of the whole training set that is touched, in (0, 1)."""
 
     rate: float = 0.1
+
+    def __post_init__(self) -> None:
+        if not 0 < self.rate < 1:
+            raise InputError(f"{type(self).__name__}: rate must lie between 0 and 1, exclusive, got {self.rate!r}")
 
     @abstractmethod
     def __call__(self, train: Split, seed: int = 0) -> Poisoned:

@@ -64,6 +64,10 @@ class Space:
         """(n,) bool: whether each `z` is a possible input that can be reached from `x`."""
         return ((z >= self.lower) & (z <= self.upper)).flatten(1).all(1)
 
+    def possible(self, x: Tensor) -> Tensor:
+        """(n,) bool: whether each `x` is a possible input, wherever it came from; never where a value is NaN."""
+        return ((x >= self.lower) & (x <= self.upper)).flatten(1).all(1)
+
     def distance(self, a: Tensor, b: Tensor, norm: Norm = "linf") -> Tensor:
         """(n,) distance between inputs in units of `scale`."""
         delta = ((a - b) / self.scale).flatten(1)

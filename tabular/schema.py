@@ -225,6 +225,12 @@ class PatientSpace(Space):
             inside &= torch.isin(z[:, i], codes.to(z.device)) | (z[:, i] == x[:, i])
         return inside & self._related(z) if len(self.limits) else inside
 
+    def possible(self, x: Tensor) -> Tensor:
+        inside = super().possible(x) & ((x == x.round()) | ~self.integer).all(1)
+        for i, codes in self.values.items():
+            inside &= torch.isin(x[:, i], codes.to(x.device))
+        return inside & self._related(x)
+
     def describe(self, eps: float) -> dict[str, str]:
         """What a budget means at the bedside, for example `{"Glucose": "± 10 mg/dL"}`; immutable columns left out."""
         out = {}

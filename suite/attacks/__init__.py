@@ -1,0 +1,1 @@
+"""Attacks that know neither tables nor images."""

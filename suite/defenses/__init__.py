@@ -1,0 +1,1 @@
+"""Defenses that know neither tables nor images."""
