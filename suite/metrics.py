@@ -1,0 +1,151 @@
+"""Metrics with 95 % intervals: Wilson for proportions, percentile bootstrap for everything else."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+
+Z95 = 1.959963984540054
+RESAMPLES = 1000
+
+
+class Estimate(NamedTuple):
+    """A value with its 95 % interval and the number of rows behind it. NaN where it is undefined."""
+
+    value: float
+    low: float
+    high: float
+    n: int
+
+
+def proportion(hits: np.ndarray | int, n: int | None = None) -> Estimate:
+    """A share with its Wilson score interval (Wilson 1927, J. Am. Stat. Assoc. 22:209).
+
+    Args:
+        hits: (n,) bool, or a count together with `n`.
+    """
+    k, n = (int(np.sum(hits)), len(hits)) if n is None else (int(hits), n)
+    if n == 0:
+        return Estimate(np.nan, np.nan, np.nan, 0)
+    p, z2 = k / n, Z95**2
+    centre = (p + z2 / (2 * n)) / (1 + z2 / n)
+    half = Z95 / (1 + z2 / n) * np.sqrt(p * (1 - p) / n + z2 / (4 * n * n))
+    # at 0 and n the interval ends exactly there; rounding must not say otherwise
+    return Estimate(p, 0.0 if k == 0 else max(0.0, centre - half), 1.0 if k == n else min(1.0, centre + half), n)
+
+
+def bootstrap(statistic: Callable[[np.ndarray], float], n: int, seed: int = 0, strata: np.ndarray | None = None,
+              resamples: int = RESAMPLES) -> Estimate:
+    """A statistic of rows with its percentile bootstrap interval (Efron 1979, Ann. Stat. 7:1).
+
+    Args:
+        statistic: `row positions -> value`; resamples on which it is NaN are left out.
+        n: Number of rows.
+        seed: Of the resampling.
+        strata: (n,) labels; each resample keeps their counts, so that no class goes missing.
+        resamples: Number of resamples.
+    """
+    if n == 0:
+        return Estimate(np.nan, np.nan, np.nan, 0)
+    rng = np.random.default_rng(seed)
+    groups = [np.arange(n)] if strata is None else [np.flatnonzero(strata == s) for s in np.unique(strata)]
+    draws = np.concatenate([g[rng.integers(0, len(g), (resamples, len(g)))] for g in groups], axis=1)
+    values = np.array([statistic(draw) for draw in draws])
+    values = values[np.isfinite(values)]
+    value = float(statistic(np.arange(n)))
+    low, high = np.quantile(values, [0.025, 0.975]) if len(values) else (np.nan, np.nan)
+    return Estimate(value, float(min(low, value)), float(max(high, value)), n)
+
+
+def auroc(score: np.ndarray, positive: np.ndarray) -> float:
+    """Area under the ROC curve (Mann-Whitney U, ties count half); NaN when a class is missing.
+
+    Args:
+        score: (n,) higher means more likely positive.
+        positive: (n,) bool.
+    """
+    from scipy.stats import rankdata
+
+    p, q = int(positive.sum()), int((~positive).sum())
+    if p == 0 or q == 0:
+        return float("nan")
+    return float((rankdata(score)[positive].sum() - p * (p + 1) / 2) / (p * q))
+
+
+def macro_auroc(proba: np.ndarray, y: np.ndarray) -> float:
+    """AUROC of class 1 for two classes; mean one-vs-rest AUROC for more."""
+    if proba.shape[1] == 2:
+        return auroc(proba[:, 1], y == 1)
+    return float(np.nanmean([auroc(proba[:, k], y == k) for k in range(proba.shape[1])]))
+
+
+def tpr_at_fpr(score: np.ndarray, member: np.ndarray, fpr: float) -> float:
+    """True positive rate at the strictest threshold whose false positive rate is at most `fpr`."""
+    negatives = np.sort(score[~member])[::-1]
+    allowed = int(np.floor(fpr * len(negatives) + 1e-9))
+    if allowed >= len(negatives):
+        return 1.0
+    return float((score[member] > negatives[allowed]).mean())
+
+
+def balanced_accuracy(pred: np.ndarray, y: np.ndarray) -> float:
+    """Mean recall over the classes that occur in `y`."""
+    return float(np.mean([(pred[y == k] == k).mean() for k in np.unique(y)])) if len(y) else float("nan")
+
+
+def f1(pred: np.ndarray, y: np.ndarray, k: int) -> float:
+    """F1 of class `k`; 0 when it is neither predicted nor present."""
+    hit = int(((pred == k) & (y == k)).sum())
+    total = int((pred == k).sum() + (y == k).sum())
+    return 2 * hit / total if total else 0.0
+
+
+def calibration_error(proba: np.ndarray, y: np.ndarray, bins: int = 10) -> float:
+    """Expected calibration error of the predicted class, equal-width bins (Guo et al. 2017, arXiv 1706.04599)."""
+    confidence, correct = proba.max(1), proba.argmax(1) == y
+    which = np.minimum((confidence * bins).astype(int), bins - 1)
+    weight = np.bincount(which, minlength=bins)
+    gap = np.abs(np.bincount(which, correct, bins) - np.bincount(which, confidence, bins))
+    return float(gap.sum() / max(weight.sum(), 1))
+
+
+def classification(y: np.ndarray, pred: np.ndarray, proba: np.ndarray | None, classes: tuple[str, ...],
+                   seed: int = 0) -> dict[str, Estimate]:
+    """Everything that is usually said of a classifier.
+
+    Args:
+        y, pred: (n,) labels; a refused row (-1) counts as wrong.
+        proba: (n, classes), or None where only labels are known (AUROC and calibration are then left out).
+        classes: Names; for two, class 1 is the disease, and sensitivity and specificity are given.
+        seed: Of the bootstrap.
+
+    Returns:
+        Metric name -> estimate; per-class names end in `[class name]`, `confusion[a->b]` are counts.
+    """
+    n = len(y)
+    out = {"accuracy": proportion(pred == y),
+           "balanced_accuracy": bootstrap(lambda i: balanced_accuracy(pred[i], y[i]), n, seed, y)}
+    if len(classes) == 2:
+        out["sensitivity"] = proportion(pred[y == 1] == 1)
+        out["specificity"] = proportion(pred[y == 0] == 0)
+    if proba is not None:
+        out["auroc"] = bootstrap(lambda i: macro_auroc(proba[i], y[i]), n, seed, y)
+        out["calibration_error"] = bootstrap(lambda i: calibration_error(proba[i], y[i]), n, seed)
+    for k, name in enumerate(classes):
+        out[f"precision[{name}]"] = proportion(y[pred == k] == k)
+        out[f"recall[{name}]"] = proportion(pred[y == k] == k)
+        out[f"f1[{name}]"] = bootstrap(lambda i, k=k: f1(pred[i], y[i], k), n, seed, y)
+        for j, other in enumerate(classes):
+            count = float(((y == k) & (pred == j)).sum())
+            out[f"confusion[{name}->{other}]"] = Estimate(count, np.nan, np.nan, n)
+    if (pred < 0).any():
+        out["refused"] = proportion(pred < 0)
+    return out
+
+
+def collapsed(pred: np.ndarray, y: np.ndarray) -> bool:
+    """Whether a model says almost the same of everyone: at least 98 % one label, or balanced accuracy below 0.55."""
+    _, counts = np.unique(pred, return_counts=True)
+    return bool(counts.max() >= 0.98 * len(pred) or balanced_accuracy(pred, y) < 0.55)

@@ -1,0 +1,109 @@
+"""Finding datasets, models, attacks, defenses and detectors by name, through entry points.
+
+A package offers its own in its `pyproject.toml`::
+
+    [project.entry-points."medsec.attacks"]
+    my-attack = "my_package.attacks:MyAttack"
+
+and `path/to/file.py:Object` works wherever a name does. An entry is a frozen dataclass (attacks, models, defenses), an
+instance of one (a variant with other defaults), or for datasets a function `(path=None, seed=0) -> Dataset`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import importlib.util
+import sys
+from functools import cache
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from pydantic import TypeAdapter, ValidationError
+
+from suite.errors import InputError
+
+Kind = Literal["datasets", "models", "attacks", "defenses", "detectors"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
+
+
+@cache
+def _entries(kind: Kind) -> dict[str, EntryPoint]:
+    return {e.name: e for e in sorted(entry_points(group=f"medsec.{kind}"), key=lambda e: e.name)}
+
+
+def names(kind: Kind) -> list[str]:
+    """All registered names of a kind, without importing anything."""
+    return list(_entries(kind))
+
+
+def is_file(name: str) -> bool:
+    """Whether a name is of the form `path/to/file.py:Object`."""
+    return ".py:" in name
+
+
+@cache
+def load(kind: Kind, name: str) -> Any:
+    """The object behind a name.
+
+    Raises:
+        InputError: Unknown name (the nearest one is suggested), or a file or object that is not there.
+    """
+    if is_file(name):
+        return _from_file(kind, name)
+    if entry := _entries(kind).get(name):
+        return entry.load()
+    near = difflib.get_close_matches(name, _entries(kind), 1, cutoff=0.4)
+    hint = f"; did you mean '{near[0]}'?" if near else ""
+    raise InputError(f"unknown {kind[:-1]} '{name}'{hint} (`medsec list {kind}` shows all)")
+
+
+def make(kind: Kind, name: str, params: dict[str, Any] | None = None) -> Any:
+    """The attack, model, defense or detector of a name, with these hyper-parameters instead of its defaults.
+
+    Raises:
+        InputError: As `load`; or a hyper-parameter that does not exist or has the wrong type, which the message names.
+    """
+    found, params = load(kind, name), dict(params or {})
+    if not isinstance(found, type):  # a ready-made instance: its values are the defaults
+        params = {f.name: getattr(found, f.name) for f in dataclasses.fields(found) if f.init} | params
+        found = type(found)
+    if not dataclasses.is_dataclass(found):
+        raise InputError(f"{kind[:-1]} '{name}' is not a dataclass")
+    known = [f.name for f in dataclasses.fields(found) if f.init]
+    for key in params:
+        if key not in known:
+            near = difflib.get_close_matches(key, known, 1)
+            raise InputError(f"{kind[:-1]} '{name}' has no parameter '{key}'"
+                             + (f"; did you mean '{near[0]}'?" if near else f" (it has: {', '.join(known)})"))
+    try:
+        return TypeAdapter(found).validate_python(params)
+    except ValidationError as e:
+        first = e.errors()[0]
+        raise InputError(f"{kind[:-1]} '{name}': {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+
+
+def name_of(kind: Kind, thing: object) -> str:
+    """The registered name under which `thing` (an instance) can be made again."""
+    for name in _entries(kind):
+        if _entries(kind)[name].value == f"{type(thing).__module__}:{type(thing).__qualname__}":
+            return name
+    raise InputError(f"{type(thing).__name__} is not registered among the {kind}")
+
+
+def _from_file(kind: Kind, name: str) -> Any:
+    path, _, attribute = name.rpartition(":")
+    file = Path(path)
+    if not file.is_file():
+        raise InputError(f"{kind[:-1]} '{name}': no file {path}")
+    spec = importlib.util.spec_from_file_location(f"medsec_user_{file.stem}", file)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look their module up
+    try:
+        spec.loader.exec_module(module)
+    except Exception as e:
+        raise InputError(f"{kind[:-1]} '{name}': {path} fails on import: {type(e).__name__}: {e}") from e
+    if not hasattr(module, attribute):
+        raise InputError(f"{kind[:-1]} '{name}': {path} defines no {attribute}")
+    return getattr(module, attribute)
