@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import numpy as np
@@ -25,12 +25,14 @@ class Classifier(ABC):
         classes_: (k,) int64 labels 0 .. k-1, as in scikit-learn.
         space: The possible inputs.
         queries: Inputs judged since the counter was last set to 0.
+        notes: What its training found out or decided (a piloted budget, a claimed epsilon), for the report.
     """
 
     def __init__(self, classes: int, space: Space) -> None:
         self.classes_ = np.arange(classes)
         self.space = space
         self.queries = 0
+        self.notes: dict[str, float | str] = {}
 
     @property
     def device(self) -> torch.device:
@@ -131,17 +133,9 @@ class TorchClassifier(Classifier):
         (grad,) = torch.autograd.grad(values.sum(), x)
         return logits.detach(), values.detach(), grad
 
-    @contextmanager
-    def frozen(self) -> Iterator[None]:
+    def frozen(self) -> AbstractContextManager[None]:
         """Evaluation mode with parameters that need no gradient, so that backward passes reach the input only."""
-        training, needs = self.module.training, [p.requires_grad for p in self.module.parameters()]
-        self.module.eval().requires_grad_(False)
-        try:
-            yield
-        finally:
-            for p, flag in zip(self.module.parameters(), needs, strict=True):
-                p.requires_grad_(flag)
-            self.module.train(training)
+        return frozen(self.module)
 
     def predict(self, x: np.ndarray) -> np.ndarray:
         return self.judge(torch.as_tensor(np.ascontiguousarray(x, np.float32), device=self.device)).cpu().numpy()
@@ -151,6 +145,19 @@ class TorchClassifier(Classifier):
             parts = [self.module(b.to(self.device))[:, : len(self.classes_)].double().softmax(1).cpu()
                      for b in torch.from_numpy(x).split(self.batch)]
         return torch.cat(parts).numpy() if parts else np.zeros((0, len(self.classes_)))
+
+
+@contextmanager
+def frozen(module: nn.Module) -> Iterator[None]:
+    """As `TorchClassifier.frozen`, for a module that is still in training."""
+    training, needs = module.training, [p.requires_grad for p in module.parameters()]
+    module.eval().requires_grad_(False)
+    try:
+        yield
+    finally:
+        for p, flag in zip(module.parameters(), needs, strict=True):
+            p.requires_grad_(flag)
+        module.train(training)
 
 
 def margin(logits: Tensor, y: Tensor, classes: int) -> Tensor:
