@@ -1,0 +1,185 @@
+"""The run folder. What a finished cell left is complete and durable; what a killed one left is invisible."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import io
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+from suite.errors import InputError
+from suite.measurement import Measurement
+
+
+def write_atomic(path: Path, fill: Callable[[IO[bytes]], None]) -> None:
+    """Write a file so that it is either there in full or not at all, also when the disk is full or the power fails.
+
+    Raises:
+        InputError: The disk is full or the folder cannot be written; an older version of the file stays as it was.
+    """
+    temporary = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        with os.fdopen(handle, "wb") as file:
+            fill(file)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(temporary).replace(path)
+    except OSError as e:
+        if temporary:
+            with contextlib.suppress(OSError):
+                Path(temporary).unlink()
+        what = "no space left on the disk" if e.errno in (errno.ENOSPC, errno.EDQUOT) else e.strerror or str(e)
+        raise InputError(f"cannot write {path}: {what}; what was finished is kept, run again to go on") from e
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Atomic JSON."""
+    text = json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False)
+    write_atomic(path, lambda f: f.write(text.encode()))
+
+
+class Run:
+    """A folder with `manifest.json`, `measurements.jsonl`, `cells/`, `models/` and `report.html`.
+
+    A cell is finished when `cells/KEY.json` is there: it holds the cell's rows, and `cells/KEY.npz` its arrays.
+    `measurements.jsonl` is made from those files, so it can always be made again.
+
+    Args:
+        folder: Where the run lives.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = Path(folder)
+
+    @classmethod
+    def create(cls, folder: Path, manifest: dict[str, Any]) -> Run:
+        """Start a run, or go on with one of the same plan.
+
+        Raises:
+            InputError: The folder holds a run of another plan or data, or something that is no run.
+        """
+        run = cls(folder)
+        if run.manifest_file.exists():
+            found = run.manifest
+            for key in ("plan", "data"):
+                if found[key] != manifest[key]:
+                    raise InputError(f"{folder} holds a run of another {key}: {_difference(found[key], manifest[key])}; "
+                                     "choose another folder with --out, or delete this one")
+        else:
+            if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+                raise InputError(f"{folder} exists and is not a run folder; choose another with --out")
+            write_json(run.manifest_file, manifest)
+        for leftover in run.folder.rglob(".*.*"):  # of a write that was killed
+            if leftover.is_file() and leftover.name != ".lock":
+                leftover.unlink()
+        run.collect()
+        return run
+
+    @classmethod
+    def open(cls, folder: Path) -> Run:
+        """An existing run, for reading.
+
+        Raises:
+            InputError: There is none.
+        """
+        run = cls(folder)
+        if not run.manifest_file.is_file():
+            raise InputError(f"{folder} is not a run folder: it has no {run.manifest_file.name}")
+        return run
+
+    @property
+    def manifest_file(self) -> Path:
+        return self.folder / "manifest.json"
+
+    @property
+    def manifest(self) -> dict[str, Any]:
+        try:
+            return json.loads(self.manifest_file.read_text(encoding="utf-8"))
+        except ValueError as e:
+            raise InputError(f"{self.manifest_file} is damaged: {e}") from None
+
+    @property
+    def measurements_file(self) -> Path:
+        return self.folder / "measurements.jsonl"
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep a second process from working in the same folder."""
+        with (self.folder / ".lock").open("w") as handle:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise InputError(f"another audit is working in {self.folder}") from None
+            yield
+
+    def done(self, key: str) -> bool:
+        """Whether a cell is finished (with rows, or with an error as its row)."""
+        return (self.folder / "cells" / f"{key}.json").is_file()
+
+    def finish(self, key: str, rows: list[Measurement], arrays: dict[str, np.ndarray] | None = None) -> None:
+        """Make a cell's outcome durable."""
+        if arrays:
+            buffer = io.BytesIO()
+            np.savez_compressed(buffer, **arrays)
+            write_atomic(self.folder / "cells" / f"{key}.npz", lambda f: f.write(buffer.getbuffer()))
+        dumped = [row.model_dump(mode="json") for row in rows]
+        write_json(self.folder / "cells" / f"{key}.json", dumped)
+        with self.measurements_file.open("a", encoding="utf-8") as f:
+            f.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in dumped)
+
+    def arrays(self, key: str) -> dict[str, np.ndarray]:
+        """The arrays of a finished cell; empty if it left none."""
+        file = self.folder / "cells" / f"{key}.npz"
+        if not file.is_file():
+            return {}
+        with np.load(file, allow_pickle=False) as stored:
+            return dict(stored)
+
+    def rows(self) -> list[Measurement]:
+        """All rows of all finished cells, in the order of the plan."""
+        order = {key: i for i, key in enumerate(self.manifest.get("cells", []))}
+        files = sorted((self.folder / "cells").glob("*.json"), key=lambda f: (order.get(f.stem, len(order)), f.stem))
+        return [Measurement.model_validate(row) for f in files for row in json.loads(f.read_text(encoding="utf-8"))]
+
+    def collect(self) -> None:
+        """Make `measurements.jsonl` again from the finished cells."""
+        text = "".join(row.model_dump_json() + "\n" for row in self.rows())
+        write_atomic(self.measurements_file, lambda f: f.write(text.encode()))
+
+    @contextmanager
+    def model_folder(self, key: str) -> Iterator[Path]:
+        """A folder to write a model into; it appears under `models/KEY` only when the block ends well."""
+        target = self.folder / "models" / key
+        target.parent.mkdir(parents=True, exist_ok=True)
+        staging = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{key}."))
+        try:
+            yield staging
+            shutil.rmtree(target, ignore_errors=True)
+            staging.rename(target)
+        finally:
+            shutil.rmtree(staging, ignore_errors=True)
+
+    def model(self, key: str) -> Path:
+        """Where a finished model lies."""
+        return self.folder / "models" / key
+
+
+def _difference(old: Any, new: Any, where: str = "") -> str:
+    """The first key in which two nested values differ, for a message."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        for key in [*old, *[k for k in new if k not in old]]:
+            if old.get(key) != new.get(key):
+                return _difference(old.get(key), new.get(key), f"{where}.{key}" if where else key)
+    return f"{where or 'it'} is {json.dumps(old)[:60]} there and {json.dumps(new)[:60]} here"
