@@ -1,4 +1,4 @@
-"""The measurement row: one tidy record of what was measured. Everything shown is computed from these and nothing else."""
+"""The measurement row: a tidy record of one number. Everything shown is computed from these and nothing else."""
 
 from __future__ import annotations
 

@@ -75,7 +75,8 @@ class Run:
             found = run.manifest
             for key in ("plan", "data"):
                 if found[key] != manifest[key]:
-                    raise InputError(f"{folder} holds a run of another {key}: {_difference(found[key], manifest[key])}; "
+                    differs = _difference(found[key], manifest[key])
+                    raise InputError(f"{folder} holds a run of another {key}: {differs}; "
                                      "choose another folder with --out, or delete this one")
         else:
             if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):

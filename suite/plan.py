@@ -1,0 +1,168 @@
+"""The plan of an audit: what is attacked, how, behind which defenses. Validated in full before any compute."""
+
+from __future__ import annotations
+
+import difflib
+import re
+import tomllib
+from pathlib import Path
+from typing import Any, Literal
+
+import tomli_w
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from suite.errors import InputError
+
+
+class Item(BaseModel):
+    """A model, attack or defense of a plan: a name, hyper-parameters, and where it is used.
+
+    In TOML either a string, or a table whose other keys are hyper-parameters: `{ name = "pgd", steps = 20 }`.
+
+    Attributes:
+        name: Registered, or `path/to/file.py:Object`; for a model also a file.
+        params: Hyper-parameters that differ from the defaults.
+        rows: Test rows to attack at most: for attacks that are too slow for all.
+        models, defenses: Use it only with these; "none" stands for no defense.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    name: str
+    params: dict[str, Any] = Field(default_factory=dict)
+    rows: int | None = Field(default=None, ge=2)
+    models: tuple[str, ...] | None = None
+    defenses: tuple[str, ...] | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _flat(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            return {"name": value}
+        if isinstance(value, dict):
+            own = {k: value[k] for k in value.keys() & cls.model_fields.keys()}
+            own["params"] = own.get("params", {}) | {k: v for k, v in value.items() if k not in own}
+            return own
+        return value
+
+    @property
+    def slug(self) -> str:
+        """The name as part of a file name."""
+        return re.sub(r"[^A-Za-z0-9_.]+", "-", Path(self.name).name).strip("-.") or "x"
+
+
+class Table(BaseModel):
+    """How to read a user's CSV.
+
+    Attributes:
+        target: The column to predict.
+        positive: The value of the target that is the disease, where there are two.
+        schema_file: TOML schema; inferred from the data when absent.
+        drop: Columns to leave out.
+        group: Column that names the patient, so that no patient is on both sides of a split.
+        subgroups: Columns by which results are also broken down.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    target: str | None = None
+    positive: str | None = None
+    schema_file: Path | None = None
+    drop: tuple[str, ...] = ()
+    group: str | None = None
+    subgroups: tuple[str, ...] = ()
+
+
+class Plan(BaseModel):
+    """What `medsec audit` does.
+
+    Attributes:
+        title: Heading of the report.
+        data: Dataset names or files, in order of preference: the first that is available runs, and the report says so.
+        table: How to read a CSV.
+        models, attacks, defenses: What is trained, attacked and compared. Every model also runs without a defense.
+        eps: The budget at which findings are stated, in units of each feature's scale.
+        budgets: Rising budgets of the robustness curves; `eps` is one of them.
+        rows: Test rows to attack at most; all when absent.
+        seed: Of everything random.
+        device: "auto" takes CUDA when it is there.
+        allow_pickle: Load model files that can execute code.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    title: str = "Security audit"
+    data: tuple[str, ...] = Field(min_length=1)
+    table: Table = Table()
+    models: tuple[Item, ...] = Field(min_length=1)
+    attacks: tuple[Item, ...] = ()
+    defenses: tuple[Item, ...] = ()
+    eps: float = Field(default=0.05, gt=0, le=1)
+    budgets: tuple[float, ...] = (0.01, 0.02, 0.05, 0.1, 0.2)
+    rows: int | None = Field(default=None, ge=2)
+    seed: int = Field(default=0, ge=0, lt=2**31)
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    allow_pickle: bool = False
+
+    @field_validator("data", mode="before")
+    @classmethod
+    def _one_or_many(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, str) else value
+
+    @field_validator("budgets")
+    @classmethod
+    def _rising(cls, value: tuple[float, ...]) -> tuple[float, ...]:
+        if not value or min(value) <= 0:
+            raise ValueError("budgets must be greater than 0")
+        return tuple(sorted(set(value)))
+
+    @model_validator(mode="after")
+    def _main_budget(self) -> Plan:
+        if self.eps not in self.budgets:
+            object.__setattr__(self, "budgets", tuple(sorted({*self.budgets, self.eps})))
+        for kind in ("attacks", "defenses"):
+            for item in getattr(self, kind):
+                for wanted in item.models or ():
+                    if wanted not in {m.name for m in self.models}:
+                        raise ValueError(f"{kind}: '{item.name}' is for model '{wanted}', which the plan does not have")
+        return self
+
+    @classmethod
+    def check(cls, value: dict[str, Any], where: str) -> Plan:
+        """Validate; `InputError` names `where` and the key."""
+        try:
+            return cls.model_validate(value)
+        except ValidationError as e:
+            first = e.errors()[0]
+            keys = ".".join(str(k) for k in first["loc"])
+            message = first["msg"].removeprefix("Value error, ")
+            if first["type"] == "extra_forbidden":
+                near = difflib.get_close_matches(str(first["loc"][-1]), cls.model_fields, 1)
+                message = "no such key" + (f"; did you mean '{near[0]}'?" if near else "")
+            raise InputError(f"{where}: {keys + ': ' if keys else ''}{message}") from None
+
+    @classmethod
+    def load(cls, path: Path) -> Plan:
+        """Read a TOML plan."""
+        return cls.check(read_toml(path), str(path))
+
+    def dump(self) -> dict[str, Any]:
+        """As plain JSON values, defaults included."""
+        return self.model_dump(mode="json")
+
+    def toml(self) -> str:
+        """As TOML, defaults left out."""
+        return tomli_w.dumps(self.model_dump(mode="json", exclude_defaults=True, exclude_none=True))
+
+    def quick(self) -> Plan:
+        """A smaller audit of the same kind: few rows, one budget, and slow attacks on fewer rows still."""
+        attacks = tuple(a.model_copy(update={"rows": min(a.rows or 40, 10 if a.rows else 40)}) for a in self.attacks)
+        return self.model_copy(update={"attacks": attacks, "rows": 40, "budgets": (self.eps,),
+                                       "title": f"{self.title} (quick)"})
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """A TOML file as a dictionary; `InputError` names the file and the line."""
+    try:
+        return tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"plan {path}: no such file") from None
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as e:
+        raise InputError(f"plan {path}: {e}") from None
