@@ -1,0 +1,21 @@
+"""No defense: what every other defense is compared with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from suite.attack import Info
+from suite.classifier import Classifier
+from suite.data import Split
+from suite.recipe import Defense, Recipe
+
+
+@dataclass(frozen=True)
+class Plain(Defense):
+    """Trains the recipe as it is."""
+
+    info: ClassVar[Info] = Info("No defense", "none", cost="one training")
+
+    def __call__(self, recipe: Recipe, train: Split, val: Split, seed: int = 0, device: str = "cpu") -> Classifier:
+        return recipe.fit(train, val, seed, device)
