@@ -94,6 +94,36 @@ class GradientAttack(EvasionAttack):
 
 
 @dataclass(frozen=True)
+class Certified:
+    """What an exact search found out about each row, and is sure of.
+
+    Attributes:
+        x_adv: (n, ...) the nearest adversarial input found, replayed on the real model; the row itself where there is
+            none within `eps`.
+        lower: (n,) float64: nothing nearer than this fools the model, however clever. 0 for rows it gets wrong.
+        upper: (n,) float64: distance of `x_adv`; infinite where none was found within `eps`.
+    """
+
+    x_adv: Tensor
+    lower: np.ndarray
+    upper: np.ndarray
+
+
+@dataclass(frozen=True)
+class CertifiedAttack(EvasionAttack):
+    """An evasion attack that also proves how far no attack can come. Never misses: `minimal`."""
+
+    minimal: ClassVar[bool] = True
+
+    @abstractmethod
+    def search(self, classifier: Classifier, x: Tensor, y: Tensor, seed: int = 0) -> Certified:
+        """Bounds and witnesses of (n, ...) inputs, looking no further than `eps`."""
+
+    def __call__(self, classifier: Classifier, x: Tensor, y: Tensor, seed: int = 0) -> Tensor:
+        return self.search(classifier, x, y, seed).x_adv
+
+
+@dataclass(frozen=True)
 class Poisoned:
     """A training set after poisoning.
 
