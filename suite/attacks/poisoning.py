@@ -9,6 +9,7 @@ from typing import ClassVar
 
 import numpy as np
 import torch
+from scipy.special import logsumexp
 
 from suite.attack import Info, Poisoned, PoisoningAttack
 from suite.data import Split
@@ -91,11 +92,14 @@ class LossRankedFlip(LabelFlip):
 
         x = _standardised(train)
         proxy = LogisticRegression(max_iter=1000).fit(x, train.y)
-        proba = proxy.predict_log_proba(x)
-        own = np.searchsorted(proxy.classes_, train.y), np.arange(len(train))
-        index = np.argsort(-proba[own[1], own[0]], kind="stable")[:count]
-        proba[own[1], own[0]] = np.inf  # a row's own class is no flip
-        return index, proxy.classes_[proba[index].argmin(1)]
+        logits = proxy.decision_function(x)  # probabilities of clear cases round to 1, and then have no order
+        if logits.ndim == 1:
+            logits = np.stack([-logits, logits], 1) / 2
+        rows, own = np.arange(len(x)), np.searchsorted(proxy.classes_, train.y)
+        certain = logits[rows, own] - logsumexp(logits, axis=1)
+        index = np.argsort(-certain, kind="stable")[:count]
+        logits[rows, own] = np.inf  # a row's own class is no flip
+        return index, proxy.classes_[logits[index].argmin(1)]
 
 
 @dataclass(frozen=True)
