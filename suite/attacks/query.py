@@ -1,14 +1,14 @@
 """Query attacks through ART: what a user would otherwise trust, made comparable with our own attacks.
 
-ART sees the perturbation of one input in units of the space's scale, so its Linf distance is ours and a feature that
-it leaves alone keeps its exact value. It knows nothing of integers, immutable columns or relations: `raw` returns what
-it claims, and the attack itself returns what is left of that among the possible inputs.
+ART sees the perturbation of one input in units of the space's scale, and only the features that can change: its Linf
+distance is ours, and a feature that it leaves alone keeps its exact value. It is shown possible inputs only: whatever
+it asks, the model is asked about the nearest possible input. `raw` is the same attack without this help.
 """
 
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -16,14 +16,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from suite.art import Ask, art_fence, box, estimator_over, in_step
+from suite.art import Ask, art_fence, estimator_over, in_step
 from suite.attack import EvasionAttack, Info
 from suite.classifier import REJECTED, Classifier
+from suite.space import Space
 
-_DEPARTS = ("as implemented in ART, which searches in the box only: its result is moved to the nearest possible input "
-            "within eps and kept if the model is still fooled. A refusal counts as not fooled")
-_START = ("; starts at the nearest of some uniform random inputs and of the other attacked inputs that the model labels "
-          "otherwise, because ART draws its own start from a generator that cannot be seeded")
+_DEPARTS = ("as implemented in ART, on the model composed with rounding to the nearest possible input; a refusal "
+            "counts as not fooled")
+_START = ("; starts at the nearest of some uniform random inputs and of the other attacked inputs that fools the "
+          "model, because ART draws its own start from a generator that cannot be seeded")
 
 
 @dataclass(frozen=True)
@@ -34,103 +35,106 @@ class QueryAttack(EvasionAttack):
     """Inputs attacked side by side; each takes a thread."""
 
     def __call__(self, classifier: Classifier, x: Tensor, y: Tensor, seed: int = 0) -> Tensor:
-        raw = self.raw(classifier, x, y, seed)
-        lower, upper = classifier.space.ball(x, self.eps)
-        possible = classifier.space.snap(torch.minimum(torch.maximum(raw, lower), upper), x)
-        fooled = _fooled(classifier.predict(possible.cpu().numpy()), y.cpu().numpy())
-        kept = torch.from_numpy(fooled).to(x.device).view(-1, *[1] * (x.dim() - 1))
-        return torch.where(kept, possible, x)
+        space = classifier.space
+        found = self._search(classifier, x, y, seed, space.to("cpu"))
+        lower, upper = space.ball(x, self.eps)
+        near = space.snap(torch.minimum(torch.maximum(found, lower), upper), x)
+        fooled = torch.from_numpy(_fooled(classifier.predict(near.cpu().numpy()), y.cpu().numpy())).to(x.device)
+        return torch.where(fooled.view(-1, *[1] * (x.dim() - 1)), near, x)
 
     def raw(self, classifier: Classifier, x: Tensor, y: Tensor, seed: int = 0) -> Tensor:
-        """What ART claims: (n, ...) float32 inputs in the box of the space, whether or not they are possible.
+        """What ART claims when it is told the range of each feature and nothing else of what is possible.
 
-        A row that the model gets wrong already is returned as it is, and so is one for which ART finds nothing.
+        Returns:
+            (n, ...) float32 inputs in the box of the space. A row that the model gets wrong already is returned as it
+            is, and so is one for which ART finds nothing.
         """
-        clean, labels = x.cpu().numpy(), y.cpu().numpy()
-        found = clean.copy()
+        space = classifier.space.to("cpu")
+        return self._search(classifier, x, y, seed, Space(space.lower, space.upper, space.scale))
+
+    def _search(self, classifier: Classifier, x: Tensor, y: Tensor, seed: int, space: Space) -> Tensor:
+        found, labels = x.cpu().clone(), y.cpu().numpy()
+        right = torch.from_numpy(~_fooled(classifier.predict(found.numpy()), labels)).nonzero()[:, 0]
+        radius = float("inf") if self.minimal else self.eps
         with art_fence(seed):
-            right = np.flatnonzero(~_fooled(classifier.predict(clean), labels))
-            starts = self._starts(classifier, clean, labels, right, seed)
-            for chunk in np.split(right, range(self.rows_at_once, len(right), self.rows_at_once)):
-                found[chunk] = self._chunk(classifier, clean[chunk], labels[chunk], [starts.get(i) for i in chunk])
-        return torch.from_numpy(found).to(x.device)
+            for rows in right.split(self.rows_at_once) if len(right) else ():
+                task = _Task(classifier, space, found[rows], labels[rows], radius)
+                found[rows] = self._attack(task, np.random.default_rng(seed))
+        return found.to(x.device)
 
-    def _chunk(self, classifier: Classifier, x: np.ndarray, y: np.ndarray, starts: list[np.ndarray | None]) -> np.ndarray:
-        """`raw` for rows that the model gets right."""
-        scale = classifier.space.scale.cpu().numpy()
-        lower, upper = box(classifier, x.shape[1:])
+    def _attack(self, task: _Task, rng: np.random.Generator) -> Tensor:
+        attacks = [self._walk(task, row, start) for row, start in enumerate(self._starts(task, rng))]
+        z = in_step(lambda z, rows: self._answer(task.classifier, task.inputs(z, rows).numpy(), task.y[rows]), attacks)
+        return task.inputs(np.stack(z), np.arange(len(z)))
 
-        def inputs(z: np.ndarray, rows: np.ndarray) -> np.ndarray:
-            return np.clip(x[rows] + np.asarray(z, np.float32) * scale, lower, upper)
+    def _walk(self, task: _Task, row: int, start: np.ndarray | None) -> Callable[[Ask], np.ndarray]:
+        free = task.free[row]
 
-        def answer(z: np.ndarray, rows: np.ndarray) -> np.ndarray:
-            return self._answer(classifier, inputs(z, rows), y[rows])
+        def widened(z: np.ndarray) -> np.ndarray:
+            whole = np.zeros((len(z), len(free)), np.float32)
+            whole[:, free] = z
+            return whole
 
-        def attack(row: int) -> Callable[[Ask], np.ndarray]:
-            start = None if starts[row] is None else (starts[row] - x[row]) / scale
-            clip = self._clip((lower - x[row]) / scale, (upper - x[row]) / scale)
+        def attack(ask: Ask) -> np.ndarray:
+            if not free.any() or (start is None and self.minimal):
+                return np.zeros(len(free), np.float32)
+            asked = _unless_stalled(lambda z: ask(widened(z)))
+            clip = self._clip(task.lower[row, free], task.upper[row, free])
+            estimator = estimator_over(asked, (int(free.sum()),), len(task.classifier.classes_), clip)
+            try:
+                return widened(self._run(estimator, int(task.y[row]), None if start is None else start[None, free]))[0]
+            except _Stalled:
+                return np.zeros(len(free), np.float32)
 
-            def run(ask: Ask) -> np.ndarray:
-                estimator = estimator_over(_unless_stalled(ask), x.shape[1:], len(classifier.classes_), clip)
-                try:
-                    return self._run(estimator, y[row], start)
-                except _Stalled:
-                    return np.zeros(x.shape[1:], np.float32)
-            return run
-
-        z = in_step(answer, [attack(row) for row in range(len(x))])
-        return inputs(np.stack(z), np.arange(len(x))) if z else x
+        return attack
 
     @abstractmethod
     def _run(self, estimator: Any, label: int, start: np.ndarray | None) -> np.ndarray:
-        """Attack one input, the origin of the estimator, with ART; returns the perturbation in units of scale."""
-
-    def _clip(self, lower: np.ndarray, upper: np.ndarray) -> tuple[Any, Any]:
-        """What ART takes for the least and greatest input, from the least and greatest perturbation in the box."""
-        return lower, upper
+        """Attack the origin of the estimator with ART; returns (1, features) perturbations, as is `start`."""
 
     @abstractmethod
     def _answer(self, classifier: Classifier, x: np.ndarray, y: np.ndarray) -> np.ndarray:
         """(n, classes) what the attacker sees; a refusal looks like the true label."""
 
-    def _starts(self, classifier: Classifier, x: np.ndarray, y: np.ndarray, right: np.ndarray,
-                seed: int) -> dict[int, np.ndarray]:
-        """Row -> an input that fools the model; rows without one are missing."""
-        return {}
+    def _starts(self, task: _Task, rng: np.random.Generator) -> Sequence[np.ndarray | None]:
+        """For each row a perturbation that fools the model, or None."""
+        return [None] * len(task.x)
+
+    def _clip(self, lower: np.ndarray, upper: np.ndarray) -> tuple[Any, Any]:
+        """What ART takes for the least and greatest input; `lower` and `upper` bound the perturbation."""
+        return lower, upper
 
 
 @dataclass(frozen=True)
 class _BoundaryWalk(QueryAttack):
-    """Walks along the decision boundary from an input that fools the model, seeing labels only."""
+    """Walks along the decision boundary from an input that fools the model, seeing labels only.
+
+    Attributes:
+        init_size: Uniform random inputs tried as a start, besides the other attacked inputs.
+    """
 
     minimal: ClassVar[bool] = True
 
-    init_size: int = 100
+    init_size: int = 50
 
     def _answer(self, classifier: Classifier, x: np.ndarray, y: np.ndarray) -> np.ndarray:
         labels = classifier.predict(x)
         return np.eye(len(classifier.classes_), dtype=np.float32)[np.where(labels == REJECTED, y, labels)]
 
-    def _starts(self, classifier: Classifier, x: np.ndarray, y: np.ndarray, right: np.ndarray,
-                seed: int) -> dict[int, np.ndarray]:
-        lower, upper = box(classifier, x.shape[1:])
-        scale = classifier.space.scale.cpu().numpy()
-        noise = np.random.default_rng(seed).uniform(lower, upper, (self.init_size, *x.shape[1:])).astype(np.float32)
-        pool = np.concatenate([x, noise])
-        labels = classifier.predict(pool)
-        starts = {}
-        for row in right:
-            fooling = pool[_fooled(labels, y[row])]
-            if len(fooling):
-                far = np.abs((fooling - x[row]) / scale).reshape(len(fooling), -1).max(1)
-                starts[row] = fooling[far.argmin()]
+    def _starts(self, task: _Task, rng: np.random.Generator) -> Sequence[np.ndarray | None]:
+        lower, upper = (v.expand(task.x.shape[1:]).numpy() for v in (task.space.lower, task.space.upper))
+        noise = rng.uniform(lower, upper, (self.init_size, *lower.shape)).astype(np.float32)
+        pool = torch.cat([task.x, torch.from_numpy(noise)])
+        starts = []
+        for row in range(len(task.x)):
+            z = task.perturbations(pool, row)
+            asked = task.inputs(z, np.full(len(z), row)).numpy()
+            fooling = z[_fooled(task.classifier.predict(asked), task.y[row])]
+            starts.append(fooling[np.abs(fooling).max(1).argmin()] if len(fooling) else None)
         return starts
 
     def _run(self, estimator: Any, label: int, start: np.ndarray | None) -> np.ndarray:
-        if start is None:
-            return np.zeros(estimator.input_shape, np.float32)
-        origin = np.zeros((1, *estimator.input_shape), np.float32)
-        return self._art(estimator).generate(origin, x_adv_init=start[None].astype(np.float32))[0]
+        return self._art(estimator).generate(np.zeros_like(start), x_adv_init=start)
 
     @abstractmethod
     def _art(self, estimator: Any) -> Any:
@@ -145,11 +149,11 @@ class HopSkipJump(_BoundaryWalk):
         max_iter: Steps along the boundary.
         init_eval, max_eval: Inputs asked for the first gradient estimate (later ones take sqrt(step) times as many),
             and at most.
-        init_size: Uniform random inputs tried as a start, for all rows together.
+        init_size: Uniform random inputs tried as a start, besides the other attacked inputs.
     """
 
     info: ClassVar[Info] = Info("HopSkipJump", "Chen, Jordan and Wainwright 2020, arXiv 1904.02144", "label-only",
-                                ("evasion",), "about 1,500 queries a row", _DEPARTS + _START)
+                                ("evasion-query",), "about 1,500 queries a row", _DEPARTS + _START)
     max_iter: int = 20
     init_eval: int = 20
     max_eval: int = 100
@@ -170,11 +174,11 @@ class Boundary(_BoundaryWalk):
         samples: Orthogonal steps tried at once.
         trials: Attempts at each of the two steps of a pair.
         delta, step: First lengths of the two steps, relative to the distance.
-        init_size: Uniform random inputs tried as a start, for all rows together.
+        init_size: Uniform random inputs tried as a start, besides the other attacked inputs.
     """
 
     info: ClassVar[Info] = Info("Boundary attack", "Brendel, Rauber and Bethge 2018, arXiv 1712.04248", "label-only",
-                                ("evasion",), "about 1,000 queries a row", _DEPARTS + _START)
+                                ("evasion-query",), "about 1,000 queries a row", _DEPARTS + _START)
     max_iter: int = 100
     samples: int = 8
     trials: int = 10
@@ -185,13 +189,12 @@ class Boundary(_BoundaryWalk):
         from art.attacks.evasion import BoundaryAttack
 
         return BoundaryAttack(estimator, targeted=False, max_iter=self.max_iter, num_trial=self.trials,
-                              sample_size=self.samples, delta=self.delta, epsilon=self.step,
-                              verbose=False)
+                              sample_size=self.samples, delta=self.delta, epsilon=self.step, verbose=False)
 
 
 @dataclass(frozen=True)
 class Zoo(QueryAttack):
-    """Zeroth-order optimisation of the Carlini-Wagner loss, coordinate by coordinate.
+    """Zeroth-order optimisation of the Carlini-Wagner loss, coordinate by coordinate, within eps.
 
     Attributes:
         max_iter: Steps for each constant.
@@ -203,9 +206,10 @@ class Zoo(QueryAttack):
     """
 
     info: ClassVar[Info] = Info(
-        "ZOO", "Chen et al. 2017, arXiv 1708.03999", "score", ("evasion",), "about 300 queries a row on eight columns",
-        _DEPARTS + "; the search stays within eps, because ART clips the noise and not the input, which keeps it from "
-        "ever lowering a feature of inputs in [0, 1]; probabilities in place of their logarithms; no resizing")
+        "ZOO", "Chen et al. 2017, arXiv 1708.03999", "score", ("evasion-query",),
+        "about 300 queries a row on eight columns",
+        _DEPARTS + "; the search stays within eps, because ART clips the noise in place of the input, which keeps it "
+        "from ever lowering a feature of inputs in [0, 1]; probabilities in place of their logarithms; no resizing")
     max_iter: int = 20
     constants: int = 3
     constant: float = 10.0
@@ -217,22 +221,48 @@ class Zoo(QueryAttack):
         return -self.eps, self.eps
 
     def _answer(self, classifier: Classifier, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-        proba = classifier.predict_proba(x).astype(np.float32)
-        if getattr(classifier, "rejects", False):
+        proba, refused = classifier.predict_proba(x), np.zeros(len(x), bool)
+        if getattr(classifier, "rejects", type(classifier).predict is not Classifier.predict):
             refused = classifier.predict(x) == REJECTED
-            proba[refused] = np.eye(proba.shape[1], dtype=np.float32)[y[refused]]
-        return proba
+        return np.where(refused[:, None], np.eye(proba.shape[1])[y], proba).astype(np.float32)
 
     def _run(self, estimator: Any, label: int, start: np.ndarray | None) -> np.ndarray:
         from art.attacks.evasion import ZooAttack
 
-        origin = np.zeros((1, *estimator.input_shape), np.float32)
-        features = origin.size
+        features = estimator.input_shape[0]
         attack = ZooAttack(estimator, max_iter=self.max_iter, binary_search_steps=self.constants,
                            initial_const=self.constant, learning_rate=self.rate, variable_h=self.h,
                            nb_parallel=min(self.coordinates, features), use_resize=False, use_importance=False,
                            verbose=False)
-        return attack.generate(origin, np.array([label]))[0]
+        return attack.generate(np.zeros((1, features), np.float32), np.array([label]))
+
+
+class _Task:
+    """Some rows that the model gets right, and the coordinates in which ART attacks them.
+
+    Attributes:
+        x, y: (n, ...) the rows on the CPU, (n,) their labels.
+        lower, upper: (n, features) least and greatest perturbation of each feature, in units of scale.
+        free: (n, features) bool: which features can change.
+    """
+
+    def __init__(self, classifier: Classifier, space: Space, x: Tensor, y: np.ndarray, eps: float) -> None:
+        self.classifier, self.space, self.x, self.y = classifier, space, x, y
+        self._ball = space.ball(x, eps)
+        self.lower, self.upper = (((v - x) / space.scale).flatten(1).numpy() for v in self._ball)
+        self.free = self.lower < self.upper
+
+    def inputs(self, z: np.ndarray, rows: np.ndarray) -> Tensor:
+        """(m, ...) the inputs of the space nearest to the rows with the (m, features) perturbations `z`."""
+        rows = torch.from_numpy(rows)
+        x = self.x[rows]
+        moved = x + torch.from_numpy(np.asarray(z, np.float32)).view(x.shape) * self.space.scale
+        return self.space.snap(torch.minimum(torch.maximum(moved, self._ball[0][rows]), self._ball[1][rows]), x)
+
+    def perturbations(self, pool: Tensor, row: int) -> np.ndarray:
+        """(m, features) what turns the row into the (m, ...) inputs of `pool`, as far as it can be turned."""
+        z = ((pool - self.x[row]) / self.space.scale).flatten(1).numpy()
+        return np.clip(z, self.lower[row], self.upper[row])
 
 
 def _fooled(labels: np.ndarray, y: np.ndarray | int) -> np.ndarray:
@@ -247,12 +277,12 @@ def _unless_stalled(ask: Ask, patience: int = 20) -> Ask:
     """HopSkipJump halves its step until the model is fooled, and never stops where rounding keeps it from that."""
     last, times = b"", 0
 
-    def asked(x: np.ndarray) -> np.ndarray:
+    def asked(z: np.ndarray) -> np.ndarray:
         nonlocal last, times
-        now = x.tobytes()
+        now = z.tobytes()
         last, times = now, times + 1 if now == last else 0
         if times >= patience:
             raise _Stalled
-        return ask(x)
+        return ask(z)
 
     return asked
