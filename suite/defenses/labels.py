@@ -97,8 +97,9 @@ class NeighborLabels(LabelSanitizing):
 class ConfidentLearning(LabelSanitizing):
     """A row is suspicious if models that never saw it are confident that it has another label.
 
-    The recipe itself is trained on all folds but one and judges that one. It is confident of a class if its probability
-    reaches the mean probability of that class over the rows that carry its label, which allows for class imbalance.
+    The recipe itself is trained on all folds but one and judges that one, so a recipe that learns noise by heart is
+    helped less. It is confident of a class if its probability reaches the mean probability of that class over the rows
+    that carry its label, which allows for class imbalance.
 
     Attributes:
         folds: Trainings on parts of the data, >= 2.
