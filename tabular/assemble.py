@@ -1,0 +1,196 @@
+"""From cells to a dataset: labels, subgroups, imputation, the check against the schema, and the data card."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import torch
+
+from suite.data import Dataset, Provenance, Split
+from suite.errors import InputError
+from tabular import csv
+from tabular.schema import Column, Schema
+from tabular.split import split
+
+MOST_CLASSES = 50
+"""A target with more different values is taken for a measurement or an identifier."""
+
+MOST_SUBGROUPS = 20
+
+USUAL_SUBGROUPS = ("age", "sex", "gender", "site", "hospital")
+"""Columns of these names become subgroups by themselves."""
+
+AGE_BANDS = {"<30": 30, "30-44": 45, "45-59": 60, "60+": np.inf}
+"""Band -> age in years at which it ends."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """What is known of a table besides its cells; see `suite.data.Provenance`."""
+
+    name: str
+    owner: str
+    licence: str
+    sha256: str
+    read_from: str
+    synthetic: bool = False
+    note: str = ""
+
+
+def build(frame: pd.DataFrame, schema: Schema, y: np.ndarray, classes: tuple[str, ...], source: Source, *,
+          subgroups: Sequence[str] = (), group: str | None = None, seed: int = 0) -> Dataset:
+    """Split, impute and check a table.
+
+    Args:
+        frame: Cells as text or numbers; columns that are neither in the schema nor named below are ignored.
+        schema: The features, in order.
+        y: (n,) int64 labels.
+        classes: Names of the labels.
+        source: For the provenance.
+        subgroups, group, seed: See `tabular.data.from_csv`.
+
+    Raises:
+        InputError: Naming the column, line and value that is wrong.
+    """
+    values = csv.encode(frame, schema)
+    same = _keys(pd.DataFrame(values))
+    parts = split(y, [same] if group is None else [same, _keys(frame[[group]])], classes, seed)
+    missing = np.isnan(values)
+    filled = _impute(values, parts[0], schema)
+    _check_possible(frame, schema, filled, missing)
+    x, space, rows = filled.astype(np.float32), schema.space(), np.arange(len(y))
+    usual = [name for name in frame.columns if str(name).lower() in USUAL_SUBGROUPS]
+    groups = {str(name).lower() if name in usual else str(name): _subgroup(frame[name], schema.columns.get(name))
+              for name in dict.fromkeys([*usual, *subgroups])}
+    whole = Split(x, y, space, classes, rows, groups)
+    train, val, test = (whole.take(index) for index in parts)
+
+    lost = {name: int(n) for name, n in zip(schema.names, missing.sum(0), strict=True) if n}
+    notes = [source.note, lost and f"{missing.sum()} missing values in {len(lost)} columns set to the training medians"]
+    card = {
+        "read from": source.read_from,
+        "rows": f"{len(y)}: {len(train)} to train, {len(val)} to validate, {len(test)} to test (split seed {seed})",
+        "classes": ", ".join(f"{name} {n} ({n / len(y):.1%})"
+                             for name, n in zip(classes, np.bincount(y, minlength=len(classes)), strict=True)),
+        "missing values": ", ".join(f"{name} {n} ({n / len(y):.1%})" for name, n in lost.items()) or "none",
+        "repeated rows": f"{len(y) - len(np.unique(same))}, each kept in the split of its twin",
+    }
+    if group is not None:
+        card["kept together"] = f"rows of one '{group}' ({frame[group].nunique()} different)"
+    provenance = Provenance(source.name, source.owner, source.licence, source.sha256, len(y), source.synthetic,
+                            "; ".join(note for note in notes if note))
+    return Dataset(source.name, train, val, test, provenance, schema.names, card)
+
+
+def labels(frame: pd.DataFrame, target: str, positive: str | None = None) -> tuple[np.ndarray, tuple[str, ...]]:
+    """(n,) int64 labels and the class names, in sorted order, of the target column.
+
+    Args:
+        frame: The table.
+        target: Text, or whole numbers.
+        positive: For two classes, the one that becomes class 1.
+
+    Raises:
+        InputError: A label is missing; the target is continuous, or has one class only, or more than 50; `positive` is
+            none of its two classes.
+    """
+    values, empty = csv.numbers(frame[target])
+    if empty.any():
+        raise InputError(f"target column '{target}' {csv.place(frame, int(empty.argmax()))} is empty")
+    numeric = np.isfinite(values).all()
+    if numeric and (values != np.round(values)).any():
+        raise InputError(f"target column '{target}' is continuous; a classifier needs classes")
+    found, y = np.unique(values if numeric else csv.words(frame[target]), return_inverse=True)
+    classes = tuple(f"{v:g}" if numeric else str(v) for v in found)
+    if len(classes) > MOST_CLASSES:
+        raise InputError(f"target column '{target}' has {len(classes)} different values; there may be at most "
+                         f"{MOST_CLASSES} classes")
+    if len(classes) == 1:
+        raise InputError(f"target column '{target}' has one class only: '{classes[0]}'")
+    y = y.reshape(-1).astype(np.int64)
+    if positive is not None:
+        if len(classes) != 2 or positive not in classes:
+            raise InputError(f"'{positive}' is not one of two classes of '{target}' ({csv.listed(classes)})")
+        if positive == classes[0]:
+            y, classes = 1 - y, classes[::-1]
+    return y, classes
+
+
+def check_column(frame: pd.DataFrame, name: str) -> None:
+    """`InputError` with the nearest name where the table has no such column."""
+    if name not in frame.columns:
+        names = [str(n) for n in frame.columns]
+        near = difflib.get_close_matches(name.lower(), [n.lower() for n in names], 1)
+        hint = f"did you mean '{names[[n.lower() for n in names].index(near[0])]}'?" if near else csv.listed(names)
+        raise InputError(f"no column '{name}'; {hint if near else 'there are ' + hint}")
+
+
+def check_schema(frame: pd.DataFrame, schema: Schema, others: Sequence[str]) -> None:
+    """`InputError` where schema and table differ in their columns, apart from `others`, which are no features."""
+    for name in schema.names:
+        if name in others[:1]:
+            raise InputError(f"the target column '{name}' must not be in the schema")
+        try:
+            check_column(frame, name)
+        except InputError as e:
+            raise InputError(f"the schema's column is not in the file: {e}") from None
+    for name in frame.columns:
+        if name not in schema.columns and name not in others:
+            raise InputError(f"column '{name}' is not in the schema; add it there or leave it out (drop)")
+
+
+def _keys(frame: pd.DataFrame) -> np.ndarray:
+    """(n,) int64: equal for equal rows, where missing equals missing."""
+    return frame.groupby(list(frame.columns), dropna=False, sort=False).ngroup().to_numpy(np.int64)
+
+
+def _impute(values: np.ndarray, train: np.ndarray, schema: Schema) -> np.ndarray:
+    """Fill NaN with the training rows' median; of whole numbers and codes the lower one, which is a real value."""
+    filled = values.copy()
+    for i, (name, column) in enumerate(schema.columns.items()):
+        holes = np.isnan(values[:, i])
+        if not holes.any():
+            continue
+        known = values[train, i][~holes[train]]
+        if not len(known):
+            raise InputError(f"column '{name}' has no value in any training row; leave it out (drop)")
+        discrete = column.integer or column.values
+        filled[holes, i] = np.quantile(known, 0.5, method="lower" if discrete else "linear")
+    return filled
+
+
+def _check_possible(frame: pd.DataFrame, schema: Schema, filled: np.ndarray, missing: np.ndarray) -> None:
+    """Ranges and codes are checked cell by cell already; what is left is the relations."""
+    possible = schema.space().possible(torch.from_numpy(filled.astype(np.float32))).numpy()
+    if possible.all():
+        return
+    row = int((~possible).argmax())
+    for relation in schema.relations:
+        columns = [schema.names.index(name) for name in relation.terms]
+        total = float(filled[row, columns] @ np.array(list(relation.terms.values())))
+        if total > relation.max:
+            imputed = [schema.names[i] for i in columns if missing[row, i]]
+            raise InputError(f"{csv.place(frame, row)} breaks the relation '{relation.name}': {total:g} is above "
+                             f"{relation.max:g}" + (f" ({csv.listed(imputed)} imputed)" if imputed else ""))
+    raise InputError(f"{csv.place(frame, row)} does not fit the schema in float32")
+
+
+def _subgroup(series: pd.Series, column: Column | None) -> np.ndarray:
+    values, empty = csv.numbers(series)
+    if str(series.name).lower() == "age" and np.isfinite(values[~empty]).all():
+        text = np.array(list(AGE_BANDS))[np.searchsorted(list(AGE_BANDS.values()), np.nan_to_num(values), side="right")]
+    else:
+        text = csv.words(series).astype(object)
+        numeric = np.isfinite(values)
+        text[numeric] = [f"{v:g}" for v in values[numeric]]
+        for code, label in zip(column.values, column.labels, strict=True) if column and column.labels else ():
+            text[values == code] = label
+    text = np.where(empty, "unknown", text).astype(str)
+    if len(np.unique(text)) > MOST_SUBGROUPS:
+        raise InputError(f"subgroup column '{series.name}' has {len(np.unique(text))} different values; at most "
+                         f"{MOST_SUBGROUPS}")
+    return text

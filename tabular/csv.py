@@ -1,0 +1,131 @@
+"""Reading a table from a CSV file, and its cells as numbers; whatever is wrong is named by column and line."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from suite.errors import InputError
+from tabular.schema import Column, Schema
+
+EMPTY = ("", "na", "n/a", "nan", "null", "?")
+"""Cells that hold no value, in lower case."""
+
+
+def read(path: Path) -> pd.DataFrame:
+    """The cells of a comma-separated file with a header, as stripped text; the index is the line in the file.
+
+    Raises:
+        InputError: The file is missing, empty, binary, has one column only, ragged lines, no header, or a column
+            twice. The message does not repeat the file's name.
+    """
+    try:
+        data = Path(path).read_bytes()
+    except OSError as e:
+        raise InputError((e.strerror or str(e)).lower()) from None
+    if not data.strip():
+        raise InputError("the file is empty")
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise InputError("not a CSV file (not UTF-8 text)") from None
+    if "\0" in text:
+        raise InputError("not a CSV file (binary)")
+    reader = csv.reader(io.StringIO(text, newline=""), skipinitialspace=True)
+    lines, rows = [], []
+    try:
+        for row in reader:
+            if any(cell.strip() for cell in row):
+                lines.append(reader.line_num)
+                rows.append([cell.strip() for cell in row])
+    except csv.Error as e:
+        raise InputError(f"line {reader.line_num}: not CSV: {e}") from None
+    header = rows.pop(0)
+    _check_header(header)
+    if not rows:
+        raise InputError("a header, but no rows")
+    for line, row in zip(lines[1:], rows, strict=True):
+        if len(row) != len(header):
+            raise InputError(f"line {line}: {len(row)} cells, but the header has {len(header)}")
+    return pd.DataFrame(rows, columns=header, index=pd.Index(lines[1:], name="line"), dtype=object)
+
+
+def encode(frame: pd.DataFrame, schema: Schema) -> np.ndarray:
+    """(rows, columns) float64 values of the schema's columns, NaN where a patient lacks one.
+
+    Raises:
+        InputError: Naming the column, the first line and the value: text where a number is due, an empty cell where
+            none may be, a value out of range, not whole, or not among the codes.
+    """
+    return np.column_stack([_encode(frame[name], name, column) for name, column in schema.columns.items()])
+
+
+def numbers(series: pd.Series) -> tuple[np.ndarray, np.ndarray]:
+    """(n,) float64 values of cells of any type, NaN where they are not numbers; and (n,) bool: which are empty."""
+    text = words(series)
+    empty = series.isna().to_numpy() | np.isin(np.char.lower(text), EMPTY)
+    values = pd.to_numeric(pd.Series(np.where(empty, "nan", text)), errors="coerce")
+    return values.to_numpy(np.float64, copy=True), empty
+
+
+def words(series: pd.Series) -> np.ndarray:
+    """(n,) str: the cells as stripped text."""
+    return np.char.strip(series.astype(object).to_numpy().astype(str))
+
+
+def place(series: pd.Series | pd.DataFrame, row: int) -> str:
+    """How to name a row in a message: "line 17" for a file, else "row 15"."""
+    return f"{series.index.name or 'row'} {series.index[row]}"
+
+
+def _encode(series: pd.Series, name: str, column: Column) -> np.ndarray:
+    values, empty = numbers(series)
+    if column.labels:
+        text = words(series)
+        for label, value in zip(column.labels, column.values, strict=True):
+            values[text == label] = value
+            empty &= text != label
+
+    def refuse(wrong: np.ndarray, problem: str) -> None:
+        if wrong.any():
+            row = int(wrong.argmax())
+            cell = "" if empty[row] else f"'{str(series.iloc[row])[:40]}' "
+            raise InputError(f"column '{name}' {place(series, row)}: {cell}{problem}")
+
+    known = f"; it takes {listed(column.labels)}" if column.labels else ""
+    refuse(~empty & ~np.isfinite(values), f"is not a number{known}")
+    if not column.may_miss:
+        refuse(empty, "is empty, and the schema does not say may_miss")
+    values[np.isin(values, column.missing)] = np.nan
+    there = ~np.isnan(values)
+    if column.values:
+        refuse(there & ~np.isin(values, column.values), f"is not among {listed([f'{v:g}' for v in column.values])}")
+    refuse(there & ((values < column.min) | (values > column.max)),
+           f"is outside the schema's range {column.min:g} to {column.max:g} {column.unit}".strip())
+    if column.integer:
+        refuse(there & (values != np.round(values)), "is not a whole number")
+    return values
+
+
+def _check_header(header: Sequence[str]) -> None:
+    if len(header) == 1:
+        others = {";": "semicolons", "\t": "tabs", "|": "bars"}
+        found = next((name for sign, name in others.items() if sign in header[0]), "")
+        raise InputError("one column only; cells are separated by commas" + (f", not by {found}" if found else ""))
+    for i, name in enumerate(header):
+        if not name:
+            raise InputError(f"column {i + 1} has no name in the header")
+        if name in header[:i]:
+            raise InputError(f"column '{name}' appears twice")
+    if not np.isnan(numbers(pd.Series(list(header)))[0]).any():
+        raise InputError("the first line holds numbers, not column names")
+
+
+def listed(items: Sequence[str], most: int = 8) -> str:
+    """The first items, for a message."""
+    return ", ".join(items[:most]) + (", ..." if len(items) > most else "")
