@@ -57,6 +57,8 @@ def build(frame: pd.DataFrame, schema: Schema, y: np.ndarray, classes: tuple[str
         InputError: Naming the column, line and value that is wrong.
     """
     values = csv.encode(frame, schema)
+    if group is not None and (nobody := csv.numbers(frame[group])[1]).any():
+        raise InputError(f"column '{group}' {csv.place(frame, int(nobody.argmax()))}: no patient number")
     same = _keys(pd.DataFrame(values))
     parts = split(y, [same] if group is None else [same, _keys(frame[[group]])], classes, seed)
     missing = np.isnan(values)

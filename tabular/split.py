@@ -19,7 +19,7 @@ def split(y: np.ndarray, together: list[np.ndarray], classes: tuple[str, ...],
     Args:
         y: (n,) int64 labels.
         together: Keys of shape (n,) int64; rows that share a key of any of them (a patient, identical values) are
-            kept in one split. A group of rows of several classes counts as its most frequent class.
+            kept in one split. A patient with rows of several classes counts as of the rarest of them.
         classes: Names, for messages.
         seed: Of the shuffling.
 
@@ -28,18 +28,20 @@ def split(y: np.ndarray, together: list[np.ndarray], classes: tuple[str, ...],
     """
     rng = np.random.default_rng(seed)
     group = _joined(together, len(y))
-    kind = np.zeros((group.max() + 1, len(classes)), np.int64)
-    np.add.at(kind, (group, y), 1)
-    kind, size = kind.argmax(1), kind.sum(1)
-    part = np.empty(len(size), np.int64)
-    for label, name in enumerate(classes):
-        members = rng.permutation(np.flatnonzero(kind == label))
-        if len(members) < 3:
-            rows = int((y == label).sum())
-            raise InputError(f"class '{name}' has {rows} row{'s' * (rows != 1)}"
-                             + (f" of {len(members)} separate patients" if rows >= 3 else "")
+    holds = np.zeros((group.max() + 1, len(classes)), np.int64)
+    np.add.at(holds, (group, y), 1)
+    for name, rows, patients in zip(classes, holds.sum(0), (holds > 0).sum(0), strict=True):
+        if patients < 3:
+            raise InputError(f"class '{name}' has {rows} {'row' if rows == 1 else 'rows'}"
+                             + (f" of {patients} separate patients" if rows >= 3 else "")
                              + "; at least 3 are needed, one each for training, validation and test")
-        part[members] = _parts(size[members])
+    stratum = np.where(holds > 0, holds.sum(0), len(y) + 1).argmin(1)
+    size = holds.sum(1)
+    part = np.zeros(len(size), np.int64)
+    for label in range(len(classes)):
+        members = rng.permutation(np.flatnonzero(stratum == label))
+        if len(members) >= 3:
+            part[members] = _parts(size[members])
     rows = tuple(np.flatnonzero(part[group] == i) for i in range(3))
     for name, index in zip(("training", "validation", "test"), rows, strict=True):
         for label in np.flatnonzero(np.bincount(y[index], minlength=len(classes)) == 0):
