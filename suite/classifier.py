@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
@@ -132,6 +132,22 @@ class TorchClassifier(Classifier):
         values = objective(logits)
         (grad,) = torch.autograd.grad(values.sum(), x)
         return logits.detach(), values.detach(), grad
+
+    def pull(self, x: Tensor, weights: Callable[[Tensor], Sequence[Tensor]]) -> tuple[Tensor, list[Tensor]]:
+        """Logits, and input gradients of weighted sums of them: the cheapest gradients there are.
+
+        Args:
+            x: (n, ...) inputs on the device.
+            weights: `logits -> [(n, logits), ...]`, the derivatives of each objective with respect to the logits. One
+                forward pass serves them all.
+        """
+        x = x.detach().requires_grad_()
+        logits = self.logits(x)
+        value = logits.detach()
+        pulls = weights(value)
+        self.gradients += len(x) * len(pulls)
+        last = len(pulls) - 1
+        return value, [torch.autograd.grad(logits, x, w, retain_graph=i < last)[0] for i, w in enumerate(pulls)]
 
     def frozen(self) -> AbstractContextManager[None]:
         """Evaluation mode with parameters that need no gradient, so that backward passes reach the input only."""

@@ -50,6 +50,10 @@ class Space:
         reach = eps * self.scale
         return torch.maximum(x - reach, self.lower), torch.minimum(x + reach, self.upper)
 
+    def reach(self, x: Tensor, eps: float) -> Reach:
+        """What `ball` and `snap` say about `x`, worked out once for all the steps of a search."""
+        return Reach(x, *self.ball(x, eps))
+
     def snap(self, z: Tensor, x: Tensor, inward: bool = False) -> Tensor:
         """The possible input nearest to `z` that can be reached from `x`.
 
@@ -68,7 +72,33 @@ class Space:
         """(n,) bool: whether each `x` is a possible input, wherever it came from; never where a value is NaN."""
         return ((x >= self.lower) & (x <= self.upper)).flatten(1).all(1)
 
+    def describe(self, eps: float) -> dict[str, str]:
+        """What a budget means, feature by feature, for people; empty where there is nothing to say."""
+        return {}
+
     def distance(self, a: Tensor, b: Tensor, norm: Norm = "linf") -> Tensor:
         """(n,) distance between inputs in units of `scale`."""
         delta = ((a - b) / self.scale).flatten(1)
         return delta.abs().amax(1) if norm == "linf" else delta.norm(dim=1)
+
+
+class Reach:
+    """The possible inputs within a budget of some inputs, prepared so that one step of a search costs next to nothing.
+
+    Attributes:
+        x: (n, ...) the inputs.
+        lower, upper: (n, ...) least and greatest possible value of each feature, as `Space.ball` gives them.
+    """
+
+    def __init__(self, x: Tensor, lower: Tensor, upper: Tensor) -> None:
+        self.x, self.lower, self.upper = x, lower, upper
+
+    def take(self, rows: Tensor) -> Self:
+        """The reach of some of the rows (a mask or positions)."""
+        taken = copy.copy(self)
+        taken.x, taken.lower, taken.upper = self.x[rows], self.lower[rows], self.upper[rows]
+        return taken
+
+    def snap(self, z: Tensor, inward: bool = False) -> Tensor:
+        """As `Space.snap`, for (n, ...) `z` that lie between `lower` and `upper`. May return `z` itself."""
+        return z

@@ -26,7 +26,7 @@ from __future__ import annotations
 import difflib
 import tomllib
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
 import numpy as np
 import tomli_w
@@ -35,7 +35,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from torch import Tensor
 
 from suite.errors import InputError
-from suite.space import Space
+from suite.space import Reach, Space
 
 
 class Column(BaseModel):
@@ -157,6 +157,10 @@ class PatientSpace(Space):
         self.up = torch.tensor([c.change == "up" for c in columns])
         self.down = torch.tensor([c.change == "down" for c in columns])
         self.values = {i: torch.tensor(c.values) for i, c in enumerate(columns) if c.values}
+        # Codes without gaps are whole numbers between their limits, and cheaper to round as such.
+        even = {i for i, codes in self.values.items() if (codes == codes[0].round() + torch.arange(len(codes))).all()}
+        self._whole = torch.tensor([i in even or (c.integer and not c.values) for i, c in enumerate(columns)])
+        self._gapped = sorted(self.values.keys() - even)
         self.factors = torch.tensor([[r.terms.get(name, 0.0) for name in schema.columns] for r in schema.relations]
                                     ).reshape(len(schema.relations), len(columns))
         self.limits = torch.tensor([r.max for r in schema.relations])
@@ -168,7 +172,8 @@ class PatientSpace(Space):
         lower = torch.where(self.frozen | self.up, x, lower)
         upper = torch.where(self.frozen | self.down, x, upper)
         whole = self.integer & ~self.frozen
-        lower, upper = torch.where(whole, (lower - 1e-4).ceil(), lower), torch.where(whole, (upper + 1e-4).floor(), upper)
+        lower = torch.where(whole, (lower - 1e-4).ceil(), lower)
+        upper = torch.where(whole, (upper + 1e-4).floor(), upper)
         for i, codes in self.values.items():
             codes = codes.to(x.device)
             last = len(codes) - 1
@@ -178,28 +183,12 @@ class PatientSpace(Space):
         # x itself is always possible, whatever rounding did
         return torch.minimum(lower, x), torch.maximum(upper, x)
 
-    def snap(self, z: Tensor, x: Tensor, inward: bool = False) -> Tensor:
-        lower, upper = self.ball(x, float("inf"))
-        z = torch.minimum(torch.maximum(z, lower), upper)
-        if len(self.limits):
-            z = self._relate(z, x)
-            inward = True
-        return self._round(z, x, inward) if not len(self.limits) else self._accept(self._round(z, x, inward), x)
+    def reach(self, x: Tensor, eps: float) -> Reach:
+        return PatientReach(self, x, *self.ball(x, eps))
 
-    def _round(self, z: Tensor, x: Tensor, inward: bool) -> Tensor:
-        if self.integer.any():
-            whole = x + (z - x).trunc() if inward else z.round()
-            z = torch.where(self.integer, whole, z)
-        for i, codes in self.values.items():
-            codes, column = codes.to(z.device), z[:, i].contiguous()
-            above = torch.searchsorted(codes, column).clamp(max=len(codes) - 1)
-            below = (torch.searchsorted(codes, column, right=True) - 1).clamp(min=0)
-            if inward:
-                picked = torch.where(column > x[:, i], below, above)
-            else:
-                picked = torch.where(codes[above] - column < column - codes[below], above, below)
-            z = torch.cat([z[:, :i], codes[picked][:, None], z[:, i + 1:]], 1)
-        return z
+    def snap(self, z: Tensor, x: Tensor, inward: bool = False) -> Tensor:
+        reach = self.reach(x, float("inf"))
+        return reach.snap(torch.clamp(z, reach.lower, reach.upper), inward)
 
     def _relate(self, z: Tensor, x: Tensor) -> Tensor:
         """Move the columns of each broken relation back towards `x`, just as far as the relation asks."""
@@ -241,3 +230,42 @@ class PatientSpace(Space):
                 out[name] = f"{sign} {reach:.3g} {c.unit}".strip()
         return out
 
+
+class PatientReach(Reach):
+    """The possible patients within a budget of some patients."""
+
+    def __init__(self, space: PatientSpace, x: Tensor, lower: Tensor, upper: Tensor) -> None:
+        super().__init__(x, lower, upper)
+        self.space, self._relations = space, len(space.limits) > 0
+        # one weight a cell, as broadcasting over a few columns costs more than the arithmetic
+        self._whole = space._whole.to(x).expand_as(x).contiguous()
+
+    def take(self, rows: Tensor) -> Self:
+        taken = super().take(rows)
+        taken._whole = self._whole[:len(taken.x)]
+        return taken
+
+    def snap(self, z: Tensor, inward: bool = False) -> Tensor:
+        if self._relations:
+            z = self._round(self.space._relate(z, self.x), inward=True)
+            return self.space._accept(z.clamp_(self.lower, self.upper), self.x)
+        return self._round(z, inward).clamp_(self.lower, self.upper)
+
+    def _round(self, z: Tensor, inward: bool) -> Tensor:
+        rounded = self._toward(z.floor(), z.ceil(), z, self.x) if inward else z.round()
+        out = z.addcmul(self._whole, rounded.sub_(z))
+        for i in self.space._gapped:
+            out[:, i] = self._code(self.space.values[i].to(z.device), z[:, i].contiguous(), self.x[:, i], inward)
+        return out
+
+    def _code(self, codes: Tensor, z: Tensor, x: Tensor, inward: bool) -> Tensor:
+        if not inward:
+            return codes[torch.bucketize(z, (codes[1:] + codes[:-1]) / 2)]
+        below = (torch.bucketize(z, codes, right=True) - 1).clamp(min=0)
+        above = torch.bucketize(z, codes).clamp(max=len(codes) - 1)
+        return self._toward(codes[below], codes[above], z, x)
+
+    @staticmethod
+    def _toward(below: Tensor, above: Tensor, z: Tensor, x: Tensor) -> Tensor:
+        """Of the two neighbours of `z` the one on the side of `x`, but never beyond `x`, which may lie between them."""
+        return torch.where(z > x, torch.maximum(below, x), torch.minimum(above, x))
