@@ -1,0 +1,246 @@
+"""What the gradient attacks share: the attacker's goal, the rows still under attack, and batches that fit in memory."""
+
+from __future__ import annotations
+
+import copy
+from abc import abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, Self
+
+import torch
+from torch import Tensor
+
+from suite.attack import GradientAttack
+from suite.classifier import TorchClassifier
+from suite.errors import InputError
+from suite.seeding import torch_generator
+from suite.space import Norm, Reach
+
+Loss = Literal["ce", "margin"]
+
+
+@dataclass(frozen=True)
+class Search(GradientAttack):
+    """Base of the gradient attacks: freezes the classifier and hands its rows over in batches of `classifier.batch`.
+
+    Attributes:
+        target: Label to reach; `None` for any wrong one.
+    """
+
+    target: int | None = None
+
+    def __call__(self, classifier: TorchClassifier, x: Tensor, y: Tensor, seed: int = 0) -> Tensor:
+        self.check(classifier)
+        generator = torch_generator(seed, classifier.device)
+        with classifier.frozen():
+            found = [self._attack(classifier, classifier.space.reach(part, self.eps),
+                                  Goal(classifier, labels, self.target), generator)
+                     for part, labels in zip(x.split(classifier.batch), y.split(classifier.batch), strict=True)
+                     if len(part)]
+        return torch.cat(found) if found else x.clone()
+
+    @abstractmethod
+    def _attack(self, classifier: TorchClassifier, reach: Reach, goal: Goal, generator: torch.Generator) -> Tensor:
+        """(n, ...) adversarial versions of the `reach.x` of one batch."""
+
+
+class Goal:
+    """What fools the classifier: in each row, one of the logits that shall win exceeds all the others.
+
+    Without a target, those of the wrong labels shall win over the true one (and over "refused", where the module has
+    that logit); with a target, its logit over all others.
+
+    Attributes:
+        weights: (n, 2) signs of the logits when there are but two: every objective is then a multiple of their sum.
+    """
+
+    def __init__(self, classifier: TorchClassifier, y: Tensor, target: int | None = None) -> None:
+        classes = len(classifier.classes_)
+        logits = torch.arange(classes + getattr(classifier, "rejects", False), device=y.device)
+        if target is None:
+            wins = (logits != y[:, None]) & (logits < classes)
+        elif 0 <= target < classes:
+            wins = (logits == target).expand(len(y), -1)
+        else:
+            raise InputError(f"target {target} is no label: there are {classes} classes")
+        self.weights = self.wins = self.others = None
+        if len(logits) == 2:
+            self.weights = torch.where(wins, 1.0, -1.0)
+        else:  # added to the logits, these leave only those that shall win, or only the others
+            self.wins, self.others = torch.where(wins, 0.0, -torch.inf), torch.where(wins, -torch.inf, 0.0)
+
+    def take(self, rows: Tensor) -> Self:
+        """The goal of some of the rows (positions)."""
+        taken = copy.copy(self)
+        for name, value in vars(self).items():
+            setattr(taken, name, None if value is None else value[rows])
+        return taken
+
+    def lead(self, logits: Tensor) -> Tensor:
+        """(..., n) by how much the best of the logits that shall win exceeds the others: positive when fooled."""
+        if self.weights is not None:
+            return (logits * self.weights).sum(-1)
+        return (logits + self.wins).amax(-1) - (logits + self.others).amax(-1)
+
+    def loss(self, logits: Tensor, name: Loss) -> Tensor:
+        """(..., n) what an attack climbs: the lead ("margin"), or the log odds of being fooled ("ce").
+
+        Cross-entropy is `softplus(log odds)`: it rises in the same direction, but its gradient vanishes where the
+        classifier is sure.
+        """
+        if name == "margin" or self.weights is not None:
+            return self.lead(logits)
+        return (logits + self.wins).logsumexp(-1) - (logits + self.others).logsumexp(-1)
+
+    def slope(self, logits: Tensor, name: Loss) -> Tensor:
+        """(n, logits) derivative of the loss."""
+        if self.weights is not None:
+            return self.weights
+        if name == "ce":
+            return (logits + self.wins).softmax(1) - (logits + self.others).softmax(1)
+        return _one_hot((logits + self.wins).argmax(1), logits) - _one_hot((logits + self.others).argmax(1), logits)
+
+    def gradient(self, classifier: TorchClassifier, x: Tensor, loss: Loss = "ce") -> tuple[Tensor, Tensor]:
+        """Logits at `x` and the gradient of the loss, for one forward and one input-gradient pass."""
+        logits, (grad,) = classifier.pull(x, lambda logits: [self.slope(logits, loss)])
+        return logits, grad
+
+    def rivals(self, classifier: TorchClassifier, x: Tensor, most: int) -> tuple[Tensor, Tensor, list[Tensor]]:
+        """The best logits that shall win, at most `most` of them, against the best of the others.
+
+        Returns:
+            `(lead, leads, gradients)`: (n,) the lead, (rivals, n) by how much each rival exceeds the others, and the
+            (n, ...) gradients of `leads`. The cost is one forward pass, and one input-gradient pass a rival.
+        """
+        def against(logits: Tensor) -> list[Tensor]:
+            if self.weights is not None:
+                return [self.weights]
+            held = _one_hot((logits + self.others).argmax(1), logits)
+            best = (logits + self.wins).topk(min(most, int((self.wins == 0).sum(1).max()))).indices
+            return [_one_hot(label, logits) - held for label in best.T]
+
+        logits, grads = classifier.pull(x, against)
+        lead = self.lead(logits)
+        if self.weights is not None:
+            return lead, lead[None], grads
+        held = (logits + self.others).amax(1)
+        return lead, (logits + self.wins).topk(len(grads)).values.T - held, grads
+
+
+def _one_hot(label: Tensor, logits: Tensor) -> Tensor:
+    return torch.zeros_like(logits).scatter_(1, label[:, None], 1.0)
+
+
+class Hunt:
+    """A search in progress: the rows still under attack, and the best possible input found for each of all rows.
+
+    Attributes:
+        reach, goal: Of the rows still under attack.
+    """
+
+    def __init__(self, classifier: TorchClassifier, reach: Reach, goal: Goal, early_stop: bool) -> None:
+        self.classifier, self.reach, self.goal, self.early_stop = classifier, reach, goal, early_stop
+        self._found, self._lead = reach.x.clone(), reach.x.new_full((len(reach.x),), -torch.inf)
+        self._rows = torch.arange(len(reach.x), device=reach.x.device)
+        self._waiting: list[tuple[Tensor, Tensor]] = []
+
+    def note(self, possible: Tensor, logits: Tensor) -> Tensor | None:
+        """Remember candidates, which must not be overwritten later; the positions to go on with if some rows leave."""
+        if self.early_stop:
+            return self._dismiss(possible, self.goal.lead(logits))
+        # comparing many steps at once is cheaper than comparing each, as long as they fit in memory
+        self._waiting.append((possible, logits))
+        if len(self._waiting) * possible.numel() > _WAITING:
+            self._compare()
+        return None
+
+    def finish(self, possible: Tensor) -> tuple[Tensor, Tensor]:
+        """Judge the last candidates, by a forward pass alone, and return what `best` does."""
+        with torch.no_grad():
+            self.note(possible, self.classifier.logits(possible))
+        return self.best()
+
+    def best(self) -> tuple[Tensor, Tensor]:
+        """What was found for all rows, and its lead: with `early_stop` the first input that fools (else the row
+        itself, and -inf), without it the one of the greatest lead."""
+        self._compare()
+        return self._found, self._lead
+
+    def _dismiss(self, possible: Tensor, lead: Tensor) -> Tensor | None:
+        fooled = lead > 0
+        if not fooled.any():
+            return None
+        gone, left = fooled.nonzero()[:, 0], (~fooled).nonzero()[:, 0]
+        rows = self._rows[gone]
+        self._found[rows], self._lead[rows] = possible[gone], lead[gone]
+        self._rows, self.reach, self.goal = self._rows[left], self.reach.take(left), self.goal.take(left)
+        return left
+
+    def _compare(self) -> None:
+        if not self._waiting:
+            return
+        possible, logits = (torch.stack(parts) for parts in zip(*self._waiting, strict=True))
+        self._waiting.clear()
+        lead, step = self.goal.lead(logits).max(0)
+        best = possible[step, self._rows]
+        self._found = torch.where(per_row(lead > self._lead, best), best, self._found)
+        self._lead = torch.maximum(self._lead, lead)
+
+
+_WAITING = 2**20
+"""Numbers (of all candidates together) that a search keeps before it compares them."""
+
+
+def per_row(values: Tensor, like: Tensor) -> Tensor:
+    """(n,) values with as many further axes of 1 as broadcasting against (n, ...) `like` takes."""
+    return values.view(-1, *(1,) * (like.dim() - 1))
+
+
+def norms(z: Tensor) -> Tensor:
+    """L2 norm of each row, shaped to broadcast against `z`, never 0."""
+    return per_row(z.flatten(1).norm(dim=1).clamp_(min=1e-12), z)
+
+
+def uphill(grad: Tensor, reach: Reach, scale: Tensor, norm: Norm) -> Tensor:
+    """The unit step that climbs fastest, in units of `scale`; overwrites `grad`."""
+    if norm == "linf":
+        return grad.sign_()
+    free = grad.mul_(scale).mul_(reach.lower < reach.upper)
+    return free.div_(norms(free))
+
+
+def project(z: Tensor, reach: Reach, scale: Tensor, eps: float, norm: Norm) -> Tensor:
+    """`z`, which may be overwritten, brought back into the budget and between the limits."""
+    if norm == "l2":
+        delta = z.sub_(reach.x)
+        z = reach.x + delta * (eps / norms(delta / scale)).clamp_(max=1)
+    return torch.clamp(z, reach.lower, reach.upper, out=z)
+
+
+def random_start(reach: Reach, scale: Tensor, eps: float, norm: Norm, generator: torch.Generator,
+                 edge: bool = False) -> Tensor:
+    """(n, ...) points drawn uniformly from the ball, or from its corners (Linf) or sphere (L2) if `edge`."""
+    x = reach.x
+    if norm == "linf":
+        share = torch.rand(x.shape, generator=generator, device=x.device)
+        return torch.lerp(reach.lower, reach.upper, share.round_() if edge else share)
+    # a direction among the features that can change, and a radius with the density of their number
+    free = (reach.lower < reach.upper).flatten(1)
+    delta = torch.randn(x.shape, generator=generator, device=x.device) * free.view(x.shape)
+    radius = torch.rand(len(x), generator=generator, device=x.device) ** (1 / free.sum(1).clamp(min=1))
+    reached = eps if edge else eps * per_row(radius, x)
+    return project(x + delta / norms(delta) * reached * scale, reach, scale, eps, norm)
+
+
+def restarted(climb: Callable[[Reach, Goal], tuple[Tensor, Tensor]], reach: Reach, goal: Goal, restarts: int) -> Tensor:
+    """The best that `climb` finds in so many tries; all but the first only for the rows that are not fooled yet."""
+    found, lead = climb(reach, goal)
+    for _ in range(restarts - 1):
+        left = (lead <= 0).nonzero()[:, 0]
+        if not len(left):
+            break
+        again, reached = climb(reach.take(left), goal.take(left))
+        better = reached > lead[left]
+        found[left[better]], lead[left[better]] = again[better], reached[better]
+    return found
