@@ -47,7 +47,8 @@ class RareValues(Backdoor):
     """
 
     info: ClassVar[Info] = Info(
-        "Rare-value backdoor", "Gu, Dolan-Gavitt and Garg 2017, arXiv 1708.06733", "data", cost="one training",
+        "Rare-value backdoor", "Gu, Dolan-Gavitt and Garg 2017, arXiv 1708.06733", "data", ("backdoor",),
+        "one training",
         departs="columns of a table stand for the pixels of a patch; only possible patients are made")
     columns: int = 3
     tail: float = 0.05

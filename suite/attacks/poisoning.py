@@ -42,7 +42,7 @@ class RandomFlip(LabelFlip):
     """Flips rows drawn at random, each to another class drawn at random: careless or hostile annotators."""
 
     info: ClassVar[Info] = Info("Random label flipping", "Biggio, Nelson and Laskov 2012, arXiv 1206.6389", "data",
-                                cost="one training")
+                                ("poisoning",), "one training")
 
     def flips(self, train: Split, count: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         index = rng.choice(len(train), count, replace=False)
@@ -60,7 +60,7 @@ class TargetedFlip(LabelFlip):
 
     info: ClassVar[Info] = Info(
         "Targeted label flipping", "Mozaffari-Kermani et al. 2015, IEEE J. Biomed. Health Inform. 19:1893", "data",
-        cost="one training",
+        ("poisoning",), "one training",
         departs="flips rows of the attacked class instead of adding rows drawn from its feature distribution")
     source: int = 1
     target: int = 0
@@ -84,7 +84,7 @@ class LossRankedFlip(LabelFlip):
     """
 
     info: ClassVar[Info] = Info("Loss-ranked label flipping", "Biggio, Nelson and Laskov 2012, arXiv 1206.6389", "data",
-                                cost="one linear fit and one training",
+                                ("poisoning",), "one linear fit and one training",
                                 departs="ranks once by a logistic proxy instead of retraining an SVM for each flip")
 
     def flips(self, train: Split, count: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
@@ -115,7 +115,7 @@ class ClusteredFlip(LabelFlip):
 
     info: ClassVar[Info] = Info(
         "Clustering-based label flipping", "Int. J. Distrib. Sens. Netw. 18(6), 2022, doi 10.1177/15501329221105159",
-        "data", cost="one k-means a class and one training",
+        "data", ("poisoning",), "one k-means a class and one training",
         departs="k-means within each class, rows ranked by the simplified silhouette (distances to cluster centres)")
     clusters: int = 2
 

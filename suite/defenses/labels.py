@@ -25,6 +25,7 @@ class LabelSanitizing(Defense):
             amid healthy patients always looks wrong.
     """
 
+    against_poisoning: ClassVar[bool] = True
     action: Literal["relabel", "drop"] = "drop"
     most: float = 0.5
 
