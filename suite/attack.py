@@ -44,6 +44,8 @@ class Attack(ABC):
     """Base of all attacks: a frozen dataclass with an `info`."""
 
     info: ClassVar[Info]
+    needs: ClassVar[Literal["", "gradients", "trees"]] = ""
+    """What a model must offer (`suite.recipe.Recipe.offers`); nothing for an attack that only asks."""
 
     def check(self, classifier: Classifier) -> None:
         """Raise `NotApplicable` if this attack cannot be used on `classifier`."""
@@ -86,6 +88,8 @@ class EvasionAttack(Attack):
 @dataclass(frozen=True)
 class GradientAttack(EvasionAttack):
     """An evasion attack that needs input gradients."""
+
+    needs: ClassVar[Literal["gradients"]] = "gradients"
 
     def check(self, classifier: Classifier) -> None:
         if not isinstance(classifier, TorchClassifier):

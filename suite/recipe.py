@@ -20,6 +20,8 @@ class Recipe(ABC):
     """A kind of model and its hyper-parameters: what a defense trains."""
 
     info: ClassVar[Info]
+    offers: ClassVar[tuple[str, ...]] = ()
+    """What attacks can make use of: "gradients", "trees"."""
 
     @abstractmethod
     def fit(self, train: Split, val: Split, seed: int = 0, device: str = "cpu") -> Classifier:
@@ -29,6 +31,8 @@ class Recipe(ABC):
 @dataclass(frozen=True)
 class TorchRecipe(Recipe):
     """A network and how long to train it (AdamW, class weights, early stopping on the validation loss)."""
+
+    offers: ClassVar[tuple[str, ...]] = ("gradients",)
 
     epochs: int = 100
     batch: int = 64
@@ -56,6 +60,8 @@ class Defense(ABC):
     """A way to train (or to wrap) a recipe. All defenses are of this one shape, so each composes with each attack."""
 
     info: ClassVar[Info]
+    against_poisoning: ClassVar[bool] = False
+    """Made for poisoned training data: an audit runs it with poisoning attacks, and with those only."""
 
     def check(self, recipe: Recipe) -> None:
         """Raise `NotApplicable` if this defense cannot train `recipe`."""
@@ -72,6 +78,18 @@ class TorchDefense(Defense):
     def check(self, recipe: Recipe) -> None:
         if not isinstance(recipe, TorchRecipe):
             raise NotApplicable(f"{type(self).__name__} trains networks only, and {type(recipe).__name__} is none")
+
+
+@dataclass(frozen=True)
+class Front(Defense):
+    """A defense that stands in front of a trained model and leaves its training alone."""
+
+    @abstractmethod
+    def wrap(self, classifier: Classifier, train: Split, val: Split) -> Classifier:
+        """The defended model; the same inputs give the same result, so it is made again rather than stored."""
+
+    def __call__(self, recipe: Recipe, train: Split, val: Split, seed: int = 0, device: str = "cpu") -> Classifier:
+        return self.wrap(recipe.fit(train, val, seed, device), train, val)
 
 
 class Detector(ABC):

@@ -24,7 +24,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from suite.errors import InputError
 
-Kind = Literal["datasets", "models", "attacks", "defenses", "detectors"]
+Kind = Literal["presets", "datasets", "models", "attacks", "defenses", "detectors"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
 

@@ -33,6 +33,7 @@ def write_atomic(path: Path, fill: Callable[[IO[bytes]], None]) -> None:
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
         with os.fdopen(handle, "wb") as file:
             fill(file)
+            os.fchmod(file.fileno(), 0o666 & ~_umask())  # a temporary file is private, a result is not
             file.flush()
             os.fsync(file.fileno())
         Path(temporary).replace(path)
@@ -42,6 +43,12 @@ def write_atomic(path: Path, fill: Callable[[IO[bytes]], None]) -> None:
                 Path(temporary).unlink()
         what = "no space left on the disk" if e.errno in (errno.ENOSPC, errno.EDQUOT) else e.strerror or str(e)
         raise InputError(f"cannot write {path}: {what}; what was finished is kept, run again to go on") from e
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -23,6 +23,7 @@ class Normalize(nn.Module):
 
     def __init__(self, inputs: tuple[int, ...]) -> None:
         super().__init__()
+        self.inputs = tuple(inputs)
         shape = (1, inputs[0], *[1] * (len(inputs) - 1))
         self.register_buffer("mean", torch.zeros(shape))
         self.register_buffer("std", torch.ones(shape))

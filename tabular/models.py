@@ -85,6 +85,7 @@ class RandomForest(Recipe):
     """
 
     info: ClassVar[Info] = Info("Random forest", "Breiman 2001, Mach. Learn. 45:5", cost="a fraction of a second")
+    offers: ClassVar[tuple[str, ...]] = ("trees",)
     trees: int = 100
     depth: int | None = 6
     balanced: bool = True
@@ -107,6 +108,7 @@ class XGBoost(Recipe):
     """
 
     info: ClassVar[Info] = Info("XGBoost", "Chen and Guestrin 2016, arXiv 1603.02754", cost="a fraction of a second")
+    offers: ClassVar[tuple[str, ...]] = ("trees",)
     trees: int = 100
     depth: int = 4
     rate: float = 0.1

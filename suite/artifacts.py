@@ -1,0 +1,146 @@
+"""Models on disk: our own are stored and read without executing code; a user's pickle only with an explicit flag."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+
+from suite import registry
+from suite.attack import Info
+from suite.classifier import Classifier, EstimatorClassifier, TorchClassifier
+from suite.data import Split
+from suite.errors import InputError, NotApplicable
+from suite.recipe import Recipe
+from suite.space import Space
+
+SAFE = {"sklearn.tree._tree.Tree"}
+"""Types that skops does not trust by default and that hold numbers only."""
+PICKLES = {".pkl", ".pickle", ".joblib"}
+
+
+def save(classifier: Classifier, folder: Path) -> None:
+    """Write a classifier into a folder: `model.json`, and weights as safetensors, XGBoost JSON or skops.
+
+    Raises:
+        InputError: The classifier is of a kind that cannot be stored.
+    """
+    about = {"recipe": registry.name_of("models", classifier.recipe), "params": asdict(classifier.recipe),
+             "notes": classifier.notes}
+    if isinstance(classifier, TorchClassifier):
+        from safetensors.torch import save_file
+
+        about["inputs"] = classifier.module[0].inputs
+        state = {k: v.detach().cpu().contiguous() for k, v in classifier.module.state_dict().items()}
+        save_file(state, folder / "weights.safetensors")
+    elif isinstance(classifier, EstimatorClassifier):
+        _save_estimator(classifier.estimator, folder)
+    else:
+        raise InputError(f"a {type(classifier).__name__} cannot be stored")
+    (folder / "model.json").write_text(json.dumps(about, indent=1), encoding="utf-8")
+
+
+def load(folder: Path, classes: int, space: Space, device: str = "cpu") -> Classifier:
+    """Read what `save` wrote."""
+    about = json.loads((folder / "model.json").read_text(encoding="utf-8"))
+    recipe = registry.make("models", about["recipe"], about["params"])
+    weights = folder / "weights.safetensors"
+    if weights.is_file():
+        from safetensors.torch import load_file
+
+        from suite.training import build
+
+        module = build(recipe, tuple(about["inputs"]), classes)
+        module.load_state_dict(load_file(weights))
+        classifier: Classifier = TorchClassifier(module, classes, space, device=device, recipe=recipe)
+    else:
+        file = next(folder.glob("estimator.*"))
+        classifier = EstimatorClassifier(read_estimator(file), classes, space, recipe=recipe)
+    classifier.notes.update(about["notes"])
+    return classifier
+
+
+def _save_estimator(estimator: Any, folder: Path) -> None:
+    if type(estimator).__module__.startswith("xgboost"):
+        estimator.save_model(folder / "estimator.json")
+    else:
+        import skops.io
+
+        skops.io.dump(estimator, folder / "estimator.skops")
+
+
+def read_estimator(file: Path, allow_pickle: bool = False) -> Any:
+    """A fitted estimator from XGBoost's JSON or UBJ, skops, or, if the user insists, a pickle.
+
+    Raises:
+        InputError: No such file, an unknown kind of file, a damaged one, one that would run code, or a pickle without
+            the flag.
+    """
+    if not file.is_file():
+        raise InputError(f"model {file}: no such file")
+    if file.suffix in PICKLES:
+        if not allow_pickle:
+            raise InputError(f"model {file}: a pickle can run any code when it is opened; convert it to skops or "
+                             "XGBoost JSON, or pass --allow-pickle if you trust whoever made it")
+        import joblib
+
+        return _opened(file, lambda: joblib.load(file))
+    if file.suffix in {".json", ".ubj"}:
+        import xgboost
+
+        booster = xgboost.XGBClassifier()
+        return _opened(file, lambda: booster.load_model(file) or booster)
+    if file.suffix == ".skops":
+        import skops.io
+
+        unsafe = set(_opened(file, lambda: skops.io.get_untrusted_types(file=file))) - SAFE
+        if unsafe:
+            raise InputError(f"model {file}: holds types that are not known to be safe: {', '.join(sorted(unsafe))}")
+        return _opened(file, lambda: skops.io.load(file, trusted=sorted(SAFE)))
+    raise InputError(f"model {file}: unknown kind of file; use .json or .ubj (XGBoost), .skops (scikit-learn), or "
+                     "FILE.py:OBJECT")
+
+
+def _opened(file: Path, read: Any) -> Any:
+    try:
+        return read()
+    except Exception as e:
+        raise InputError(f"model {file}: cannot be read: {str(e).splitlines()[0] or type(e).__name__}") from e
+
+
+@dataclass(frozen=True)
+class Fitted(Recipe):
+    """A model that its owner has trained: it can be attacked and guarded, but not trained again.
+
+    Attributes:
+        estimator: With `predict_proba(x) -> (n, classes)`.
+        source: Where it came from, for messages.
+    """
+
+    info: ClassVar[Info] = Info("A fitted model", "none", cost="nothing")
+    offers: ClassVar[tuple[str, ...]] = ("trees",)
+    estimator: Any
+    source: str = ""
+
+    def fit(self, train: Split, val: Split, seed: int = 0, device: str = "cpu") -> Classifier:
+        raise NotApplicable(f"model {self.source} is already trained, and cannot be trained again")
+
+    def classifier(self, train: Split) -> EstimatorClassifier:
+        """The model as a classifier, after one trial on two rows of `train`.
+
+        Raises:
+            InputError: It fails on these rows, or does not return probabilities of the dataset's classes.
+        """
+        made = EstimatorClassifier(self.estimator, len(train.classes), train.space, recipe=self)
+        try:
+            proba = made.predict_proba(train.x[:2])
+        except InputError:
+            raise
+        except Exception as e:
+            raise InputError(f"model {self.source} fails on this data: {str(e).splitlines()[0]}") from e
+        if not np.allclose(proba.sum(1), 1, atol=1e-3) or proba.min() < 0:
+            raise InputError(f"model {self.source} does not return probabilities: a row sums to {proba[0].sum():.3g}")
+        return made

@@ -1,0 +1,269 @@
+"""Carrying out a plan: which cells there are, in which order, and what happens in each."""
+
+from __future__ import annotations
+
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from suite import artifacts, registry, threats
+from suite.attack import Attack, EvasionAttack, PoisoningAttack
+from suite.classifier import Classifier
+from suite.data import Dataset
+from suite.defenses.plain import Plain
+from suite.errors import InputError, NotApplicable
+from suite.evaluate import Subject, measure, measure_clean
+from suite.evaluate.worst_case import Part, measure_worst_case
+from suite.measurement import Sheet, versions
+from suite.plan import Item, Plan
+from suite.recipe import Defense, Front, Recipe
+from suite.run import Run
+
+NONE = Item(name="none")
+WORST = "worst-case"
+"""What stands in the `attack` field of rows about the worst case over all evasion attacks."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One unit of work: training a model, one attack on it, or the worst case over its evasion attacks."""
+
+    key: str
+    what: Literal["fit", "attack", "worst-case"]
+    model: Item
+    defense: Item
+    attack: Item | None = None
+
+    @property
+    def title(self) -> str:
+        """For people: what runs now."""
+        behind = "" if self.defense is NONE else f" behind {self.defense.name}"
+        doing = {"fit": "train", "worst-case": "worst case on"}.get(self.what) or f"{self.attack.name} on"
+        return f"{doing} {self.model.name}{behind}"
+
+
+class Audit:
+    """A plan made ready to run: everything named in it is loaded and checked before any compute.
+
+    Args:
+        plan: What to do.
+        dataset: Its data, loaded.
+        why: Which of the plan's datasets this is, and why; the first line of the report.
+
+    Raises:
+        InputError: An unknown name or parameter, or a device that is not there.
+    """
+
+    def __init__(self, plan: Plan, dataset: Dataset, why: str) -> None:
+        self.plan, self.data, self.why = plan, dataset, why
+        self.device = resolve_device(plan.device)
+        self.models = {m.name: resolve_model(m, plan.allow_pickle) for m in plan.models}
+        self.attacks = {id(a): registry.make("attacks", a.name, a.params) for a in plan.attacks}
+        self.defenses: dict[str, Defense] = {"none": Plain()}
+        self.defenses |= {d.name: registry.make("defenses", d.name, d.params) for d in plan.defenses}
+        for attack in self.attacks.values():
+            if not isinstance(attack, Attack):
+                raise InputError(f"{attack!r} is not an attack")
+        self.fitted = {name: model.classifier(dataset.train) for name, model in self.models.items()
+                       if isinstance(model, artifacts.Fitted)}
+        if plan.attacks and not any(cell.attack for cell in self.cells):
+            first = next(iter(self.attacks.values()))
+            raise InputError(f"none of the attacks can be used on {', '.join(self.models)}: {plan.attacks[0].name} "
+                             f"needs {first.needs or 'a model that can be trained'} (see `medsec list attacks`)")
+
+    @cached_property
+    def cells(self) -> list[Cell]:
+        """All cells, each after those it needs."""
+        out: list[Cell] = []
+        for model in self.plan.models:
+            for defense in (NONE, *self.plan.defenses):
+                if self._trainable(model, defense):
+                    out += self._chain(model, defense)
+        return _unique(out)
+
+    def _chain(self, model: Item, defense: Item) -> list[Cell]:
+        """The cells of one model behind one defense."""
+        name = f"{model.slug}--{defense.slug}"
+        attacks = [a for a in self.plan.attacks if self._applies(a, model, defense)]
+        cells = [Cell(f"{name}--fit", "fit", model, defense)]
+        cells += [Cell(f"{name}--{a.slug}", "attack", model, defense, a) for a in attacks]
+        if any(isinstance(self.attacks[id(a)], EvasionAttack) for a in attacks):
+            cells.append(Cell(f"{name}--{WORST}", "worst-case", model, defense))
+        return cells
+
+    def _trainable(self, model: Item, defense: Item) -> bool:
+        """Whether the plan wants this defense for this model, and it can have it."""
+        if defense.models is not None and model.name not in defense.models:
+            return False
+        recipe, made = self.models[model.name], self.defenses[defense.name]
+        if model.name in self.fitted:
+            return defense is NONE or isinstance(made, Front)
+        try:
+            made.check(recipe)
+        except NotApplicable:
+            return False
+        return True
+
+    def _applies(self, item: Item, model: Item, defense: Item) -> bool:
+        """Whether an attack is to be run on a model behind a defense.
+
+        Without instructions in the plan: poisoning meets no defense and those made against it; everything else meets
+        every defense, as costs and side effects count too.
+        """
+        attack, defended = self.attacks[id(item)], self.defenses[defense.name]
+        if item.models is not None and model.name not in item.models:
+            return False
+        if item.defenses is not None and defense.name not in item.defenses:
+            return False
+        if isinstance(attack, PoisoningAttack):
+            if model.name in self.fitted:
+                return False
+            if item.defenses is None and defense is not NONE and not defended.against_poisoning:
+                return False
+        elif item.defenses is None and defended.against_poisoning:
+            return False
+        recipe = self.models[model.name]
+        # a guard in front of trees is no tree; in front of a network it is still a network
+        behind_front = isinstance(defended, Front) and attack.needs == "trees"
+        return not attack.needs or (attack.needs in recipe.offers and not behind_front)
+
+    def manifest(self) -> dict[str, Any]:
+        """What a run folder says of itself."""
+        source = self.data.provenance
+        return {"plan": self.plan.dump() | {"device": str(self.device)}, "data": {"name": source.name,
+                "sha256": source.sha256}, "why": self.why, "provenance": asdict(source), "card": dict(self.data.card),
+                "classes": list(self.data.classes), "features": list(self.data.features),
+                "splits": {s: len(getattr(self.data, s)) for s in ("train", "val", "test")},
+                "budget": self.data.space.describe(self.plan.eps), "versions": versions(),
+                "device": describe_device(self.device), "created": time.strftime("%Y-%m-%d %H:%M"),
+                "threads": torch.get_num_threads(), "cells": [c.key for c in self.cells]}
+
+    def run(self, folder: Path, started: Callable[[Cell, int, int], None] = lambda *_: None) -> Run:
+        """Carry out every cell that is not finished yet.
+
+        Args:
+            folder: The run folder; created, or continued when it belongs to the same plan and data.
+            started: Called with each cell, its number and how many there are.
+        """
+        run = Run.create(folder, self.manifest())
+        with run.locked():
+            for number, cell in enumerate(self.cells):
+                if not run.done(cell.key):
+                    started(cell, number, len(self.cells))
+                    self._carry_out(cell, run)
+            run.collect()
+        return run
+
+    def _carry_out(self, cell: Cell, run: Run) -> None:
+        """Finish one cell. What goes wrong inside it becomes its row; a full disk stops the run instead."""
+        sheet = self._sheet(cell)
+        begun, arrays = time.perf_counter(), None
+        try:
+            if cell.what == "fit":
+                self._fit(cell, run, sheet)
+            else:
+                subject = self._subject(cell, run)
+                if cell.what == "attack":
+                    arrays = measure(self.attacks[id(cell.attack)], subject, sheet, cell.attack.rows)
+                else:
+                    measure_worst_case(subject, sheet, self._parts(cell, run))
+        except Exception as e:
+            if isinstance(e, OSError) or isinstance(e.__cause__, OSError):
+                raise InputError(str(e)) from e
+            where = traceback.extract_tb(e.__traceback__)[-1]
+            sheet.rows = []
+            place = f"{Path(where.filename).name}:{where.lineno}"
+            sheet.add("error", float("nan"), error=f"{type(e).__name__}: {e} ({place})")
+        sheet.add("cell_seconds", time.perf_counter() - begun)
+        run.finish(cell.key, sheet.rows, arrays)
+
+    def _fit(self, cell: Cell, run: Run, sheet: Sheet) -> None:
+        defense = self.defenses[cell.defense.name]
+        if cell.model.name not in self.fitted and not isinstance(defense, Front):
+            recipe, train, val = self.models[cell.model.name], self.data.train, self.data.val
+            trained = defense(recipe, train, val, self.plan.seed, str(self.device))
+            with run.model_folder(cell.key) as folder:
+                artifacts.save(trained, folder)
+        measure_clean(self._subject(cell, run), sheet)
+
+    def _classifier(self, cell: Cell, run: Run) -> Classifier:
+        """The model that a cell is about, from the run folder."""
+        defense, data = self.defenses[cell.defense.name], self.data
+        front = isinstance(defense, Front)
+        if cell.model.name in self.fitted:
+            found: Classifier = self.fitted[cell.model.name]
+        else:
+            behind = NONE if front else cell.defense
+            folder = run.model(f"{cell.model.slug}--{behind.slug}--fit")
+            if not folder.is_dir():
+                raise InputError(f"there is no trained {cell.model.name} to work with: training it failed")
+            found = artifacts.load(folder, len(data.classes), data.space, str(self.device))
+        return defense.wrap(found, data.train, data.val) if front else found
+
+    def _subject(self, cell: Cell, run: Run) -> Subject:
+        plan = self.plan
+        return Subject(self._classifier(cell, run), self.models[cell.model.name], self.defenses[cell.defense.name],
+                       self.data, plan.eps, plan.budgets, plan.rows, plan.seed, str(self.device))
+
+    def _parts(self, cell: Cell, run: Run) -> list[Part]:
+        """The finished evasion cells on the same model."""
+        same = [c for c in self.cells if c.attack and (c.model, c.defense) == (cell.model, cell.defense)]
+        found = [(c, self.attacks[id(c.attack)], run.arrays(c.key)) for c in same]
+        return [Part(c.attack.name, a, arrays) for c, a, arrays in found if isinstance(a, EvasionAttack) and arrays]
+
+    def _sheet(self, cell: Cell) -> Sheet:
+        source = self.data.provenance
+        common: dict[str, Any] = {
+            "cell": cell.key, "dataset": self.data.name, "data_sha256": source.sha256, "synthetic": source.synthetic,
+            "model": cell.model.name, "defense": cell.defense.name, "defense_params": cell.defense.params,
+            "device": str(self.device), "seed": self.plan.seed}
+        if cell.what == "attack":
+            attack: Attack = self.attacks[id(cell.attack)]
+            common |= {"attack": cell.attack.name, "knowledge": attack.info.knowledge,
+                       "threat_ids": threats.ids(attack.info.threats), "attack_params": asdict(attack)}
+        elif cell.what == "worst-case":
+            common |= {"attack": WORST, "threat_ids": threats.ids(("evasion",))}
+        return Sheet(**common)
+
+
+def resolve_model(item: Item, allow_pickle: bool) -> Recipe:
+    """The recipe of a plan's model: registered, a file with a fitted model, or `FILE.py:OBJECT`."""
+    if registry.is_file(item.name):
+        found = registry.load("models", item.name)
+        if hasattr(found, "predict_proba") and not isinstance(found, type):
+            return artifacts.Fitted(found, item.name)
+    elif Path(item.name).suffix in {*artifacts.PICKLES, ".json", ".ubj", ".skops"}:
+        return artifacts.Fitted(artifacts.read_estimator(Path(item.name), allow_pickle), item.name)
+    made = registry.make("models", item.name, item.params)
+    if not isinstance(made, Recipe):
+        raise InputError(f"model '{item.name}' is neither a recipe nor something with predict_proba")
+    return made
+
+
+def resolve_device(name: str) -> torch.device:
+    """ "auto" is CUDA when it is there."""
+    if name == "cuda" and not torch.cuda.is_available():
+        raise InputError("device cuda: no CUDA device is available here; use --device cpu or auto")
+    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+def describe_device(device: torch.device) -> str:
+    """For the report."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
+
+
+def _unique(cells: list[Cell]) -> list[Cell]:
+    """The same cells, with keys numbered where two would be the same."""
+    seen: dict[str, int] = {}
+    out = []
+    for cell in cells:
+        seen[cell.key] = seen.get(cell.key, 0) + 1
+        number = seen[cell.key]
+        out.append(cell if number == 1 else Cell(f"{cell.key}-{number}", *list(vars(cell).values())[1:]))
+    return out

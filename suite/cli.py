@@ -1,0 +1,163 @@
+"""The command line. Heavy imports happen inside commands, so that `medsec --help` answers at once."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from suite.errors import InputError
+
+app = typer.Typer(name="medsec", no_args_is_help=True, add_completion=False, rich_markup_mode="rich",
+                  pretty_exceptions_enable=False, context_settings={"help_option_names": ["-h", "--help"]},
+                  help="Attack a diagnostic model, defend it, and report what was measured.")
+data_app = typer.Typer(no_args_is_help=True, help="Fetch, describe and verify datasets.")
+app.add_typer(data_app, name="data")
+
+RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.", show_default=False)]
+
+
+def main() -> None:
+    """Entry point: one line and exit code 2 for whatever the user can mend, never a traceback."""
+    try:
+        app(standalone_mode=False)
+    except InputError as e:
+        _fail(str(e))
+    except typer.Exit as e:
+        sys.exit(e.exit_code)
+    except (KeyboardInterrupt, typer.Abort):
+        _fail("stopped; run the same command again to go on", 130)
+    except Exception as e:
+        # usage errors come from the library that typer is built on, whose classes are not part of its interface
+        if hasattr(e, "format_message"):
+            _fail(e.format_message())
+        raise
+
+
+def _fail(message: str, code: int = 2) -> None:
+    print(f"medsec: {' '.join(message.split())}", file=sys.stderr)
+    sys.exit(code)
+
+
+def _names(text: str | None) -> list[str] | None:
+    return None if text is None else [part.strip() for part in text.split(",") if part.strip()]
+
+
+@app.command()
+def audit(
+    plan: Annotated[str | None, typer.Argument(metavar="[PRESET | PLAN.toml]", show_default=False,
+                                               help="What to do; `tabular` when left out.")] = None,
+    data: Annotated[str | None, typer.Option(metavar="NAME_OR_FILE", help="A registered dataset or a CSV.")] = None,
+    model: Annotated[str | None, typer.Option(metavar="NAMES_OR_FILE", help="Models, or a file with a fitted one "
+                                              "(.json, .ubj, .skops, FILE.py:OBJECT).")] = None,
+    attacks: Annotated[str | None, typer.Option(metavar="a,b", help="Attacks, instead of the plan's.")] = None,
+    defenses: Annotated[str | None, typer.Option(metavar="a,b", help="Defenses, instead of the plan's; `none` for "
+                                                 "none.")] = None,
+    target: Annotated[str | None, typer.Option(metavar="COLUMN", help="CSV: what to predict.")] = None,
+    positive: Annotated[str | None, typer.Option(metavar="VALUE", help="CSV: the target's value that is the "
+                                                 "disease.")] = None,
+    schema: Annotated[Path | None, typer.Option(metavar="FILE", help="CSV: schema in TOML.")] = None,
+    drop: Annotated[str | None, typer.Option(metavar="a,b", help="CSV: columns to leave out.")] = None,
+    group: Annotated[str | None, typer.Option(metavar="COLUMN", help="CSV: column that names the patient.")] = None,
+    eps: Annotated[float | None, typer.Option(help="Main budget, in shares of each column's plausible range.")] = None,
+    out: Annotated[Path | None, typer.Option(metavar="DIR", help="Run folder; runs/PRESET when left out.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of everything random.")] = None,
+    device: Annotated[str | None, typer.Option(metavar="auto|cpu|cuda", help="Where to compute.")] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="Few rows and one budget: a first look.")] = False,
+    allow_pickle: Annotated[bool, typer.Option("--allow-pickle", help="Load a pickled model, which can run any code "
+                                               "when it is opened.")] = False,
+) -> None:
+    """Attack models of a dataset, behind each defense, and write a report.
+
+    A run that was stopped goes on where it was when the same command is given again.
+    """
+    from suite import request
+
+    table = {"target": target, "positive": positive, "schema_file": schema, "group": group, "drop": _names(drop)}
+    wanted = _names(defenses)
+    flags = {"data": _names(data), "models": _names(model), "attacks": _names(attacks),
+             "defenses": [d for d in wanted if d != "none"] if wanted is not None else None,
+             "table": {k: v for k, v in table.items() if v is not None} or None, "eps": eps, "seed": seed,
+             "device": device, "allow_pickle": allow_pickle or None}
+    made = request.make_plan(plan, flags, quick)
+    from suite.terminal import run_audit
+
+    run_audit(made, out or Path("runs") / Path(plan or request.DEFAULT_PRESET).stem)
+
+
+@app.command("list")
+def list_(
+    kind: Annotated[str | None, typer.Argument(metavar="[datasets|models|attacks|defenses|detectors|threats]",
+                                               show_default=False, help="Everything when left out.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Machine-readable.")] = False,
+) -> None:
+    """Show what there is, with paper, knowledge, cost and threat ids."""
+    from suite.terminal import show_list
+
+    show_list(kind, as_json)
+
+
+@app.command()
+def report(run: RunFolder) -> None:
+    """Write the report of a run again from its measurements."""
+    from suite.report import write_report
+    from suite.run import Run
+
+    print(write_report(Run.open(run)))
+
+
+@app.command()
+def gate(
+    run: RunFolder,
+    require: Annotated[list[str], typer.Option(metavar="REQUIREMENT", help="For example \"robust_accuracy >= 0.5\" or "
+                                               "\"mlp: membership_auroc <= 0.6\"; may be given several times.")],
+    lenient: Annotated[bool, typer.Option("--lenient", help="Compare the value itself, not the unfavourable end of its "
+                                          "95 % interval.")] = False,
+) -> None:
+    """Check a run against requirements: exit code 0 pass, 1 one not met, 2 configuration or execution error."""
+    from suite.terminal import show_gate
+
+    raise typer.Exit(show_gate(run, require, lenient))
+
+
+@data_app.command()
+def fetch(name: str, url: Annotated[str, typer.Option(help="Another address of the same bytes.")] = "") -> None:
+    """Make a dataset's file available on this machine, verified by its checksum."""
+    from suite import cache, registry
+
+    path = cache.fetch(name, registry.load("datasets", name), url)
+    print(path or f"{name} needs no file")
+
+
+@data_app.command()
+def show(
+    name: str,
+    target: Annotated[str | None, typer.Option(metavar="COLUMN", help="CSV: what to predict.")] = None,
+    schema: Annotated[Path | None, typer.Option(metavar="FILE", help="CSV: schema in TOML.")] = None,
+    write_schema: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the schema, inferred or not, to a "
+                                                      "TOML file to edit.")] = None,
+) -> None:
+    """Describe a dataset: provenance, splits, columns and what a possible patient is."""
+    from suite.terminal import show_data
+
+    show_data(name, target, schema, write_schema)
+
+
+@data_app.command()
+def verify() -> None:
+    """Check every dataset's file on this machine against its checksum; exit code 1 if one is wrong."""
+    from suite.terminal import show_files
+
+    raise typer.Exit(show_files())
+
+
+if os.environ.get("MEDSEC_THREADS"):
+    # before torch, scikit-learn or numba start their pools
+    for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS"):
+        os.environ.setdefault(variable, os.environ["MEDSEC_THREADS"])
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,124 @@
+"""Evasion: robustness curves, success against the base rate, and the worst case over all attacks."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict, replace
+
+import numpy as np
+import torch
+
+from suite import metrics
+from suite.attack import CertifiedAttack, EvasionAttack
+from suite.attacks.query import QueryAttack
+from suite.classifier import TorchClassifier
+from suite.evaluate.subject import Arrays, Subject, measure, subgroups
+from suite.measurement import Sheet
+
+SLACK = 1e-5
+"""Budgets are compared in float32."""
+
+
+@measure.register
+def evasion(attack: EvasionAttack, subject: Subject, sheet: Sheet, rows: int | None = None) -> Arrays:
+    """Robust accuracy at every budget, and what the successes look like at the main one.
+
+    A row that is fooled within one budget is fooled within every larger one, and is not attacked again.
+    """
+    model, test, space = subject.classifier, subject.test(rows), subject.classifier.space
+    x, y = (torch.from_numpy(a).to(model.device) for a in (test.x, test.y))
+    wrong = model.predict(test.x) != test.y
+    model.queries = 0
+    if isinstance(model, TorchClassifier):
+        model.gradients = 0
+    started = time.perf_counter()
+    best, distance, extra = x.clone(), np.where(wrong, 0.0, np.inf), {}
+
+    def attempt(budget: float, which: np.ndarray) -> None:
+        """Attack the rows `which` and keep what succeeded within the budget."""
+        if not which.any():
+            return
+        todo = torch.from_numpy(which).to(model.device)
+        found = trial(replace(attack, eps=budget), x[todo], y[todo])
+        spent = model.queries  # checking a result is not part of the attack
+        fooled = fools(model, found, y[todo])
+        model.queries = spent
+        assert bool(space.contains(found, x[todo]).all()), f"{type(attack).__name__} left the space"
+        far = space.distance(found, x[todo], attack.norm).double().cpu().numpy()
+        fooled &= far <= budget + SLACK
+        index = np.flatnonzero(which)[fooled]
+        best[torch.from_numpy(index).to(model.device)] = found[torch.from_numpy(fooled).to(model.device)]
+        distance[index] = far[fooled]
+
+    def trial(now: EvasionAttack, x0: torch.Tensor, y0: torch.Tensor) -> torch.Tensor:
+        if isinstance(now, CertifiedAttack):
+            certified = now.search(model, x0, y0, subject.seed)
+            lower = np.zeros(len(test))
+            lower[~wrong] = certified.lower
+            extra.update(lower=lower, upper=np.where(wrong, 0.0, np.inf))
+            extra["upper"][~wrong] = certified.upper
+            return certified.x_adv
+        return now(model, x0, y0, subject.seed)
+
+    for budget in (max(subject.budgets),) if attack.minimal else subject.budgets:
+        attempt(budget, np.isinf(distance))
+    seconds, asked = time.perf_counter() - started, model.queries
+
+    params = {k: v for k, v in asdict(attack).items() if k != "eps"}
+    cost = {"queries": asked / len(test), "seconds": seconds}
+    for eps in subject.budgets:
+        at = {"attack_params": params | {"eps": eps}} | cost
+        fooled = distance <= eps + SLACK
+        sheet.add("robust_accuracy", metrics.proportion(~fooled), **at)
+        sheet.add("attack_success_rate", metrics.proportion(fooled[~wrong]), **at)
+        if "lower" in extra:
+            sheet.add("certified_accuracy", metrics.proportion(extra["lower"] > eps + SLACK), **at)
+    at = {"attack_params": params | {"eps": subject.eps}} | cost
+    if isinstance(model, TorchClassifier):
+        sheet.add("gradients", model.gradients / len(test), len(test), **at)
+    if "lower" in extra:
+        solved = extra["upper"] - extra["lower"] <= SLACK
+        unreachable = extra["lower"] >= max(subject.budgets) - SLACK
+        sheet.add("solved", metrics.proportion((solved | unreachable)[~wrong]), **at)
+    _describe(subject, sheet, test, best, distance, wrong, at)
+    if isinstance(attack, QueryAttack):
+        right = torch.from_numpy(~wrong).to(model.device)
+        _as_claimed(attack, subject, sheet, x[right], y[right], at)
+    linf = space.distance(best, x).double().cpu().numpy()
+    return {"positions": subject.positions(rows), "wrong": wrong, "distance": distance,
+            "linf": np.where(np.isfinite(distance), linf, np.inf), "x_adv": best.cpu().numpy(), **extra}
+
+
+def fools(model, x: torch.Tensor, y: torch.Tensor) -> np.ndarray:  # noqa: ANN001
+    """(n,) bool: whether the label is neither `y` nor a refusal."""
+    pred = model.judge(x).cpu().numpy() if isinstance(model, TorchClassifier) else model.predict(x.cpu().numpy())
+    return (pred != y.cpu().numpy()) & (pred >= 0)
+
+
+def _describe(subject: Subject, sheet: Sheet, test, best: torch.Tensor, distance: np.ndarray, wrong: np.ndarray,  # noqa: ANN001
+              at: dict) -> None:
+    """Performance under attack at the main budget, and the size of the successful perturbations."""
+    fooled = distance <= subject.eps + SLACK
+    attacked = np.where(fooled.reshape(-1, *[1] * (test.x.ndim - 1)), best.cpu().numpy(), test.x)
+    model = subject.classifier
+    under = metrics.classification(test.y, model.predict(attacked), model.predict_proba(attacked), test.classes,
+                                   subject.seed)
+    sheet.extend({f"attacked_{name}": value for name, value in under.items()}, **at)
+    hit = fooled & ~wrong
+    if hit.any():
+        changed = (attacked != test.x).reshape(len(test), -1).sum(1)[hit]
+        sheet.add("median_perturbation", float(np.median(distance[hit])), int(hit.sum()), **at)
+        sheet.add("features_changed", float(changed.mean()), int(hit.sum()), **at)
+    for label, members in subgroups(test):
+        sheet.add("robust_accuracy", metrics.proportion(~fooled[members]), subgroup=label, **at)
+
+
+def _as_claimed(attack: QueryAttack, subject: Subject, sheet: Sheet, x: torch.Tensor, y: torch.Tensor,
+                at: dict) -> None:
+    """What a user of the library would see, who tells it no more than ranges; and how much of that is possible."""
+    model, space = subject.classifier, subject.classifier.space
+    raw = replace(attack, eps=subject.eps).raw(model, x, y, subject.seed)
+    near = space.distance(raw, x).cpu().numpy() <= subject.eps + SLACK
+    fooled = fools(model, raw, y) & near
+    sheet.add("claimed_success_rate", metrics.proportion(fooled), **at)
+    sheet.add("claimed_impossible", metrics.proportion(~space.contains(raw, x).cpu().numpy()[fooled]), **at)

@@ -1,0 +1,53 @@
+"""Poisoning: what training on touched rows does to a model, against the same model trained on clean rows."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict
+
+import numpy as np
+
+from suite import metrics
+from suite.attack import Poisoned, PoisoningAttack
+from suite.evaluate.subject import Arrays, Subject, measure
+from suite.measurement import Sheet
+from suite.metrics import Estimate
+
+
+@measure.register
+def poisoning(attack: PoisoningAttack, subject: Subject, sheet: Sheet, rows: int | None = None) -> Arrays:
+    """Train on the poisoned rows and measure on clean test rows; for a backdoor also on triggered ones."""
+    started = time.perf_counter()
+    poisoned = attack(subject.data.train, subject.seed)
+    victim = subject.defense(subject.recipe, poisoned.train, subject.data.val, subject.seed, subject.device)
+    at = {"attack_params": asdict(attack), "seconds": time.perf_counter() - started}
+    test = subject.data.test
+    pred, before = victim.predict(test.x), subject.classifier.predict(test.x)
+    under = metrics.classification(test.y, pred, victim.predict_proba(test.x), test.classes, subject.seed)
+    sheet.extend({f"attacked_{name}": value for name, value in under.items()}, **at)
+    sheet.add("poisoned_share", metrics.proportion(poisoned.mask), **at)
+    sheet.add("accuracy_change", _paired(pred == test.y, before == test.y, subject.seed), **at)
+    if len(test.classes) == 2:
+        sick = test.y == 1
+        sheet.add("sensitivity_change", _paired(pred[sick] == 1, before[sick] == 1, subject.seed), **at)
+    if poisoned.trigger is not None:
+        _backdoor(poisoned, victim, subject, sheet, at)
+    return {"mask": poisoned.mask}
+
+
+def _backdoor(poisoned: Poisoned, victim, subject: Subject, sheet: Sheet, at: dict) -> None:  # noqa: ANN001
+    """Success among rows that are not of the target class, and what the trigger alone does to the clean model."""
+    test = subject.data.test
+    others = test.y != poisoned.target
+    triggered = poisoned.trigger(test.x[others])
+    hit = victim.predict(triggered) == poisoned.target
+    base = subject.classifier.predict(triggered) == poisoned.target
+    sheet.add("attack_success_rate", metrics.proportion(hit), **at)
+    sheet.add("base_rate", metrics.proportion(base), **at)
+    sheet.add("lift", _paired(hit, base, subject.seed), **at)
+
+
+def _paired(after: np.ndarray, before: np.ndarray, seed: int) -> Estimate:
+    """Mean difference of two outcomes of the same rows."""
+    difference = after.astype(float) - before
+    return metrics.bootstrap(lambda i: float(difference[i].mean()), len(difference), seed)

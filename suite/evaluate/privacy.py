@@ -1,0 +1,121 @@
+"""Privacy: what the model's answers say about its training patients, or give away of the model itself."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict
+
+import numpy as np
+
+from suite import metrics
+from suite.attack import AttributeAttack, ExtractionAttack, InversionAttack, Leaked, MembershipAttack
+from suite.data import Split
+from suite.evaluate.subject import Arrays, Subject, measure
+from suite.measurement import Sheet
+from suite.metrics import Estimate
+
+FPRS = (0.001, 0.01, 0.05, 0.1)
+SCORED = 400
+"""Members and non-members that are scored at most, each: label-only attacks walk for every one."""
+
+
+@measure.register
+def membership(attack: MembershipAttack, subject: Subject, sheet: Sheet, rows: int | None = None) -> Arrays:
+    """Half of the members and of the test rows are the attacker's to learn from; the other halves are told apart."""
+    rng = np.random.default_rng(subject.seed)
+    train, test = subject.data.train, subject.data.test
+    size = min(len(train), len(test), 2 * (rows or SCORED))
+    members, others = (s.take(rng.permutation(len(s))[:size]) for s in (train, test))
+    half = size // 2
+    known = Leaked(members.take(slice(half)), others.take(slice(half)))
+    unseen = members.take(slice(half, None)), others.take(slice(half, None))
+    x, y = (np.concatenate([getattr(s, a) for s in unseen]) for a in "xy")
+    member = np.repeat([True, False], [len(s) for s in unseen])
+    subject.classifier.queries, started = 0, time.perf_counter()
+    score = attack(subject.classifier, known, x, y, subject.seed)
+    at = {"attack_params": asdict(attack), "seconds": time.perf_counter() - started,
+          "queries": subject.classifier.queries / len(x)}
+    n, seed = len(x), subject.seed
+    for metric, statistic in (("auroc", metrics.auroc), ("advantage", _advantage)):
+        estimate = metrics.bootstrap(lambda i, f=statistic: f(score[i], member[i]), n, seed, member)
+        sheet.add(f"membership_{metric}", estimate, **at)
+    floor = 1 / int((~member).sum())
+    sheet.add("resolvable_fpr", floor, int((~member).sum()), **at)
+    for fpr in FPRS:
+        if fpr >= floor:  # below one non-member there is nothing to count
+            tpr = metrics.bootstrap(lambda i, f=fpr: metrics.tpr_at_fpr(score[i], member[i], f), n, seed, member)
+            sheet.add(f"tpr_at_fpr[{fpr:g}]", tpr, **at)
+    return {"score": score, "member": member}
+
+
+def _advantage(score: np.ndarray, member: np.ndarray) -> float:
+    """Largest TPR - FPR over all thresholds, ties taken together."""
+    order = np.argsort(-score, kind="stable")
+    hits, ends = member[order], np.r_[np.diff(score[order]) != 0, True]
+    tpr, fpr = np.cumsum(hits)[ends] / hits.sum(), np.cumsum(~hits)[ends] / (~hits).sum()
+    return float(max((tpr - fpr).max(), 0.0))
+
+
+@measure.register
+def attribute(attack: AttributeAttack, subject: Subject, sheet: Sheet, rows: int | None = None) -> Arrays:
+    """For every column: how often the attacker is right about training patients, with and without the model."""
+    known, victims = subject.data.test, subject.data.train
+    if rows:
+        victims = victims.take(np.random.default_rng(0).permutation(len(victims))[:rows])
+    for column, name in enumerate(subject.data.features):
+        started = time.perf_counter()
+        guess, baseline = attack(subject.classifier, known, victims, column, subject.seed)
+        truth = (victims.x[:, column] > np.median(known.x[:, column])).astype(np.int64)
+        right, without = guess == truth, baseline == truth
+        at = {"attack_params": asdict(attack) | {"column": name}, "seconds": time.perf_counter() - started}
+        sheet.add("attribute_accuracy", metrics.proportion(right), **at)
+        sheet.add("attribute_baseline", metrics.proportion(without), **at)
+        gain = right.astype(float) - without
+        sheet.add("attribute_gain", metrics.bootstrap(lambda i, g=gain: float(g[i].mean()), len(gain), subject.seed),
+                  **at)
+    return {}
+
+
+@measure.register
+def inversion(attack: InversionAttack, subject: Subject, sheet: Sheet, rows: int | None = None) -> Arrays:
+    """How near the reconstruction of each class comes to the mean patient of that class, against knowing nothing."""
+    train, space = subject.data.train, subject.classifier.space
+    scale = np.broadcast_to(space.scale.cpu().numpy(), train.x.shape[1:])
+    prior = train.x.mean(0)
+    subject.classifier.queries, started = 0, time.perf_counter()
+    found = attack(subject.classifier, prior, subject.seed)
+    at = {"attack_params": asdict(attack), "seconds": time.perf_counter() - started,
+          "queries": float(subject.classifier.queries)}
+    confidence = subject.classifier.predict_proba(found)
+    for k, name in enumerate(train.classes):
+        centre, n = train.x[train.y == k].mean(0), int((train.y == k).sum())
+
+        def away(z: np.ndarray, centre: np.ndarray = centre) -> float:
+            return float(np.sqrt((((z - centre) / scale) ** 2).mean()))
+
+        sheet.add(f"inversion_confidence[{name}]", float(confidence[k, k]), 1, **at)
+        sheet.add(f"inversion_distance[{name}]", away(found[k]), n, **at)
+        sheet.add(f"inversion_prior_distance[{name}]", away(prior), n, **at)
+    return {"reconstructions": found}
+
+
+@measure.register
+def extraction(attack: ExtractionAttack, subject: Subject, sheet: Sheet, rows: int | None = None) -> Arrays:
+    """Fidelity and accuracy of the copy against the number of rows asked; the thief owns the validation inputs."""
+    pool, test = subject.data.val, subject.data.test
+    truth = subject.classifier.predict(test.x)
+    for budget in (25, 50, 100, 200, 400):
+        subject.classifier.queries, started = 0, time.perf_counter()
+        copy = attack(subject.classifier.predict_proba, pool, budget, subject.seed)
+        at = {"attack_params": asdict(attack) | {"budget": budget}, "queries": float(subject.classifier.queries),
+              "seconds": time.perf_counter() - started}
+        pred = np.asarray(copy.predict_proba(test.x)).argmax(1)
+        sheet.add("fidelity", metrics.proportion(pred == truth), **at)
+        sheet.add("surrogate_accuracy", metrics.proportion(pred == test.y), **at)
+    sheet.add("fidelity_of_guessing", _majority(truth, test))
+    return {}
+
+
+def _majority(truth: np.ndarray, test: Split) -> Estimate:
+    """Fidelity of always saying what the victim says most often."""
+    return metrics.proportion(truth == np.bincount(truth[truth >= 0], minlength=len(test.classes)).argmax())

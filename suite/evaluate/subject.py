@@ -1,0 +1,97 @@
+"""What is under attack, and the function that measures an attack on it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import singledispatch
+
+import numpy as np
+
+from suite import metrics
+from suite.attack import Attack
+from suite.classifier import Classifier
+from suite.data import Dataset, Split
+from suite.errors import InputError
+from suite.measurement import Sheet
+from suite.recipe import Defense, Recipe
+
+Arrays = dict[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A trained model, how it was made, and the terms of the measurement.
+
+    Attributes:
+        classifier: The model.
+        recipe, defense: What trained it, so that poisoning can train it again.
+        data: All splits; attacks are measured on `test`.
+        eps, budgets: Main budget, and all budgets in rising order.
+        rows: Test rows to attack at most.
+        seed: Of the measurement.
+        device: Where new models are trained.
+    """
+
+    classifier: Classifier
+    recipe: Recipe
+    defense: Defense
+    data: Dataset
+    eps: float
+    budgets: tuple[float, ...]
+    rows: int | None = None
+    seed: int = 0
+    device: str = "cpu"
+
+    def positions(self, limit: int | None = None) -> np.ndarray:
+        """Which test rows to attack: all, or a random subset that is the same for every attack and model.
+
+        A smaller subset is part of every larger one, so that attacks on few rows can be compared with attacks on many.
+        """
+        n = len(self.data.test)
+        size = min(n, *(k for k in (limit, self.rows) if k is not None)) if limit or self.rows else n
+        return np.sort(np.random.default_rng(0).permutation(n)[:size])
+
+    def test(self, limit: int | None = None) -> Split:
+        """The test rows at `positions`."""
+        return self.data.test.take(self.positions(limit))
+
+
+@singledispatch
+def measure(attack: Attack, subject: Subject, sheet: Sheet, rows: int | None = None) -> Arrays:
+    """Carry out an attack and add what it did to the sheet.
+
+    Args:
+        attack: Dispatched on its kind.
+        subject: What is attacked.
+        sheet: Receives the rows.
+        rows: Attack at most this many test rows.
+
+    Returns:
+        Arrays to keep beside the rows.
+    """
+    raise InputError(f"{type(attack).__name__} is of no kind that can be measured")
+
+
+def measure_clean(subject: Subject, sheet: Sheet) -> Arrays:
+    """Performance without an attack, in all and by subgroup, and whether the model has collapsed."""
+    test, model = subject.data.test, subject.classifier
+    pred, proba = model.predict(test.x), model.predict_proba(test.x)
+    sheet.extend(metrics.classification(test.y, pred, proba, test.classes, subject.seed))
+    sheet.add("collapsed", metrics.collapsed(pred, test.y), len(test))
+    train = subject.data.train
+    sheet.add("train_accuracy", metrics.proportion(model.predict(train.x) == train.y))
+    for name, value in model.notes.items():
+        if isinstance(value, int | float):
+            sheet.add(f"note[{name}]", float(value))
+    for label, members in subgroups(test):
+        sheet.add("accuracy", metrics.proportion(pred[members] == test.y[members]), subgroup=label)
+        if len(test.classes) == 2:
+            sick = members & (test.y == 1)
+            sheet.add("sensitivity", metrics.proportion(pred[sick] == 1), subgroup=label)
+    return {}
+
+
+def subgroups(split: Split) -> list[tuple[str, np.ndarray]]:
+    """`("age=<30", mask)` for each value of each subgroup column."""
+    return [(f"{name}={value}", values == value) for name, values in split.subgroups.items()
+            for value in dict.fromkeys(sorted(values.tolist()))]

@@ -1,0 +1,119 @@
+"""The worst case over all attacks on one model, and the checks that an attack was not merely blinded."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+
+from suite import metrics
+from suite.attack import CertifiedAttack, EvasionAttack, GradientAttack
+from suite.classifier import TorchClassifier
+from suite.evaluate.evasion import SLACK
+from suite.evaluate.subject import Arrays, Subject, subgroups
+from suite.measurement import Sheet
+from suite.space import Space
+
+CONTROL = "noise"
+"""Registered name of the random control: what it fools is the base rate of every evasion attack."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """One finished evasion cell: the attack, its registered name, and the arrays it left."""
+
+    name: str
+    attack: EvasionAttack
+    arrays: Arrays
+
+    def fooled(self, eps: float, size: int) -> tuple[np.ndarray, np.ndarray]:
+        """(size,) bool each: which test rows were fooled within a budget (Linf), and which were attacked at all."""
+        fooled, tried = np.zeros(size, bool), np.zeros(size, bool)
+        tried[self.arrays["positions"]] = True
+        fooled[self.arrays["positions"]] = self.arrays["linf"] <= eps + SLACK
+        return fooled, tried
+
+
+def measure_worst_case(subject: Subject, sheet: Sheet, parts: list[Part]) -> Arrays:
+    """Robust accuracy when every row meets the attack that suits it best, at every budget and by subgroup."""
+    test, rows = subject.data.test, subject.positions()
+    attacks = [p for p in parts if p.name != CONTROL]
+    wrong = subject.classifier.predict(test.x) != test.y
+    for eps in subject.budgets:
+        fooled = wrong | np.any([p.fooled(eps, len(test))[0] for p in attacks], axis=0)
+        sheet.add("robust_accuracy", metrics.proportion(~fooled[rows]), attack_params={"eps": eps})
+        if eps == subject.eps:
+            at = {"attack_params": {"eps": eps}}
+            here = np.isin(np.arange(len(test)), rows)
+            sheet.add("attack_success_rate", metrics.proportion(fooled[rows][~wrong[rows]]), **at)
+            for label, members in subgroups(test):
+                sheet.add("robust_accuracy", metrics.proportion(~fooled[members & here]), subgroup=label, **at)
+            for part in parts:
+                _against(part, parts, fooled, wrong, subject, sheet, at)
+    if isinstance(subject.classifier, TorchClassifier):
+        _masking(subject, sheet, attacks, wrong)
+    return {}
+
+
+def _against(part: Part, parts: list[Part], fooled: np.ndarray, wrong: np.ndarray, subject: Subject, sheet: Sheet,
+             at: dict) -> None:
+    """How far an attack exceeds the random control, and how much robustness it leaves for others to take away."""
+    mine, tried = part.fooled(subject.eps, len(fooled))
+    for control in (p for p in parts if p.name == CONTROL and p is not part):
+        chance, also = control.fooled(subject.eps, len(fooled))
+        sheet.add(f"lift[{part.name}]", _difference(mine, chance, tried & also & ~wrong, subject.seed), **at)
+    sheet.add(f"overstated[{part.name}]", _difference(fooled, mine | wrong, tried, subject.seed), **at)
+
+
+def _difference(a: np.ndarray, b: np.ndarray, rows: np.ndarray, seed: int) -> metrics.Estimate:
+    """Mean of `a - b` over some rows, which are paired."""
+    difference = a[rows].astype(float) - b[rows]
+    return metrics.bootstrap(lambda i: float(difference[i].mean()), len(difference), seed)
+
+
+def _masking(subject: Subject, sheet: Sheet, attacks: list[Part], wrong: np.ndarray) -> None:
+    """Signs of masked gradients (Athalye et al. 2018, arXiv 1802.00420; Carlini et al. 2019, arXiv 1902.06705).
+
+    Each check is a row `check[...]`: 1 passed, 0 suspicious.
+    """
+    n = len(subject.data.test)
+    at = {"attack_params": {"eps": subject.eps}}
+    gradient = [p for p in attacks if isinstance(p.attack, GradientAttack)]
+    blind = [p for p in attacks if not isinstance(p.attack, GradientAttack | CertifiedAttack)]
+
+    def success(parts: list[Part]) -> tuple[np.ndarray, np.ndarray]:
+        fooled = [p.fooled(subject.eps, n) for p in parts]
+        return np.any([f for f, _ in fooled], axis=0), np.all([t for _, t in fooled], axis=0)
+
+    def passes(name: str, strong: list[Part], weak: list[Part]) -> None:
+        """The strong attacks must not miss clearly more rows that the weak ones fool than the other way round."""
+        if strong and weak:
+            (a, in_a), (b, in_b) = success(strong), success(weak)
+            rows = in_a & in_b & ~wrong
+            only_weak, only_strong = int((b & ~a & rows).sum()), int((a & ~b & rows).sum())
+            fine = only_weak <= only_strong + 2 * np.sqrt(max(only_strong, 1))
+            sheet.add(f"check[{name}]", fine, int(rows.sum()), **at)
+
+    by_name = {p.name: [p] for p in gradient}
+    passes("white box beats black box", gradient, blind)
+    passes("many steps beat one", by_name.get("pgd", []), by_name.get("fgsm", []))
+    if "pgd" in by_name:
+        _steps_and_reach(subject, sheet, by_name["pgd"][0].attack, at)
+
+
+def _steps_and_reach(subject: Subject, sheet: Sheet, pgd: EvasionAttack, at: dict) -> None:
+    """More steps must not raise accuracy, and with every value free to change nearly everyone must be fooled."""
+    free = copy.copy(subject.classifier)
+    free.space = Space(free.space.lower, free.space.upper, free.space.scale)
+    test = subject.test(100)
+    x, y = (torch.from_numpy(a).to(free.device) for a in (test.x, test.y))
+
+    def kept(**changes: float) -> float:
+        return float((free.judge(replace(pgd, **changes)(free, x, y, subject.seed)) == y).float().mean())
+
+    few, many = kept(eps=subject.eps, steps=3), kept(eps=subject.eps, steps=30)
+    sheet.add("check[loss rises with steps]", many <= few + 0.02, len(test), **at)
+    chance = float(np.bincount(test.y).max() / len(test)) / 2
+    sheet.add("check[unlimited attack succeeds]", kept(eps=1.0, steps=40) <= chance, len(test), **at)

@@ -1,0 +1,89 @@
+"""Requirements that a run must meet, for a release pipeline: nothing that was not measured ever passes."""
+
+from __future__ import annotations
+
+import difflib
+import math
+import operator
+import re
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from suite.audit import WORST
+from suite.errors import InputError
+from suite.measurement import Measurement
+from suite.run import Run
+
+OPERATORS = {">=": operator.ge, "<=": operator.le, ">": operator.gt, "<": operator.lt}
+GRAMMAR = re.compile(r"^\s*(?:(?P<model>[^\s/:]+)?(?:/(?P<defense>[^\s:]+))?\s*:)?\s*(?P<metric>[a-z_0-9]+(?:\[[^\]]+\])?)"
+                     r"(?:\s+of\s+(?P<attack>\S+))?\s*(?P<op>>=|<=|>|<)\s*(?P<bound>-?[0-9.]+(?:e-?\d+)?)\s*$")
+
+
+class Verdict(NamedTuple):
+    """One requirement: whether it is met, and a line that says why."""
+
+    met: bool
+    text: str
+
+
+def check(run: Run, requirements: Iterable[str], lenient: bool = False) -> list[Verdict]:
+    """Hold a run against requirements of the form `[MODEL][/DEFENSE]: METRIC [of ATTACK] >= NUMBER`.
+
+    `robust_accuracy` and `attack_success_rate` mean the worst case over all evasion attacks unless an attack is named,
+    at the run's main budget. Without a model or a defense, every one of the run must meet the requirement.
+
+    Args:
+        run: A finished run.
+        requirements: At least one.
+        lenient: Compare the value; otherwise the end of its 95 % interval that is worse for the requirement.
+
+    Raises:
+        InputError: A requirement that cannot be read or matches no row; a run that is not complete; or a cell in its
+            scope that failed.
+    """
+    rows, manifest = run.rows(), run.manifest
+    missing = [key for key in manifest["cells"] if not run.done(key)]
+    if missing:
+        raise InputError(f"{run.folder}: the run is not complete, {len(missing)} cells are missing ({missing[0]}, ...)")
+    return [_judge(text, rows, manifest["plan"]["eps"], lenient) for text in requirements]
+
+
+def _judge(text: str, rows: list[Measurement], eps: float, lenient: bool) -> Verdict:
+    found = GRAMMAR.match(text)
+    if not found:
+        raise InputError(f"requirement '{text}': write it like 'robust_accuracy >= 0.5' or "
+                         "'mlp/trades: tpr_at_fpr[0.05] of membership-rule <= 0.1'")
+    model, defense, metric, attack, sign, bound = found.groups()
+    scope = [r for r in rows if model in (None, r.model) and defense in (None, r.defense)]
+    if not scope:
+        raise InputError(f"requirement '{text}': the run has no {model or ''}{'/' + defense if defense else ''}")
+    if attack is None and metric in ("robust_accuracy", "attack_success_rate"):
+        attack = WORST
+    failed = [r for r in scope if r.error and attack in (None, WORST, r.attack)]
+    if failed:
+        raise InputError(f"requirement '{text}': {failed[0].cell} failed: {failed[0].error}")
+    chosen = [r for r in scope if r.metric == metric and not r.subgroup and attack in (None, r.attack)
+              and r.attack_params.get("eps", eps) == eps]
+    if not chosen:
+        near = difflib.get_close_matches(metric, {r.metric for r in scope}, 1)
+        raise InputError(f"requirement '{text}': no row of {metric}" + (f" of {attack}" if attack else "")
+                         + (f"; did you mean '{near[0]}'?" if near and near[0] != metric else ""))
+    return _worst(text, chosen, sign, float(bound), lenient)
+
+
+def _worst(text: str, rows: list[Measurement], sign: str, bound: float, lenient: bool) -> Verdict:
+    """The row that is furthest from meeting the requirement decides."""
+
+    def compared(row: Measurement) -> float:
+        at = row.estimate
+        end = at.low if sign.startswith(">") else at.high
+        value = at.value if lenient or math.isnan(end) else end
+        # what could not be computed meets nothing
+        return value if not math.isnan(value) else -math.inf if sign.startswith(">") else math.inf
+
+    row = (min if sign.startswith(">") else max)(rows, key=compared)
+    at, value = row.estimate, compared(row)
+    interval = "" if math.isnan(at.low) else f", 95 % interval {at.low:.3g} to {at.high:.3g}"
+    who = row.model + ("" if row.defense == "none" else f" behind {row.defense}")
+    what = f" under {row.attack}" if row.attack else ""
+    return Verdict(OPERATORS[sign](value, bound), f"{text.strip()}: worst is {who}{what} at {at.value:.3g}{interval}")

@@ -1,0 +1,180 @@
+"""What commands print: progress, findings, lists. Everything here reads what others computed."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterable
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+
+from suite import registry, threats
+from suite.errors import InputError
+from suite.plan import Plan
+from suite.plan import Table as CsvOptions
+from suite.run import Run
+
+console = Console(highlight=False)
+
+
+def run_audit(plan: Plan, folder: Path) -> None:
+    """Carry out a plan with a progress bar, write the report, and print the findings and where it is."""
+    from suite.request import open_data
+
+    data, why = open_data(plan)
+    console.print(f"[bold]data[/]  {why}", soft_wrap=True)
+    from suite.audit import Audit, Cell, describe_device
+    from suite.progress import listening
+    from suite.report import write_report
+
+    audit = Audit(plan, data, why)
+    console.print(f"[bold]plan[/]  {plan.title}: {len(audit.models)} models, {len(plan.attacks)} attacks, "
+                  f"{len(plan.defenses)} defenses; {len(audit.cells)} cells; {describe_device(audit.device)}")
+    began = time.perf_counter()
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
+               TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True) as progress:
+        task = progress.add_task("starting", total=len(audit.cells))
+
+        def started(cell: Cell, number: int, _: int) -> None:
+            progress.update(task, completed=number, description=cell.title)
+
+        def inside(what: str, done: int, total: int) -> None:
+            cell = progress.tasks[0].description.split(" · ")[0]
+            progress.update(task, description=f"{cell} · {what} {done}/{total}")
+
+        with listening(inside):
+            run = audit.run(folder, started)
+        progress.update(task, completed=len(audit.cells), description="writing the report")
+        page = write_report(run)
+    show_findings(run)
+    console.print(f"\n[bold]{len(audit.cells)} cells[/] in {time.perf_counter() - began:.0f} s")
+    console.print(f"report        {page}", soft_wrap=True)
+    console.print(f"measurements  {run.measurements_file}", soft_wrap=True)
+
+
+def show_findings(run: Run) -> None:
+    """The findings of a run as a table, worst first."""
+    from suite.report.findings import findings
+
+    table = Table(title="Findings", title_justify="left", show_lines=False, expand=False)
+    for heading in ("", "model", "finding"):
+        table.add_column(heading, overflow="fold")
+    for finding in findings(run.rows(), run.manifest):
+        table.add_row(f"[{finding.colour}]{finding.level}[/]", finding.model, finding.text)
+    console.print(table)
+
+
+def show_list(kind: str | None, as_json: bool) -> None:
+    """`medsec list`."""
+    kinds = [k for k in (*registry.KINDS, "threats") if kind in (None, k)]
+    if not kinds:
+        raise InputError(f"there is no list of '{kind}'; there are: {', '.join((*registry.KINDS, 'threats'))}")
+    found = {k: _threats() if k == "threats" else [_about(k, name) for name in registry.names(k)] for k in kinds}
+    if as_json:
+        print(json.dumps(found if kind is None else found[kind], indent=1, ensure_ascii=False))
+        return
+    for k, rows in found.items():
+        table = Table(title=k, title_justify="left", title_style="bold")
+        for heading in rows[0]:
+            if heading not in ("parameters", "departs"):
+                table.add_column(heading, overflow="fold", no_wrap=heading == "name")
+        for row in rows:
+            table.add_row(*(_text(v) for key, v in row.items() if key not in ("parameters", "departs")))
+        console.print(table)
+
+
+def _about(kind: Any, name: str) -> dict[str, Any]:
+    """A registered thing as a row."""
+    found = registry.load(kind, name)
+    if kind == "presets":
+        return {"name": name, "title": Plan.load(found).title}
+    if kind == "datasets":
+        return {"name": name, "description": (found.__doc__ or "").strip().splitlines()[0]}
+    info = found.info
+    row = {"name": name, "title": info.title}
+    if kind == "attacks":
+        row |= {"knowledge": info.knowledge, "needs": found.needs, "threat ids": threats.ids(info.threats)}
+    row |= {"cost": info.cost, "paper": info.paper, "departs": info.departs}
+    kept = [f for f in fields(found) if f.init]
+    return row | {"parameters": {f.name: _text(getattr(found, f.name, None)) for f in kept}}
+
+
+def _threats() -> list[dict[str, Any]]:
+    return [{"name": key, "title": t.title, f"MITRE ATLAS {threats.ATLAS_VERSION}": list(t.atlas),
+             threats.NIST_EDITION: list(t.nist), "OWASP ML 2023": list(t.owasp), "meaning": t.meaning}
+            for key, t in threats.CATALOG.items()]
+
+
+def _text(value: Any) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+
+
+def show_gate(folder: Path, requirements: Iterable[str], lenient: bool) -> int:
+    """Print each requirement with its verdict; the exit code."""
+    from suite.gate import check
+
+    verdicts = check(Run.open(folder), requirements, lenient)
+    for verdict in verdicts:
+        mark = "[green]PASS[/]" if verdict.met else "[red]FAIL[/]"
+        console.print(f"{mark}  {verdict.text}", soft_wrap=True)
+    return 0 if all(v.met for v in verdicts) else 1
+
+
+def show_data(name: str, target: str | None, schema: Path | None, write_schema: Path | None) -> None:
+    """`medsec data show`."""
+    from suite.request import opened
+
+    plan = Plan(data=(name,), models=("none",), table=CsvOptions(target=target, schema_file=schema))
+    data = opened(name, plan)
+    source = data.provenance
+    console.print(f"[bold]{data.name}[/]" + ("  [red]SYNTHETIC[/]" if source.synthetic else ""))
+    lines = {"source": source.source, "licence": source.licence, "sha256": source.sha256, "note": source.note,
+             "rows": f"{source.rows} ({len(data.train)} train, {len(data.val)} validation, {len(data.test)} test)",
+             "classes": ", ".join(f"{c} ({(data.train.y == k).mean():.0%})" for k, c in enumerate(data.classes))}
+    for key, value in (lines | dict(data.card)).items():
+        console.print(f"  [dim]{key:<12}[/] {value}", soft_wrap=True)
+    described = getattr(data.space, "schema", None)
+    if described is not None:
+        table = Table(box=None)
+        for heading in ("column", "unit", "plausible range", "kind", "attacker can change", "5 % budget"):
+            table.add_column(heading)
+        budget = data.space.describe(0.05)
+        for column, c in described.columns.items():
+            kind = "codes" if c.values else "integer" if c.integer else "real"
+            table.add_row(column, c.unit, f"{c.min:g} to {c.max:g}", kind, c.change, budget.get(column, ""))
+        console.print(table)
+        for relation in described.relations:
+            console.print(f"  [dim]always[/]  {relation.name}")
+    if write_schema:
+        if described is None:
+            raise InputError(f"{name} has no schema to write")
+        if write_schema.exists():
+            raise InputError(f"{write_schema} exists already")
+        described.save(write_schema)
+        console.print(f"wrote {write_schema}; edit it and pass it with --schema")
+
+
+def show_files() -> int:
+    """`medsec data verify`."""
+    from suite import cache
+
+    rows = cache.verify({name: registry.load("datasets", name) for name in registry.names("datasets")})
+    for row in rows:
+        colour = {"ok": "green", "missing": "yellow"}.get(row.state, "red")
+        console.print(f"[{colour}]{'wrong' if colour == 'red' else row.state:<8}[/] {row.name:<18} "
+                      f"{row.state if colour == 'red' else row.path}", soft_wrap=True)
+    return 1 if any(r.state not in ("ok", "missing") for r in rows) else 0
