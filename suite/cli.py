@@ -11,7 +11,7 @@ import typer
 
 from suite.errors import InputError
 
-app = typer.Typer(name="medsec", no_args_is_help=True, add_completion=False, rich_markup_mode="rich",
+app = typer.Typer(name="medsec", no_args_is_help=True, add_completion=False, rich_markup_mode=None,
                   pretty_exceptions_enable=False, context_settings={"help_option_names": ["-h", "--help"]},
                   help="Attack a diagnostic model, defend it, and report what was measured.")
 data_app = typer.Typer(no_args_is_help=True, help="Fetch, describe and verify datasets.")
@@ -70,7 +70,9 @@ def audit(
     allow_pickle: Annotated[bool, typer.Option("--allow-pickle", help="Load a pickled model, which can run any code "
                                                "when it is opened.")] = False,
 ) -> None:
-    """Attack models of a dataset, behind each defense, and write a report.
+    """Attack models, defend them, write a report.
+
+    Trains the models of a plan, plainly and behind each defense, and carries out every attack that applies.
 
     A run that was stopped goes on where it was when the same command is given again.
     """
@@ -94,7 +96,7 @@ def list_(
                                                show_default=False, help="Everything when left out.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Machine-readable.")] = False,
 ) -> None:
-    """Show what there is, with paper, knowledge, cost and threat ids."""
+    """Show what there is to use, and its papers."""
     from suite.terminal import show_list
 
     show_list(kind, as_json)
@@ -102,7 +104,7 @@ def list_(
 
 @app.command()
 def report(run: RunFolder) -> None:
-    """Write the report of a run again from its measurements."""
+    """Write the report of a run again."""
     from suite.report import write_report
     from suite.run import Run
 
@@ -117,7 +119,10 @@ def gate(
     lenient: Annotated[bool, typer.Option("--lenient", help="Compare the value itself, not the unfavourable end of its "
                                           "95 % interval.")] = False,
 ) -> None:
-    """Check a run against requirements: exit code 0 pass, 1 one not met, 2 configuration or execution error."""
+    """Check a run against requirements.
+
+    Exit code 0: all met; 1: one is not met; 2: a requirement cannot be read, or a cell that it asks about failed.
+    """
     from suite.terminal import show_gate
 
     raise typer.Exit(show_gate(run, require, lenient))

@@ -15,8 +15,8 @@ from suite.measurement import Measurement
 from suite.run import Run
 
 OPERATORS = {">=": operator.ge, "<=": operator.le, ">": operator.gt, "<": operator.lt}
-GRAMMAR = re.compile(r"^\s*(?:(?P<model>[^\s/:]+)?(?:/(?P<defense>[^\s:]+))?\s*:)?\s*(?P<metric>[a-z_0-9]+(?:\[[^\]]+\])?)"
-                     r"(?:\s+of\s+(?P<attack>\S+))?\s*(?P<op>>=|<=|>|<)\s*(?P<bound>-?[0-9.]+(?:e-?\d+)?)\s*$")
+GRAMMAR = re.compile(r"^\s*(?:(?P<model>[^\s/:]+)?(?:/(?P<defense>[^\s:]+))?\s*:)?"
+                     r"\s*(?P<metric>[a-z_0-9]+(?:\[[^\]]+\])?)(?:\s+of\s+(?P<attack>\S+))?\s*(?P<op>>=|<=|>|<)\s*(?P<bound>-?[0-9.]+(?:e-?\d+)?)\s*$")
 
 
 class Verdict(NamedTuple):

@@ -14,14 +14,14 @@ from suite.classifier import REJECTED, Classifier, TorchClassifier
 from suite.data import Split
 from suite.detectors import Mahalanobis, Neighbors, TorchDetector
 from suite.errors import InputError
-from suite.recipe import Defense, Recipe
+from suite.recipe import Front
 
 DETECTORS: dict[str, type[TorchDetector]] = {"mahalanobis": Mahalanobis, "neighbors": Neighbors}
 
 
 @dataclass(frozen=True)
-class PlausibilityGuard(Defense):
-    """Trains the recipe plainly and refuses inputs that the schema forbids or that are unlike the training data.
+class PlausibilityGuard(Front):
+    """Refuses inputs that the schema forbids or that are unlike the training data, in front of a trained model.
 
     A guarded network has one more logit, "refused", which rises with the outlier score. It is differentiable, so
     gradient attacks see the guard and are adaptive without further ado (Carlini and Wagner 2017).
@@ -33,7 +33,7 @@ class PlausibilityGuard(Defense):
 
     info: ClassVar[Info] = Info(
         "Plausibility guard", "Li and Zhu 2020 (ISBI); refusal after Carlini and Wagner 2017, arXiv 1705.07263",
-        cost="one training and one detector fit; a share `fpr` of patients goes unjudged",
+        cost="one detector fit; a share `fpr` of patients goes unjudged",
         departs="the detector looks at inputs, not at features of the network, so that it guards any model")
     fpr: float = 0.05
     detector: Literal["mahalanobis", "neighbors"] = "mahalanobis"
@@ -44,14 +44,14 @@ class PlausibilityGuard(Defense):
         if self.detector not in DETECTORS:
             raise InputError(f"PlausibilityGuard: unknown detector '{self.detector}'; known: {', '.join(DETECTORS)}")
 
-    def __call__(self, recipe: Recipe, train: Split, val: Split, seed: int = 0, device: str = "cpu") -> Classifier:
-        inner = recipe.fit(train, val, seed=seed, device=device)
+    def wrap(self, classifier: Classifier, train: Split, val: Split) -> Classifier:
         detector = DETECTORS[self.detector]().fit(train.x, train.y)
         threshold = detector.threshold(self.fpr, val.x)
-        if isinstance(inner, TorchClassifier):
-            return GuardedTorchClassifier(GuardedModule(inner.module, detector.module, threshold), len(train.classes),
-                                          train.space, rejects=True, device=device, recipe=recipe)
-        return GuardedClassifier(inner, detector, threshold)
+        if isinstance(classifier, TorchClassifier):
+            return GuardedTorchClassifier(GuardedModule(classifier.module, detector.module, threshold),
+                                          len(train.classes), train.space, rejects=True, device=classifier.device,
+                                          recipe=classifier.recipe)
+        return GuardedClassifier(classifier, detector, threshold)
 
 
 class GuardedModule(nn.Module):
