@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
+
+from suite.cache import folder
 
 TOLERANCE = 0.01
 """How far below its target a calibrated epsilon may lie, relative to the target."""
@@ -31,12 +36,12 @@ def noise_multiplier(epsilon: float, delta: float, rate: float, steps: int) -> f
         Standard deviation of the noise, in units of the clipping norm.
     """
     key = f"opacus {version('opacus')}, PRV: epsilon {epsilon!r}, delta {delta!r}, rate {rate!r}, steps {steps}"
-    file = _cache_file()
+    file = folder() / "noise_multipliers.json"
     if (known := _read(file).get(key)) is not None:
         return known
     from opacus.accountants.utils import get_noise_multiplier
 
-    with np.errstate(divide="ignore"):  # a rate of 1
+    with _quiet():
         sigma = float(get_noise_multiplier(
             target_epsilon=epsilon, target_delta=delta, sample_rate=rate, steps=steps, accountant="prv",
             epsilon_tolerance=TOLERANCE * epsilon, eps_error=_mesh(epsilon)))
@@ -55,7 +60,7 @@ def epsilon_prv(sigma: float, delta: float, rate: float, steps: int) -> float:
 
     accountant = PRVAccountant()
     accountant.history = [(sigma, rate, steps)]
-    with np.errstate(divide="ignore"):
+    with _quiet():
         rough = accountant.get_epsilon(delta)
         return float(accountant.get_epsilon(delta, eps_error=_mesh(rough)))
 
@@ -69,15 +74,17 @@ def epsilon_pld(sigma: float, delta: float, rate: float, steps: int) -> float:
     return float(PLDAccountant().compose(SelfComposedDpEvent(step, steps)).get_epsilon(delta))
 
 
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without warnings that only concern how the PRV accountant chooses its mesh, or a rate of 1."""
+    with np.errstate(divide="ignore"), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Optimal order")
+        yield
+
+
 def _mesh(epsilon: float) -> float:
     """Error that the PRV accountant may make: half the tolerance, and no finer than it can compute in a second."""
     return float(np.clip(TOLERANCE * epsilon / 2, 5e-5, 0.01))
-
-
-def _cache_file() -> Path:
-    import pooch
-
-    return Path(pooch.os_cache("medsec")) / "noise_multipliers.json"
 
 
 def _read(file: Path) -> dict[str, float]:

@@ -1,0 +1,279 @@
+"""DP-SGD: epsilon against closed forms and a second library, sensitivity and noise of a step, and Opacus's traps."""
+
+import copy
+import json
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from scipy.optimize import brentq
+from scipy.stats import norm
+from torch import nn
+
+from suite.attack import Info
+from suite.data import Split
+from suite.defenses import accounting
+from suite.defenses.accounting import epsilon_pld, epsilon_prv, noise_multiplier
+from suite.defenses.dpsgd import DPSGD, per_row, private_step, standardise
+from suite.errors import InputError, NotApplicable
+from suite.recipe import TorchRecipe
+from suite.space import Space
+from suite.training import Normalize, build
+from tabular.models import MLP, LogisticRegression, RandomForest
+
+pytestmark = pytest.mark.filterwarnings("ignore:Full backward hook")
+TABLE = Space(torch.tensor([0.0, 10.0, -1.0]), torch.tensor([1.0, 30.0, -1.0]))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def own_cache(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MEDSEC_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+def rows(n, seed, space=TABLE):
+    """Two classes that the first two columns tell apart; the third never varies."""
+    rng = np.random.default_rng(seed)
+    y = rng.integers(0, 2, n)
+    z = np.clip(0.5 + 0.3 * (2 * y - 1)[:, None] + rng.normal(0, 0.1, (n, 2)), 0, 1)
+    x = np.c_[z[:, 0], 10 + 20 * z[:, 1], np.full(n, -1.0)]
+    return Split(x.astype(np.float32), y, space, ("healthy", "ill"), np.arange(n))
+
+
+TRAIN, VAL = rows(300, 0), rows(200, 1)
+
+
+@dataclass(frozen=True)
+class Convolution(TorchRecipe):
+    """A small image network with the batch normalisation that DP-SGD cannot have, and with dropout."""
+
+    info: ClassVar[Info] = Info("Convolution", "none")
+
+    def network(self, inputs, classes):
+        return nn.Sequential(nn.Conv2d(inputs[0], 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(), nn.Dropout(0.2),
+                             nn.Flatten(), nn.Linear(4 * inputs[1] * inputs[2], classes))
+
+
+# ---- what is spent
+
+
+@pytest.mark.parametrize(("sigma", "steps"), [(1.0, 1), (4.0, 9), (10.0, 50)])
+def test_both_accountants_know_the_closed_form_of_the_gaussian_mechanism(sigma, steps):
+    """Without sampling, k steps are one step with noise sigma / sqrt(k) (Balle and Wang 2018, arXiv 1805.06530)."""
+    s, delta = sigma / np.sqrt(steps), 1e-3
+
+    def excess(e):
+        return norm.cdf(0.5 / s - e * s) - np.exp(e) * norm.cdf(-0.5 / s - e * s) - delta
+
+    exact = brentq(excess, 0, 50)
+    assert epsilon_prv(sigma, delta, 1.0, steps) == pytest.approx(exact, rel=0.01)
+    assert epsilon_pld(sigma, delta, 1.0, steps) == pytest.approx(exact, rel=0.01)
+
+
+@pytest.mark.parametrize(("sigma", "delta", "rate", "steps"),
+                         [(1.2, 1e-3, 0.14, 215), (2.3, 1e-3, 0.14, 215), (2.0, 1e-5, 0.005, 10000)])
+def test_two_libraries_agree(sigma, delta, rate, steps):
+    assert epsilon_prv(sigma, delta, rate, steps) == pytest.approx(epsilon_pld(sigma, delta, rate, steps), rel=0.02)
+
+
+@pytest.mark.parametrize("epsilon_of", [epsilon_prv, epsilon_pld])
+def test_epsilon_adds_up_over_steps_and_falls_with_noise_and_delta(epsilon_of):
+    """Opacus reports the last engine's epsilon only when a run makes a fresh one each round; here steps add up."""
+    spent = epsilon_of(2.0, 1e-3, 0.1, 100)
+    assert epsilon_of(2.0, 1e-3, 0.1, 200) > 1.2 * spent
+    assert epsilon_of(2.0, 1e-3, 0.2, 100) > 1.2 * spent
+    assert epsilon_of(4.0, 1e-3, 0.1, 100) < spent / 1.5
+    assert epsilon_of(2.0, 1e-5, 0.1, 100) > 1.2 * spent
+
+
+@pytest.mark.parametrize("epsilon", [0.2, 3.0])
+def test_calibrated_noise_spends_the_target_and_hardly_less(epsilon):
+    sigma = noise_multiplier(epsilon, 1e-3, 0.4, 20)
+    for spent in (epsilon_prv(sigma, 1e-3, 0.4, 20), epsilon_pld(sigma, 1e-3, 0.4, 20)):
+        assert 0.97 * epsilon < spent <= epsilon
+
+
+def test_calibration_is_remembered_across_processes_and_survives_a_broken_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("MEDSEC_CACHE", str(tmp_path))
+    file, asked = tmp_path / "noise_multipliers.json", (5.0, 1e-3, 0.5, 4)
+    file.write_text("{ not json")
+    accounting.noise_multiplier.cache_clear()
+    sigma = noise_multiplier(*asked)
+    assert list(json.loads(file.read_text()).values()) == [sigma]
+    accounting.noise_multiplier.cache_clear()  # as in another process
+    monkeypatch.setattr("opacus.accountants.utils.get_noise_multiplier", None)
+    assert noise_multiplier(*asked) == sigma
+    with pytest.raises(TypeError):  # another question has another answer
+        noise_multiplier(5.0, 1e-4, 0.5, 4)
+
+
+# ---- one step
+
+
+def stepper(net, sigma, clip=1.0, expected=1):
+    from opacus.grad_sample import GradSampleModule
+    from opacus.optimizers import DPOptimizer
+
+    network = GradSampleModule(net.train(), loss_reduction="sum")
+    optimizer = DPOptimizer(torch.optim.SGD(network.parameters(), 0.0), noise_multiplier=sigma, max_grad_norm=clip,
+                            expected_batch_size=expected, generator=torch.Generator().manual_seed(0))
+
+    def gradient(x, y):
+        private_step(network, optimizer, x, y)
+        return torch.cat([p.grad.flatten() for p in net.parameters()])
+
+    return gradient
+
+
+def net_and_batch(n=12):
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(5, 7), nn.ReLU(), nn.Linear(7, 3)), torch.randn(n, 5), torch.randint(0, 3, (n,))
+
+
+def test_no_row_moves_the_sum_of_gradients_by_more_than_the_clipping_norm():
+    net, x, y = net_and_batch()
+    gradient = stepper(net, sigma=0.0, clip=0.5)
+    whole = gradient(1000 * x, y)
+    assert whole.norm() <= 0.5 * len(y)
+    without = [torch.arange(len(y)) != i for i in range(len(y))]
+    moved = torch.stack([(whole - gradient(1000 * x[others], y[others])).norm() for others in without])
+    assert moved.max() == pytest.approx(0.5, rel=1e-3)  # rows that large are clipped, not dropped
+
+
+def test_without_clipping_and_noise_it_is_the_plain_gradient_over_the_expected_batch():
+    net, x, y = net_and_batch()
+    plain = torch.autograd.grad(F.cross_entropy(net(x), y, reduction="sum"), tuple(net.parameters()))
+    assert torch.allclose(stepper(net, sigma=0.0, clip=1e6, expected=10)(x, y),
+                          torch.cat([g.flatten() for g in plain]) / 10, atol=1e-6)
+
+
+@pytest.mark.parametrize(("sigma", "clip", "expected"), [(1.0, 1.0, 1), (2.5, 0.4, 8)])
+def test_noise_has_the_promised_size_on_full_and_on_empty_batches(sigma, clip, expected):
+    net, x, y = net_and_batch()
+    signal = stepper(copy.deepcopy(net), 0.0, clip, expected)(x, y)
+    gradient = stepper(net, sigma, clip, expected)
+    for batch, centre in (((x, y), signal), ((x[:0], y[:0]), torch.zeros_like(signal))):
+        draws = torch.stack([gradient(*batch) for _ in range(400)]) - centre
+        assert draws.std() == pytest.approx(sigma * clip / expected, rel=0.03)
+        assert draws.mean().abs() < 5 * draws.std() / draws.numel() ** 0.5
+
+
+# ---- a whole training
+
+
+@pytest.fixture(scope="module")
+def defended():
+    return DPSGD(epsilon=8.0, epochs=10, batch=60)(MLP(hidden=(16,)), TRAIN, VAL)
+
+
+def test_learns_and_says_what_it_spent(defended):
+    assert (defended.predict(VAL.x) == VAL.y).mean() > 0.9
+    notes = defended.notes
+    assert 7.8 < notes["epsilon_claimed"] <= 8.0
+    assert notes["epsilon_independent"] == pytest.approx(notes["epsilon_claimed"], rel=0.02)
+    assert (notes["delta"], notes["sample_rate"], notes["steps"]) == (1e-3, 0.2, 50)
+
+
+def test_takes_the_steps_that_were_accounted_for_on_poisson_batches(monkeypatch):
+    sizes, noise = [], []
+
+    def recorded(network, optimizer, x, y):
+        sizes.append(len(y))
+        noise.append(optimizer.noise_multiplier * optimizer.max_grad_norm / optimizer.expected_batch_size)
+        private_step(network, optimizer, x, y)
+
+    monkeypatch.setattr("suite.defenses.dpsgd.private_step", recorded)
+    classifier = DPSGD(epsilon=8.0, epochs=10, batch=60, max_grad_norm=0.7)(MLP(hidden=(4,)), TRAIN, VAL)
+    assert len(sizes) == classifier.notes["steps"] == 50
+    assert set(noise) == {classifier.notes["noise_multiplier"] * 0.7 / 60}
+    spread = (300 * 0.2 * 0.8) ** 0.5  # binomial
+    assert abs(np.mean(sizes) - 60) < 4 * spread / 50**0.5
+    assert 0.6 < np.std(sizes) / spread < 1.5
+
+
+def test_empty_batches_leave_no_nan():
+    """Opacus's own loader makes the mean loss of an empty batch NaN."""
+    rng = np.random.default_rng(0)
+    x, n = rng.random((12, 1, 6, 6), np.float32), np.arange(12)
+    few = Split(x, n % 2, Space(0.0, 1.0), ("a", "b"), n)
+    classifier = DPSGD(epsilon=8.0, epochs=4, batch=1)(Convolution(), few, few)  # a third of the batches are empty
+    assert classifier.notes["replaced"] == "BatchNorm2d by GroupNorm"
+    assert all(p.isfinite().all() for p in classifier.module.parameters())
+
+
+def test_returns_a_plain_module(defended):
+    """Opacus prefixes the state's keys, hangs hooks on layers and gradients of each row on parameters."""
+    plain = build(MLP(hidden=(16,)), (3,), 2)
+    assert list(defended.module.state_dict()) == list(plain.state_dict())
+    assert [type(m) for m in defended.module.modules()] == [type(m) for m in plain.modules()]
+    assert not any(m._forward_hooks or m._backward_hooks for m in defended.module.modules())
+    assert not any(hasattr(p, "grad_sample") for p in defended.module.parameters())
+    copy.deepcopy(defended.module)
+
+
+def test_only_private_gradients_look_at_the_training_rows(defended):
+    """Standardisation comes from the bounds, validation rows stop nothing, and frequencies weight nothing."""
+    normalize = defended.module[0]
+    assert torch.equal(normalize.mean, torch.tensor([[0.5, 20.0, -1.0]]))
+    assert torch.equal(normalize.std, torch.tensor([[0.5, 10.0, 1.0]]))
+    again = DPSGD(epsilon=8.0, epochs=10, batch=60)(MLP(hidden=(16,), balanced=False), TRAIN, rows(9, 5))
+    assert np.array_equal(again.predict_proba(VAL.x), defended.predict_proba(VAL.x))
+
+
+def test_seed_decides_everything_and_no_global_randomness_is_used(defended):
+    state, defense = torch.random.get_rng_state(), DPSGD(epsilon=8.0, epochs=10, batch=60)
+    same, other = (defense(MLP(hidden=(16,)), TRAIN, VAL, seed=s).predict_proba(VAL.x) for s in (0, 1))
+    assert np.array_equal(same, defended.predict_proba(VAL.x))
+    assert not np.array_equal(other, same)
+    assert torch.equal(torch.random.get_rng_state(), state)
+
+
+def test_more_noise_costs_accuracy():
+    weak, strong = (np.mean([(DPSGD(epsilon=e, epochs=10, batch=60)(LogisticRegression(), TRAIN, VAL, seed=s)
+                              .predict(VAL.x) == VAL.y).mean() for s in range(3)]) for e in (8.0, 0.05))
+    assert weak > strong + 0.1
+
+
+@pytest.mark.parametrize(("n", "delta"), [(460, 1e-3), (999, 1e-3), (1000, 1e-4), (60, 1e-2)])
+def test_delta_is_the_largest_power_of_ten_below_one_over_rows(n, delta, monkeypatch):
+    asked = []
+
+    class Stop(Exception):
+        pass
+
+    def noise(epsilon, delta, rate, steps):
+        asked.append(delta)
+        raise Stop
+
+    monkeypatch.setattr("suite.defenses.dpsgd.noise_multiplier", noise)
+    with pytest.raises(Stop):
+        DPSGD()(MLP(), rows(n, 0), VAL)
+    assert asked == [delta]
+    assert asked[0] < 1 / n
+
+
+def test_networks_without_batch_normalisation_stay_as_they_are():
+    net = nn.Sequential(nn.Linear(2, 2), nn.LayerNorm(2))
+    assert per_row(net) == (net, "")
+
+
+def test_bounds_of_images_are_taken_by_channel():
+    normalize, bounds = Normalize((2, 4, 4)), torch.tensor([[0.0, -1.0], [1.0, 3.0]]).view(2, 2, 1, 1)
+    standardise(normalize, Space(*bounds), (2, 4, 4))
+    assert normalize.mean.flatten().tolist() == [0.5, 1.0]
+    assert normalize.std.flatten().tolist() == [0.5, 2.0]
+
+
+def test_refuses_what_it_cannot_promise():
+    with pytest.raises(InputError, match="epsilon"):
+        DPSGD(epsilon=0.0)
+    with pytest.raises(InputError, match="delta"):
+        DPSGD(delta=1.5)
+    with pytest.raises(InputError, match="finite bounds"):
+        DPSGD(epsilon=8.0, epochs=10, batch=60)(MLP(), rows(300, 0, Space(0.0, float("inf"))), VAL)
+    with pytest.raises(NotApplicable, match="RandomForest"):
+        DPSGD()(RandomForest(), TRAIN, VAL)
