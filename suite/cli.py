@@ -28,6 +28,8 @@ def main() -> None:
         _fail(str(e))
     except typer.Exit as e:
         sys.exit(e.exit_code)
+    except BrokenPipeError:  # piped into `head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except (KeyboardInterrupt, typer.Abort):
         _fail("stopped; run the same command again to go on", 130)
     except Exception as e:

@@ -53,7 +53,10 @@ def load(kind: Kind, name: str) -> Any:
     if is_file(name):
         return _from_file(kind, name)
     if entry := _entries(kind).get(name):
-        return entry.load()
+        try:
+            return entry.load()
+        except (ImportError, AttributeError) as e:
+            raise InputError(f"{kind[:-1]} '{name}' cannot be loaded from {entry.value}: {e}") from e
     near = difflib.get_close_matches(name, _entries(kind), 1, cutoff=0.4)
     hint = f"; did you mean '{near[0]}'?" if near else ""
     raise InputError(f"unknown {kind[:-1]} '{name}'{hint} (`medsec list {kind}` shows all)")
