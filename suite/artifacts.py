@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
+from torch import nn
 
 from suite import registry
 from suite.attack import Info
@@ -116,31 +117,39 @@ class Fitted(Recipe):
     """A model that its owner has trained: it can be attacked and guarded, but not trained again.
 
     Attributes:
-        estimator: With `predict_proba(x) -> (n, classes)`.
+        model: With `predict_proba(x) -> (n, classes)`, or a PyTorch module `(n, ...) float32 -> (n, classes)` logits
+            that takes data units.
         source: Where it came from, for messages.
     """
 
     info: ClassVar[Info] = Info("A fitted model", "none", cost="nothing")
-    offers: ClassVar[tuple[str, ...]] = ("trees",)
-    estimator: Any
+    model: Any
     source: str = ""
+
+    @property
+    def offers(self) -> tuple[str, ...]:
+        return ("gradients",) if isinstance(self.model, nn.Module) else ("trees",)
 
     def fit(self, train: Split, val: Split, seed: int = 0, device: str = "cpu") -> Classifier:
         raise NotApplicable(f"model {self.source} is already trained, and cannot be trained again")
 
-    def classifier(self, train: Split) -> EstimatorClassifier:
+    def classifier(self, train: Split, device: str = "cpu") -> Classifier:
         """The model as a classifier, after one trial on two rows of `train`.
 
         Raises:
             InputError: It fails on these rows, or does not return probabilities of the dataset's classes.
         """
-        made = EstimatorClassifier(self.estimator, len(train.classes), train.space, recipe=self)
+        classes, network = len(train.classes), isinstance(self.model, nn.Module)
+        made = (TorchClassifier(self.model, classes, train.space, device=device, recipe=self) if network
+                else EstimatorClassifier(self.model, classes, train.space, recipe=self))
         try:
             proba = made.predict_proba(train.x[:2])
         except InputError:
             raise
         except Exception as e:
             raise InputError(f"model {self.source} fails on this data: {str(e).splitlines()[0]}") from e
+        if proba.shape[1] != classes:
+            raise InputError(f"model {self.source} returns {proba.shape[1]} values a row, but there are {classes} classes")
         if not np.allclose(proba.sum(1), 1, atol=1e-3) or proba.min() < 0:
             raise InputError(f"model {self.source} does not return probabilities: a row sums to {proba[0].sum():.3g}")
         return made

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from torch import nn
 
 from suite import artifacts, registry, threats
 from suite.attack import Attack, EvasionAttack, PoisoningAttack
@@ -70,7 +71,7 @@ class Audit:
         for attack in self.attacks.values():
             if not isinstance(attack, Attack):
                 raise InputError(f"{attack!r} is not an attack")
-        self.fitted = {name: model.classifier(dataset.train) for name, model in self.models.items()
+        self.fitted = {name: model.classifier(dataset.train, str(self.device)) for name, model in self.models.items()
                        if isinstance(model, artifacts.Fitted)}
         if plan.attacks and not any(cell.attack for cell in self.cells):
             first = next(iter(self.attacks.values()))
@@ -129,6 +130,11 @@ class Audit:
         elif item.defenses is None and defended.against_poisoning:
             return False
         recipe = self.models[model.name]
+        if model.name in self.fitted and not isinstance(defended, Front):
+            try:
+                attack.check(self.fitted[model.name])
+            except NotApplicable:
+                return False
         # a guard in front of trees is no tree; in front of a network it is still a network
         behind_front = isinstance(defended, Front) and attack.needs == "trees"
         return not attack.needs or (attack.needs in recipe.offers and not behind_front)
@@ -236,7 +242,7 @@ def resolve_model(item: Item, allow_pickle: bool) -> Recipe:
     """The recipe of a plan's model: registered, a file with a fitted model, or `FILE.py:OBJECT`."""
     if registry.is_file(item.name):
         found = registry.load("models", item.name)
-        if hasattr(found, "predict_proba") and not isinstance(found, type):
+        if (hasattr(found, "predict_proba") or isinstance(found, nn.Module)) and not isinstance(found, type):
             return artifacts.Fitted(found, item.name)
     elif Path(item.name).suffix in {*artifacts.PICKLES, ".json", ".ubj", ".skops"}:
         return artifacts.Fitted(artifacts.read_estimator(Path(item.name), allow_pickle), item.name)
