@@ -31,7 +31,7 @@ from typing import Literal, Self
 import numpy as np
 import tomli_w
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, model_validator
 from torch import Tensor
 
 from suite.errors import InputError
@@ -58,9 +58,9 @@ class Column(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     unit: str = ""
-    min: float
-    max: float
-    scale: float | None = Field(default=None, gt=0)
+    min: FiniteFloat
+    max: FiniteFloat
+    scale: FiniteFloat | None = Field(default=None, gt=0)
     integer: bool = False
     values: tuple[float, ...] = ()
     labels: tuple[str, ...] = ()
@@ -73,6 +73,8 @@ class Column(BaseModel):
     def _consistent(self) -> Column:
         if not self.min < self.max:
             raise ValueError(f"min {self.min:g} is not below max {self.max:g}")
+        if self.integer and np.ceil(self.min) > self.max:
+            raise ValueError(f"no whole number lies between {self.min:g} and {self.max:g}")
         if self.labels and len(self.labels) != len(self.values):
             raise ValueError(f"{len(self.labels)} labels for {len(self.values)} values")
         if self.values and (list(self.values) != sorted(set(self.values)) or not self.min <= self.values[0]
@@ -86,8 +88,8 @@ class Relation(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     name: str
-    terms: dict[str, float]
-    max: float
+    terms: dict[str, FiniteFloat]
+    max: FiniteFloat
 
 
 class Schema(BaseModel):
@@ -99,6 +101,8 @@ class Schema(BaseModel):
 
     @model_validator(mode="after")
     def _known_columns(self) -> Schema:
+        if not self.columns:
+            raise ValueError("a schema needs columns, and there is no column in it")
         for relation in self.relations:
             for name in relation.terms:
                 if name not in self.columns:
@@ -112,8 +116,8 @@ class Schema(BaseModel):
         """Read a TOML file; `InputError` names the file and the key that is wrong."""
         try:
             return cls.model_validate(tomllib.loads(Path(path).read_text(encoding="utf-8")))
-        except FileNotFoundError:
-            raise InputError(f"schema {path}: no such file") from None
+        except OSError as e:
+            raise InputError(f"schema {path}: {(e.strerror or str(e)).lower()}") from None
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as e:
             raise InputError(f"schema {path}: not TOML: {e}") from None
         except ValidationError as e:
@@ -137,6 +141,9 @@ class Schema(BaseModel):
 class PatientSpace(Space):
     """The possible patients of a schema, as a space for attacks: inputs are (n, columns) float32.
 
+    A value of `x` that is itself impossible (out of range, between two codes) may stay as it is or move towards the
+    possible ones; `possible` tells whether a row is clean.
+
     Attributes:
         schema: Where it came from.
         integer, frozen, up, down: (columns,) bool.
@@ -144,42 +151,45 @@ class PatientSpace(Space):
         factors, limits: (relations, columns) and (relations,): every patient has `factors @ x <= limits`.
     """
 
-    tolerance = 1e-4
-    """Slack of relations, relative to the size of the limit: float32 sums are not exact."""
-
     def __init__(self, schema: Schema) -> None:
         columns = list(schema.columns.values())
-        super().__init__(torch.tensor([c.min for c in columns]), torch.tensor([c.max for c in columns]),
+        super().__init__(torch.tensor([c.values[0] if c.values else np.ceil(c.min) if c.integer else c.min
+                                       for c in columns]),
+                         torch.tensor([c.values[-1] if c.values else np.floor(c.max) if c.integer else c.max
+                                       for c in columns]),
                          torch.tensor([c.scale or c.max - c.min for c in columns]))
         self.schema = schema
         self.integer = torch.tensor([c.integer for c in columns])
         self.frozen = torch.tensor([c.change == "never" for c in columns])
         self.up = torch.tensor([c.change == "up" for c in columns])
         self.down = torch.tensor([c.change == "down" for c in columns])
+        self._not_less, self._not_more = self.frozen | self.up, self.frozen | self.down
         self.values = {i: torch.tensor(c.values) for i, c in enumerate(columns) if c.values}
         # Codes without gaps are whole numbers between their limits, and cheaper to round as such.
         even = {i for i, codes in self.values.items() if (codes == codes[0].round() + torch.arange(len(codes))).all()}
         self._whole = torch.tensor([i in even or (c.integer and not c.values) for i, c in enumerate(columns)])
-        self._gapped = sorted(self.values.keys() - even)
+        self._gapped = torch.tensor(sorted(self.values.keys() - even), dtype=torch.int64)
+        # One line of codes for each of the others, between infinities, so that each number has one below and above.
+        self._codes = torch.full((len(self._gapped), 2 + max(map(len, self.values.values()), default=0)), torch.inf)
+        for line, i in zip(self._codes, self._gapped.tolist(), strict=True):
+            line[0], line[1 : 1 + len(self.values[i])] = -torch.inf, self.values[i]
+
         self.factors = torch.tensor([[r.terms.get(name, 0.0) for name in schema.columns] for r in schema.relations]
                                     ).reshape(len(schema.relations), len(columns))
         self.limits = torch.tensor([r.max for r in schema.relations])
-        # A relation may be broken by a patient's immutable columns alone, so only the others are ever moved for it.
-        self._movable = self.factors * (~self.frozen)
+        apart = bool(((self.factors != 0).sum(0) <= 1).all())
+        self._passes = 1 if apart else len(self.limits)
+
+        # float32 is not exact: 0.05 * 200 may end just below a whole number, and a sum just above its limit.
+        noise = 1e-6 * torch.maximum(self.lower.abs(), self.upper.abs())
+        self._slack = noise * self._whole
+        self._slack[self._gapped] = noise[self._gapped]
+        self._excess = self.factors.abs() @ noise
 
     def ball(self, x: Tensor, eps: float) -> tuple[Tensor, Tensor]:
         lower, upper = super().ball(x, eps)
-        lower = torch.where(self.frozen | self.up, x, lower)
-        upper = torch.where(self.frozen | self.down, x, upper)
-        whole = self.integer & ~self.frozen
-        lower = torch.where(whole, (lower - 1e-4).ceil(), lower)
-        upper = torch.where(whole, (upper + 1e-4).floor(), upper)
-        for i, codes in self.values.items():
-            codes = codes.to(x.device)
-            last = len(codes) - 1
-            lower[:, i] = codes[torch.searchsorted(codes, lower[:, i].contiguous() - 1e-4).clamp(max=last)]
-            below = torch.searchsorted(codes, upper[:, i].contiguous() + 1e-4, right=True) - 1
-            upper[:, i] = codes[below.clamp(min=0)]
+        lower = self._above(torch.where(self._not_less, x, lower) - self._slack)
+        upper = self._below(torch.where(self._not_more, x, upper) + self._slack)
         # x itself is always possible, whatever rounding did
         return torch.minimum(lower, x), torch.maximum(upper, x)
 
@@ -190,35 +200,38 @@ class PatientSpace(Space):
         reach = self.reach(x, float("inf"))
         return reach.snap(torch.clamp(z, reach.lower, reach.upper), inward)
 
-    def _relate(self, z: Tensor, x: Tensor) -> Tensor:
-        """Move the columns of each broken relation back towards `x`, just as far as the relation asks."""
-        for factors, limit, movable in zip(self.factors, self.limits, self._movable, strict=True):
-            before, after = x @ factors, z @ factors
-            share = ((limit - before) / (after - before)).clamp(0, 1)
-            share = torch.where(after > limit, share.nan_to_num(0.0), torch.ones_like(share))
-            z = torch.where(movable != 0, x + share[:, None] * (z - x), z)
-        return z
-
-    def _accept(self, z: Tensor, x: Tensor) -> Tensor:
-        return torch.where(self._related(z)[:, None], z, x)
-
-    def _related(self, z: Tensor) -> Tensor:
-        slack = self.tolerance * (1 + self.limits.abs())
-        return (z @ self.factors.T <= self.limits + slack).all(1)
-
     def contains(self, z: Tensor, x: Tensor) -> Tensor:
         lower, upper = self.ball(x, float("inf"))
-        inside = ((z >= lower) & (z <= upper)).all(1)
-        inside &= ((z == z.round()) | ~self.integer | (z == x)).all(1)
-        for i, codes in self.values.items():
-            inside &= torch.isin(z[:, i], codes.to(z.device)) | (z[:, i] == x[:, i])
-        return inside & self._related(z) if len(self.limits) else inside
+        same = z == x
+        inside = (z >= lower) & (z <= upper) & ((self._below(z) == z) | same)
+        return (inside.all(1) & self._related(z)) | same.all(1)
 
     def possible(self, x: Tensor) -> Tensor:
-        inside = super().possible(x) & ((x == x.round()) | ~self.integer).all(1)
-        for i, codes in self.values.items():
-            inside &= torch.isin(x[:, i], codes.to(x.device))
-        return inside & self._related(x)
+        return super().possible(x) & (self._below(x) == x).all(1) & self._related(x)
+
+    def _below(self, z: Tensor) -> Tensor:
+        """The greatest possible value at most `z`: `z` itself in continuous columns, -inf where there is none."""
+        out = torch.where(self._whole, z.floor(), z)
+        if len(self._gapped):
+            out[:, self._gapped] = self._neighbours(z[:, self._gapped])[0]
+        return out
+
+    def _above(self, z: Tensor) -> Tensor:
+        """The least possible value at least `z`: `z` itself in continuous columns, inf where there is none."""
+        out = torch.where(self._whole, z.ceil(), z)
+        if len(self._gapped):
+            out[:, self._gapped] = self._neighbours(z[:, self._gapped])[1]
+        return out
+
+    def _neighbours(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """The codes at most and at least `z`, which are (n, gapped columns)."""
+        column, last = z.T.contiguous(), self._codes.shape[1] - 1
+        below = torch.searchsorted(self._codes, column, right=True).sub_(1)
+        above = torch.searchsorted(self._codes, column).clamp_(max=last)
+        return self._codes.gather(1, below).T, self._codes.gather(1, above).T
+
+    def _related(self, z: Tensor) -> Tensor:
+        return (z @ self.factors.T <= self.limits + self._excess).all(1)
 
     def describe(self, eps: float) -> dict[str, str]:
         """What a budget means at the bedside, for example `{"Glucose": "± 10 mg/dL"}`; immutable columns left out."""
@@ -236,9 +249,11 @@ class PatientReach(Reach):
 
     def __init__(self, space: PatientSpace, x: Tensor, lower: Tensor, upper: Tensor) -> None:
         super().__init__(x, lower, upper)
-        self.space, self._relations = space, len(space.limits) > 0
+        self.space = space
         # one weight a cell, as broadcasting over a few columns costs more than the arithmetic
         self._whole = space._whole.to(x).expand_as(x).contiguous()
+        self._odd = bool((space._below(x) != x).any())
+        """Some value of `x` is itself none that rounding would give, and may stay."""
 
     def take(self, rows: Tensor) -> Self:
         taken = super().take(rows)
@@ -246,24 +261,34 @@ class PatientReach(Reach):
         return taken
 
     def snap(self, z: Tensor, inward: bool = False) -> Tensor:
-        if self._relations:
-            z = self._round(self.space._relate(z, self.x), inward=True)
-            return self.space._accept(z.clamp_(self.lower, self.upper), self.x)
-        return self._round(z, inward).clamp_(self.lower, self.upper)
+        z = self._round(z, inward)
+        return self._relate(z) if len(self.space.limits) else z
 
     def _round(self, z: Tensor, inward: bool) -> Tensor:
         rounded = self._toward(z.floor(), z.ceil(), z, self.x) if inward else z.round()
         out = z.addcmul(self._whole, rounded.sub_(z))
-        for i in self.space._gapped:
-            out[:, i] = self._code(self.space.values[i].to(z.device), z[:, i].contiguous(), self.x[:, i], inward)
-        return out
+        gapped = self.space._gapped
+        if len(gapped):
+            column = z[:, gapped]
+            below, above = self.space._neighbours(column)
+            out[:, gapped] = (self._toward(below, above, column, self.x[:, gapped]) if inward
+                              else torch.where(above - column < column - below, above, below))
+        return torch.where(z == self.x, z, out).clamp_(self.lower, self.upper) if self._odd else out
 
-    def _code(self, codes: Tensor, z: Tensor, x: Tensor, inward: bool) -> Tensor:
-        if not inward:
-            return codes[torch.bucketize(z, (codes[1:] + codes[:-1]) / 2)]
-        below = (torch.bucketize(z, codes, right=True) - 1).clamp(min=0)
-        above = torch.bucketize(z, codes).clamp(max=len(codes) - 1)
-        return self._toward(codes[below], codes[above], z, x)
+    def _relate(self, z: Tensor) -> Tensor:
+        """Move the columns that break a relation back towards `x`, just as far as the relation asks."""
+        space, x = self.space, self.x
+        for _ in range(space._passes):
+            excess = z @ space.factors.T - space.limits
+            broken = excess > space._excess
+            if not broken.any():
+                return z
+            push = ((z - x)[:, None] * space.factors).clamp_(min=0)  # (n, relations, columns)
+            share = torch.where(broken, 1 - excess / push.sum(2), 1.0).clamp_(0, 1)
+            share = torch.where(push > 0, share[:, :, None], 1.0).amin(1)
+            # rounding inwards weakens what pushes, so the relation still holds
+            z = self._round(torch.where(share < 1, x + share * (z - x), z), inward=True)
+        return torch.where(space._related(z)[:, None], z, x)
 
     @staticmethod
     def _toward(below: Tensor, above: Tensor, z: Tensor, x: Tensor) -> Tensor:
