@@ -1,0 +1,275 @@
+"""The exact robustness of one row of a tree ensemble, with certified bounds at any time and a replayed witness."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Literal
+
+import numpy as np
+
+from suite.space import Space
+from tabular.trees import search
+from tabular.trees.ensemble import Ensemble
+from tabular.trees.reach import Cells, Reach
+from tabular.trees.relate import ROUNDING, bound, nearest
+from tabular.trees.search import Groups, Leaves, Stack
+
+Predict = Callable[[np.ndarray], np.ndarray]
+"""(n, columns) float32 rows -> (n,) labels, by the model itself."""
+
+FIRST_QUOTA = 1 << 14
+"""Boxes looked at before the trees of a row are merged: most rows need far fewer, and merging costs milliseconds."""
+
+GROWTH = 1.25
+"""Each radius tried is this much larger than the last, until a flip is found."""
+
+LEARNED = 32
+"""Sums of relations kept per row."""
+
+RESOLUTION = 1e-6
+"""Bounds that differ by less, in units of the scale, count as equal: relations are solved in floating point."""
+
+
+@dataclass(frozen=True)
+class Robustness:
+    """How little must change for the prediction to change.
+
+    Attributes:
+        lower: Proven: no possible patient nearer than this has another prediction. Infinite: none at all has.
+        upper: Distance of the witness; infinite without one.
+        witness: (columns,) float32 possible patient with another prediction by the model itself, or `None`.
+        exact: `lower` and `upper` meet.
+        seconds: Time it took.
+        nodes: Boxes looked at.
+    """
+
+    lower: float
+    upper: float
+    witness: np.ndarray | None
+    exact: bool
+    seconds: float
+    nodes: int
+
+
+def solve(ensemble: Ensemble, predict: Predict, space: Space | Reach, x: np.ndarray, norm: Literal["linf", "l0"] = "linf",
+          eps: float = np.inf, seconds: float = 5.0, label: int | None = None) -> Robustness:
+    """The least change of a row that changes its prediction, among all possible patients.
+
+    Args:
+        ensemble: The leaf boxes of the model.
+        predict: Labels of (n, columns) float32 rows by the model itself: it replays witnesses and decides where
+            rounding could go either way.
+        space: The possible patients, or `Reach(ensemble, space)` to share work between rows.
+        x: (columns,) float32 row in data units.
+        norm: "linf", the largest change of a column in units of the space's scale; or "l0", the number of columns
+            changed, and among equals the one with the least "linf" that the time allows.
+        eps: Look for changes up to this largest change only.
+        seconds: Time after which the bounds found so far are returned.
+        label: The model's label of `x`, if it is known already.
+
+    Returns:
+        Bounds and witness. When there is no flip within a finite `eps`, lower is `eps` for "linf" (the truth may be
+        anything above) and infinite for "l0" (no number of columns changed within `eps` is enough).
+    """
+    started = time.perf_counter()
+    reach = space if isinstance(space, Reach) else Reach(ensemble, space)
+    x = np.ascontiguousarray(x, np.float32)
+    label = int(predict(x[None])[0]) if label is None else label
+    own = ensemble.cells(x[None])[0]
+    row = _Row(ensemble, predict, reach, x, label, reach.cells(x, own), eps)
+    rivals = [k for k in range(ensemble.classes) if k != label]
+    lower = np.inf
+    for turn, rival in enumerate(rivals):
+        share = (started + seconds - time.perf_counter()) / (len(rivals) - turn)
+        search_one = _Rival(row, rival, time.perf_counter() + share)
+        lower = min(lower, search_one.nearest() if norm == "linf" else search_one.fewest())
+    if norm == "linf":
+        upper = row.limit if row.witness is not None else np.inf
+        lower = min(lower, upper, np.inf if row.complete else eps)
+    else:
+        upper = row.changed
+        lower = min(lower, upper)
+    if row.witness is not None and predict(row.witness[None])[0] == label:
+        # The model contradicts its own trees, so nothing that was concluded from them can be trusted.
+        lower, upper, row.witness = 0.0, np.inf, None
+    exact = lower == upper or upper - lower <= RESOLUTION
+    return Robustness(lower, upper, row.witness, exact, time.perf_counter() - started, row.nodes)
+
+
+class _Row:
+    """What the searches against all rivals of one row share: above all, the best witness so far."""
+
+    def __init__(self, ensemble: Ensemble, predict: Predict, reach: Reach, x: np.ndarray, label: int, cells: Cells,
+                 eps: float) -> None:
+        self.ensemble, self.predict, self.reach, self.x, self.label, self.cells = ensemble, predict, reach, x, label, cells
+        self.start = self.limit = float(np.nextafter(eps * (1 + RESOLUTION), np.inf))
+        self.complete = bool(self.limit > cells.distance[np.isfinite(cells.distance)].max())
+        """Whether the limit leaves out nothing that can be reached."""
+        self.witness: np.ndarray | None = None
+        self.changed = np.inf
+        self.nodes = 0
+
+    def improve(self, z: np.ndarray, distance: float) -> None:
+        self.witness, self.limit, self.changed = z, distance, int((z != self.x).sum())
+
+    def point(self, low: np.ndarray, high: np.ndarray) -> tuple[np.ndarray, float]:
+        """The possible values of a box that are nearest to the row, relations aside, and their distance."""
+        at = np.clip(self.cells.own, low, high)
+        index = np.arange(len(at))
+        return self.cells.near[index, at].astype(np.float32), float(self.cells.distance[index, at].max())
+
+    def distance(self, z: np.ndarray) -> float:
+        return float((np.abs(z.astype(np.float64) - self.x) / self.reach.scale).max())
+
+
+class _Rival:
+    """The search for a flip to one other class: where score[label] - score[rival] is not positive."""
+
+    def __init__(self, row: _Row, rival: int, deadline: float) -> None:
+        self.row, self.deadline = row, deadline
+        e, cells = row.ensemble, row.cells
+        score = e.scores[:, row.label] - e.scores[:, rival]
+        self.constant = float(e.bias[row.label] - e.bias[rival])
+        low, high, self.distances = np.empty(e.low.shape, np.int16), np.empty(e.low.shape, np.int16), np.empty(len(e.low))
+        search.leaf_distances(e.low, e.high, cells, low, high, self.distances)
+        self.leaves = Leaves(low, high, score, e.starts)
+        factors, limits, slack = row.reach.relations
+        self.relations = factors, limits + slack * (1 + ROUNDING)
+        self.tolerance = RESOLUTION / 2 if len(limits) else 0.0
+        """Gains too small to look for."""
+        self.unsettled = np.inf
+        """Distance of the nearest box that could neither be dismissed nor yield a witness."""
+
+    # ---- the nearest flip
+
+    def nearest(self) -> float:
+        """Search for the nearest flip; returns the proven lower bound, at most the limit of the row."""
+        row, cells = self.row, self.row.cells
+        steps = np.unique(cells.distance[np.isfinite(cells.distance)])
+        steps = np.r_[steps[steps < row.limit], np.inf]
+        lower = steps[self._first_open(steps)]
+        target, quota, pull = lower, FIRST_QUOTA, 1.0
+        while lower < row.limit and time.perf_counter() < self.deadline:
+            if row.witness is None:
+                wanted = steps[np.searchsorted(steps, target, side="right"):]
+                target = min(row.limit, wanted[0] if len(wanted) else np.inf)
+            else:
+                target = lower + pull * (row.limit - lower)
+            if self._sweep(target, quota, merged=quota > FIRST_QUOTA):
+                lower, pull = min(target, row.limit), 1.0
+                target = lower * GROWTH
+            elif row.witness is None and target < row.limit:
+                target *= GROWTH
+            else:
+                target, quota, pull = lower, quota * 2, pull / 2
+        return min(lower, row.limit - self.tolerance, self.unsettled)
+
+    def _first_open(self, steps: np.ndarray) -> int:
+        """The first distance at which the bound of the trees, each by itself, leaves a flip open."""
+        a, b = 0, len(steps) - 1
+        while a < b:
+            middle = (a + b) // 2
+            bound = search.root_bound(self.leaves, self.distances, np.nextafter(steps[middle], np.inf))
+            a, b = (middle + 1, b) if bound + self.constant > self.row.ensemble.slack else (a, middle)
+        return a
+
+    def _sweep(self, target: float, quota: int, merged: bool) -> bool:
+        """Search all that is nearer than `target`; whether it was finished. Witnesses lower the limit of the row."""
+        low, high = self._inside(target)
+        groups, stack = self._compile(target, low, high, merged)
+        return self._descend(groups, stack, low, high, target, quota)
+
+    def _inside(self, limit: float) -> tuple[np.ndarray, np.ndarray]:
+        """First and last cell of each column that are nearer than `limit`."""
+        inside = self.row.cells.distance < limit
+        low = inside.argmax(1)
+        return low.astype(np.int16), (low + inside.sum(1) - 1).astype(np.int16)
+
+    def _compile(self, limit: float, low: np.ndarray, high: np.ndarray, merged: bool) -> tuple[Groups, Stack]:
+        groups = search.compile_box(self.leaves, self.distances, limit, low, high, self.constant, 3 if merged else 0, 64)
+        depth, columns = int((high - low).sum()) + 2, len(low)
+        stack = Stack(np.empty((depth, columns), np.int16), np.empty((depth, columns), np.int16),
+                      np.empty((depth, len(groups.every)), np.uint64), np.empty(depth))
+        return groups, stack
+
+    def _descend(self, groups: Groups, stack: Stack, low: np.ndarray, high: np.ndarray, target: float, quota: int
+                 ) -> bool:
+        row, top = self.row, 1
+        stack.low[0], stack.high[0] = low, high
+        search.enter(groups, stack, 0)
+        best = np.empty((4, len(low)), np.int16)
+        while True:
+            limit = min(target, row.limit - self.tolerance if row.witness is not None else np.inf)
+            slice_ = min(quota, max(256, 1_000_000 // (len(groups.every) + 1)))
+            status, top, nodes, reached = search.descend(groups, row.cells, stack, top, limit, row.ensemble.slack,
+                                                         *self.relations, slice_, best)
+            row.nodes += nodes
+            quota -= nodes
+            if reached < limit:
+                row.improve(*row.point(*best[:2]))
+            if status == search.DONE:
+                return True
+            if status != search.PAUSE:
+                self._judge(best[2:], status == search.FLIP)
+            if quota <= 0 or time.perf_counter() > self.deadline:
+                return False
+
+    def _judge(self, box: np.ndarray, sure: bool) -> None:
+        """Settle a box on which the model is constant: does it flip there, and is a possible patient in it?"""
+        row = self.row
+        z, distance = row.point(*box)
+        if not sure and row.predict(z[None])[0] == row.label:
+            return
+        if distance < row.limit and row.reach.contains(z, row.x):
+            row.improve(z, distance)
+            return
+        nearer, weights = bound(row.reach, row.cells, row.x, *box)
+        self._learn(weights)
+        if nearer >= row.limit:
+            return
+        for share in (1 + ROUNDING, 1 - ROUNDING):
+            z, at_least = nearest(row.reach, row.cells, row.x, *box, share)
+            if share > 1:
+                nearer = max(distance, at_least - RESOLUTION / 2)
+            if nearer >= row.limit:
+                return
+            if z is not None and row.reach.contains(z, row.x):
+                if row.distance(z) < row.limit:
+                    row.improve(z, row.distance(z))
+                break
+        self.unsettled = min(self.unsettled, nearer)
+
+    def _learn(self, weights: np.ndarray) -> None:
+        """Keep the weighted sum of relations that ruled out a box: it will rule out others inside the kernel."""
+        factors, limits = self.relations
+        if (weights > 0).sum() > 1 and len(limits) < len(weights) + LEARNED:
+            weights = weights / weights.max()
+            self.relations = (np.vstack([factors, weights @ factors[:len(weights)]]),
+                              np.r_[limits, weights @ limits[:len(weights)]])
+
+    # ---- the fewest columns
+
+    def fewest(self) -> float:
+        """Search for the fewest columns; returns the proven lower bound."""
+        row, cells = self.row, self.row.cells
+        low, high = self._inside(row.start)
+        groups, stack = self._compile(row.start, low, high, merged=False)
+        movable, proven = np.flatnonzero(low < high), np.inf
+        for size in range(1, len(movable) + 1):
+            if size > row.changed:
+                break
+            if size < row.changed:
+                row.limit = row.start
+            for columns in combinations(movable, size):
+                fixed = np.ones(len(low), bool)
+                fixed[list(columns)] = False
+                finished = self._descend(groups, stack, np.where(fixed, cells.own, low), np.where(fixed, cells.own, high),
+                                         np.inf, 1 << 62)
+                if not finished or np.isfinite(self.unsettled):
+                    proven = min(proven, size)
+                if not finished:
+                    return proven
+        return min(proven, row.changed)
