@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
+import torch
 from torch import nn
 
 from suite import registry
@@ -143,13 +144,15 @@ class Fitted(Recipe):
         made = (TorchClassifier(self.model, classes, train.space, device=device, recipe=self) if network
                 else EstimatorClassifier(self.model, classes, train.space, recipe=self))
         try:
+            two = torch.from_numpy(train.x[:2]).to(device)
+            width = made.logits(two).shape[1] if network else classes
             proba = made.predict_proba(train.x[:2])
         except InputError:
             raise
         except Exception as e:
             raise InputError(f"model {self.source} fails on this data: {str(e).splitlines()[0]}") from e
-        if proba.shape[1] != classes:
-            raise InputError(f"model {self.source} returns {proba.shape[1]} values a row, but there are {classes} classes")
+        if width != classes:
+            raise InputError(f"model {self.source} returns {width} logits a row, but there are {classes} classes")
         if not np.allclose(proba.sum(1), 1, atol=1e-3) or proba.min() < 0:
             raise InputError(f"model {self.source} does not return probabilities: a row sums to {proba[0].sum():.3g}")
         return made
