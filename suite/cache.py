@@ -160,7 +160,8 @@ def first_available(builders: Mapping[str, Builder], **arguments: Any) -> tuple[
         except Unavailable as e:
             misses.append(f"{name} is not available: {e}")
             continue
-        kind = "SYNTHETIC" if dataset.provenance.synthetic else f"real data from {dataset.card['read from']}"
+        where = dataset.card.get("read from")
+        kind = "SYNTHETIC" if dataset.provenance.synthetic else "real data" + (f" from {where}" if where else "")
         reason = f"{name}: {kind}" + (f", because {'; '.join(misses)}" if misses else "")
         note = "; ".join(part for part in (reason, dataset.provenance.note) if part)
         return replace(dataset, provenance=replace(dataset.provenance, note=note)), reason

@@ -3,6 +3,7 @@
 import hashlib
 import threading
 import time
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
@@ -205,6 +206,12 @@ def test_first_available_says_what_it_took_and_why():
     dataset, reason = cache.first_available({"real": builder_of(remote()), "fake": builder_of(synthetic=True)})
     assert reason.startswith("fake: SYNTHETIC, because real is not available: t.csv is not on this machine")
     assert dataset.provenance.note == f"{reason}; coded"
+
+
+def test_first_available_takes_a_builder_that_does_not_say_where_it_read():
+    silent = builder_of()
+    _, reason = cache.first_available({"mine.py:build": lambda: replace(silent(), card={})})
+    assert reason == "mine.py:build: real data"
 
 
 def test_first_available_never_passes_over_wrong_bytes():
