@@ -92,6 +92,14 @@ class Relation(BaseModel):
     max: FiniteFloat
 
 
+_HINTS = """\
+# Per column: unit, min and max (required), scale (what counts as a change of 1; else max - min), integer,
+# values and labels (codes), change = "any", "never", "up" or "down", missing (numbers that stand for "not measured"),
+# may_miss, cost. Relations: [[relations]] with name, terms = { column = factor } and max.
+
+"""
+
+
 class Schema(BaseModel):
     """The columns of a table, in order, and the relations between them."""
 
@@ -127,7 +135,8 @@ class Schema(BaseModel):
 
     def save(self, path: Path) -> None:
         """Write the TOML file that `load` reads, leaving out what is at its default."""
-        Path(path).write_text(tomli_w.dumps(self.model_dump(exclude_defaults=True, mode="json")), encoding="utf-8")
+        text = tomli_w.dumps(self.model_dump(exclude_defaults=True, mode="json"))
+        Path(path).write_text(_HINTS + text, encoding="utf-8")
 
     @property
     def names(self) -> tuple[str, ...]:
