@@ -48,13 +48,14 @@ class ArtBlackBox(MembershipAttack):
     """A classifier that learns from known members and others what the model's answers to members look like (ART).
 
     Attributes:
-        learner: The attack model: random forest, gradient boosting, logistic regression, tree, nearest neighbours.
+        learner: The attack model: random forest, gradient boosting, tree, nearest neighbours. A linear one could not
+            weigh the answer by the label.
     """
 
     info: ClassVar[Info] = Info("Learned membership inference", "Shokri, Stronati, Song and Shmatikov 2017, "
                                 "arXiv 1610.05820", "score", ("membership",), "one query a row, one small fit",
                                 "learns from known rows of the target instead of shadow models")
-    learner: Literal["rf", "gb", "lr", "dt", "knn"] = "rf"
+    learner: Literal["rf", "gb", "dt", "knn"] = "rf"
 
     def __call__(self, classifier: Classifier, known: Leaked, x: np.ndarray, y: np.ndarray,
                  seed: int = 0) -> np.ndarray:

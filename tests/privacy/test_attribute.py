@@ -1,0 +1,161 @@
+"""Attribute inference: what the model's answer adds to a matched imputation, and ART's unmatched one."""
+
+import numpy as np
+import pytest
+from art.attacks.inference.attribute_inference import AttributeInferenceBaseline, AttributeInferenceBlackBox
+
+from privacy.attribute import AttributeBlackBox
+from suite.art import art_fence, estimator_over
+from suite.classifier import REJECTED, Classifier, EstimatorClassifier
+from suite.data import Split
+from suite.errors import NotApplicable
+from suite.space import Space
+
+SPACE = Space(-10.0, 10.0)
+
+
+def table(seed, n=300, related=False):
+    rng = np.random.default_rng(seed)
+    x = rng.normal(size=(n, 5)).astype(np.float32)
+    if related:
+        x[:, 2] = x[:, 0] + 0.3 * rng.normal(size=n)
+    return Split(x, np.zeros(n, np.int64), SPACE, ("no", "yes"), np.arange(n))
+
+
+class Reveals:
+    """Answers yes exactly where column 2 exceeds 0: the answer is the hidden bit."""
+
+    def predict_proba(self, x):
+        return np.eye(2)[(x[:, 2] > 0).astype(int)]
+
+
+class Silent:
+    """Answers by column 1, which has nothing to do with column 2."""
+
+    def predict_proba(self, x):
+        return np.eye(2)[(x[:, 1] > 0).astype(int)]
+
+
+def accuracies(model, known, victims, column=2, learner="rf"):
+    guess, baseline = AttributeBlackBox(learner)(EstimatorClassifier(model, 2, SPACE), known, victims, column)
+    truth = victims.x[:, column] > np.median(known.x[:, column])
+    assert guess.shape == baseline.shape == (len(victims),) and guess.dtype == baseline.dtype == np.int64
+    assert set(guess) | set(baseline) <= {0, 1}
+    return (guess == truth).mean(), (baseline == truth).mean()
+
+
+@pytest.mark.parametrize("learner", ["rf", "gb", "lr", "dt", "knn"])
+def test_an_answer_that_is_the_column_gives_it_away(learner):
+    with_model, without = accuracies(Reveals(), table(0), table(1), learner=learner)
+    assert with_model > (0.9 if learner == "knn" else 0.97)
+    assert abs(without - 0.5) < 0.1
+
+
+def test_an_answer_that_has_nothing_to_do_with_it_gives_nothing_away():
+    with_model, without = accuracies(Silent(), table(0), table(1))
+    assert abs(with_model - without) < 0.08 and abs(without - 0.5) < 0.1
+
+
+def test_what_can_be_imputed_counts_for_the_baseline_and_not_for_the_model():
+    with_model, without = accuracies(Silent(), table(0, related=True), table(1, related=True))
+    assert without > 0.85 and abs(with_model - without) < 0.05
+
+
+def test_a_column_without_a_value_above_its_median_is_not_guessed():
+    known, victims = table(0), table(1)
+    flat = known.x.copy()
+    flat[:, 2] = 1.0
+    guess, baseline = AttributeBlackBox()(EstimatorClassifier(Silent(), 2, SPACE), known.with_data(flat, known.y),
+                                          victims, 2)
+    assert not guess.any() and not baseline.any()
+
+
+def test_a_refusal_is_an_answer_too():
+    class Refuses(Classifier):
+        def _proba(self, x):
+            return np.tile([0.5, 0.5], (len(x), 1))
+
+        def predict(self, x):
+            return np.where(x[:, 2] > 0, REJECTED, 0)
+
+    guess, _ = AttributeBlackBox()(Refuses(2, SPACE), table(0), table(1), 2)
+    assert (guess == (table(1).x[:, 2] > 0)).mean() > 0.95
+
+
+def test_asks_each_row_once_and_same_seed_same_guesses():
+    model = EstimatorClassifier(Reveals(), 2, SPACE)
+    first, again = (AttributeBlackBox()(model, table(0), table(1), 2, seed=5) for _ in range(2))
+    np.testing.assert_array_equal(first, again)
+    assert model.queries == 2 * 600
+
+
+def test_images_have_no_columns():
+    images = Split(np.zeros((4, 1, 2, 2), np.float32), np.zeros(4, np.int64), SPACE, ("no", "yes"), np.arange(4))
+    with pytest.raises(NotApplicable, match="table"):
+        AttributeBlackBox()(EstimatorClassifier(Silent(), 2, SPACE), images, images, 0)
+
+
+def test_art_scales_the_attack_and_not_its_baseline_and_ours_scales_both():
+    """Nearest neighbours see only a column in thousands unless all are scaled: ART's baseline is at chance where the
+    same learner, scaled, imputes the bit. Its attack then seems to learn from the model what the model never said."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(600, 4)).astype(np.float32)
+    x[:, 1] *= 1000
+    x[:, 2] = x[:, 0] > 0
+    known, victims = x[:300], x[300:]
+    rest, truth = np.delete(victims, 2, 1), victims[:, 2]
+    nothing = estimator_over(lambda z: np.tile(np.float32([1, 0]), (len(z), 1)), (4,), 2)
+    with art_fence(0):
+        attack = AttributeInferenceBlackBox(nothing, attack_model_type="knn", attack_feature=2)
+        attack.fit(known)
+        seems = attack.infer(rest, pred=np.zeros((300, 1), np.float32), values=[0, 1])
+        baseline = AttributeInferenceBaseline(attack_model_type="knn", attack_feature=2)
+        baseline.fit(known)
+        without = baseline.infer(rest, values=[0, 1])
+    assert (seems == truth).mean() - (without == truth).mean() > 0.25
+
+    def split(rows):
+        return Split(rows, np.zeros(len(rows), np.int64), SPACE, ("no", "yes"), np.arange(len(rows)))
+
+    class Mute:
+        def predict_proba(self, z):
+            return np.tile([1.0, 0.0], (len(z), 1))
+
+    ours = accuracies(Mute(), split(known), split(victims), learner="knn")
+    assert ours[0] == ours[1] > 0.85
+
+
+def test_art_wants_the_label_where_its_predict_gives_probabilities():
+    x = table(0).x.copy()
+    x[:, 2] = x[:, 2] > 0
+    estimator = estimator_over(lambda z: np.eye(2, dtype=np.float32)[z[:, 2].astype(int)], (5,), 2)
+    with art_fence(0):
+        attack = AttributeInferenceBlackBox(estimator, attack_model_type="rf", attack_feature=2)
+        attack.fit(x)
+        with pytest.raises(ValueError, match="features"):
+            attack.infer(np.delete(x, 2, 1), pred=estimator.predict(x), values=[0, 1])
+        right = attack.infer(np.delete(x, 2, 1), pred=estimator.predict(x).argmax(1)[:, None], values=[0, 1])
+    assert (right == x[:, 2]).mean() > 0.95
+
+
+def test_art_asks_about_the_row_with_the_bit_in_place_of_the_value():
+    asked = []
+
+    def answer(z):
+        asked.append(z.copy())
+        return np.tile(np.float32([1, 0]), (len(z), 1))
+
+    x = table(0).x.copy() + 100
+    x[:, 2] = x[:, 2] > 100
+    with art_fence(0):
+        AttributeInferenceBlackBox(estimator_over(answer, (5,), 2), attack_model_type="dt", attack_feature=2).fit(x)
+    assert set(np.concatenate(asked)[:, 2]) == {0.0, 1.0}
+
+    class Records(Silent):
+        def predict_proba(self, z):
+            asked.append(z.copy())
+            return super().predict_proba(z)
+
+    asked.clear()
+    accuracies(Records(), table(0), table(1))
+    np.testing.assert_array_equal(np.concatenate(asked), np.concatenate([table(0).x, table(1).x]))
