@@ -158,6 +158,7 @@ class PatientSpace(Space):
         integer, frozen, up, down: (columns,) bool.
         values: Column index -> sorted float32 codes the column may take.
         factors, limits: (relations, columns) and (relations,): every patient has `factors @ x <= limits`.
+        slack: (relations,) by how much a float32 sum may lie above its limit and still count as kept.
     """
 
     def __init__(self, schema: Schema) -> None:
@@ -193,7 +194,7 @@ class PatientSpace(Space):
         noise = 1e-6 * torch.maximum(self.lower.abs(), self.upper.abs())
         self._slack = noise * self._whole
         self._slack[self._gapped] = noise[self._gapped]
-        self._excess = self.factors.abs() @ noise
+        self.slack = self.factors.abs() @ noise
 
     def ball(self, x: Tensor, eps: float) -> tuple[Tensor, Tensor]:
         lower, upper = super().ball(x, eps)
@@ -240,7 +241,7 @@ class PatientSpace(Space):
         return self._codes.gather(1, below).T, self._codes.gather(1, above).T
 
     def _related(self, z: Tensor) -> Tensor:
-        return (z @ self.factors.T <= self.limits + self._excess).all(1)
+        return (z @ self.factors.T <= self.limits + self.slack).all(1)
 
     def describe(self, eps: float) -> dict[str, str]:
         """What a budget means at the bedside, for example `{"Glucose": "± 10 mg/dL"}`; immutable columns left out."""
@@ -289,7 +290,7 @@ class PatientReach(Reach):
         space, x = self.space, self.x
         for _ in range(space._passes):
             excess = z @ space.factors.T - space.limits
-            broken = excess > space._excess
+            broken = excess > space.slack
             if not broken.any():
                 return z
             push = ((z - x)[:, None] * space.factors).clamp_(min=0)  # (n, relations, columns)

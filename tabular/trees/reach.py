@@ -56,7 +56,7 @@ class Reach:
         columns = self.ensemble.columns
         factors = getattr(self.space, "factors", torch.zeros(0, columns)).double().numpy()
         limits = getattr(self.space, "limits", torch.zeros(0)).double().numpy()
-        return factors, limits, getattr(self.space, "tolerance", 0.0) * (1 + np.abs(limits))
+        return factors, limits, getattr(self.space, "slack", torch.zeros(0)).double().numpy()
 
     def contains(self, z: np.ndarray, x: np.ndarray) -> bool:
         """Whether the row `z` is a possible patient that can be reached from the row `x`."""
