@@ -33,7 +33,7 @@ class Search(GradientAttack):
     def __call__(self, classifier: TorchClassifier, x: Tensor, y: Tensor, seed: int = 0) -> Tensor:
         self.check(classifier)
         generator = torch_generator(seed, classifier.device)
-        with classifier.frozen():
+        with classifier.frozen(), torch.enable_grad():
             found = [self._attack(classifier, classifier.space.reach(part, self.eps),
                                   Goal(classifier, labels, self.target), generator)
                      for part, labels in zip(x.split(classifier.batch), y.split(classifier.batch), strict=True)

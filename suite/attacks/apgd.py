@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -96,7 +97,7 @@ class APGD(Search):
 def _checkpoints(steps: int) -> set[int]:
     """The steps after which the stride is reconsidered: at first 22 % of all, then ever closer (sec. 3.1)."""
     points, gap = [0.0, 0.22], 0.22
-    while points[-1] < 1:
+    while points[-1] + max(gap - 0.03, 0.06) < 1:
         gap = max(gap - 0.03, 0.06)
         points.append(points[-1] + gap)
-    return {round(-(-p * steps // 1)) for p in points[1:]}
+    return {math.ceil(round(p * steps, 6)) for p in points[1:]}

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from suite.attack import Info
-from suite.attacks._search import Goal, Search, norms, per_row
+from suite.attacks._search import Goal, Search, per_row
 from suite.classifier import TorchClassifier
 from suite.space import Norm, Reach, Space
 
@@ -57,37 +57,45 @@ class DeepFool(_Minimal):
             possible = reach.snap(z)
             lead, gaps, grads = goal.rivals(classifier, possible, self.candidates)
             fooled = lead > 0
-            step, stuck = self._step(gaps, grads, z, reach, space)
-            over = fooled | stuck
-            if over.any():
-                _keep_nearest(found, rows, fooled, possible, reach, space, self.eps)
-                left = (~over).nonzero()[:, 0]
+            step, length = self._shortest(gaps, grads, z, reach, space.scale)
+            # rows of length 0 have nowhere to go
+            left = ((length > 0) & ~fooled).nonzero()[:, 0]
+            if len(left) < len(rows):
+                self._keep_near(found, rows, fooled, possible, reach, space)
                 if not len(left):
                     return found
                 rows, z, step, reach, goal = rows[left], z[left], step[left], reach.take(left), goal.take(left)
-            z = torch.clamp(torch.add(z, step, alpha=1 + self.overshoot), reach.lower, reach.upper)
+            z = torch.clamp(step.add_(z), reach.lower, reach.upper)
         with torch.no_grad():
             possible = reach.snap(z)
-            _keep_nearest(found, rows, goal.lead(classifier.logits(possible)) > 0, possible, reach, space, self.eps)
+            self._keep_near(found, rows, goal.lead(classifier.logits(possible)) > 0, possible, reach, space)
         return found
 
-    def _step(self, gaps: Tensor, grads: list[Tensor], z: Tensor, reach: Reach, space: Space) -> tuple[Tensor, Tensor]:
-        """The shortest step, in data units, to one of the linearised boundaries; and where there is none."""
-        best = shortest = None
+    def _shortest(self, gaps: Tensor, grads: list[Tensor], z: Tensor, reach: Reach,
+                  scale: Tensor) -> tuple[Tensor, Tensor]:
+        """(n, ...) the shortest step, in data units, beyond one of the linearised boundaries; and (n,) its length."""
+        step = length = None
         for gap, grad in zip(gaps, grads, strict=True):
             # a feature that cannot go where the gradient points is no part of the way there
-            free = torch.where(grad > 0, z < reach.upper, z > reach.lower)
-            slope = grad * space.scale * free
-            size = norms(slope)
-            way = per_row(gap.abs() + 1e-4, z) / size
-            step = slope * (way / size) * space.scale
-            length = torch.where(size > 1e-12, way, torch.inf).flatten()
-            if best is None:
-                best, shortest = step, length
+            slope = grad * torch.where(grad > 0, reach.upper, reach.lower).ne(z) * scale
+            size = slope.flatten(1).norm(dim=1)
+            way = (gap.abs() + 1e-4) * (1 + self.overshoot) / size
+            ahead = slope * per_row((way / size).nan_to_num_(0, 0, 0), z) * scale
+            way = way.nan_to_num_(0, 0, 0)
+            if step is None:
+                step, length = ahead, way
             else:
-                nearer = length < shortest
-                best, shortest = torch.where(per_row(nearer, z), step, best), torch.minimum(length, shortest)
-        return best, shortest == torch.inf
+                nearer = (way > 0) & ((way < length) | (length == 0))
+                step, length = torch.where(per_row(nearer, z), ahead, step), torch.where(nearer, way, length)
+        return step, length
+
+    def _keep_near(self, found: Tensor, rows: Tensor, fooled: Tensor, possible: Tensor, reach: Reach,
+                   space: Space) -> None:
+        """Write the inputs that fool, and are near enough, into `found`."""
+        if self.eps < float("inf"):
+            fooled = fooled & (space.distance(possible, reach.x, "l2") <= self.eps)
+        good = fooled.nonzero()[:, 0]
+        found[rows[good]] = possible[good]
 
 
 @dataclass(frozen=True)
@@ -134,7 +142,7 @@ class CarliniWagnerL2(_Minimal):
         rows, limit = torch.arange(len(c), device=c.device), torch.full_like(c, torch.inf)
         middle, half = (reach.lower + reach.upper) / 2, (reach.upper - reach.lower) / 2
         w = torch.atanh(((reach.x - middle) / half.clamp(min=1e-12)).clamp(-1, 1) * 0.999999)
-        pace = scale / half.clamp(min=1e-12)  # so that a step of Adam is `lr` in units of scale, however wide the limits
+        pace = scale / half.clamp(min=1e-12)  # so that a step of Adam is `lr` in units of scale
         mean, square = torch.zeros_like(w), torch.zeros_like(w)
         for k in range(1, self.steps + 1):
             bent = torch.tanh(w)
@@ -163,10 +171,3 @@ class CarliniWagnerL2(_Minimal):
                     reach, goal = reach.take(left), goal.take(left)
                 limit = loss
         return found, nearest, nearest < torch.inf
-
-
-def _keep_nearest(found: Tensor, rows: Tensor, fooled: Tensor, possible: Tensor, reach: Reach, space: Space,
-                  eps: float) -> None:
-    """Write the inputs that fool, and are near enough, into `found`."""
-    good = fooled if eps == float("inf") else fooled & (space.distance(possible, reach.x, "l2") <= eps)
-    found[rows[good]] = possible[good]

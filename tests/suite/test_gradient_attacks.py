@@ -1,0 +1,389 @@
+"""Gradient attacks against closed forms, against each other, and against their contract."""
+
+import pytest
+import torch
+from torch import nn
+
+from suite.attacks.apgd import APGD, _checkpoints
+from suite.attacks.gradient import BIM, FGSM, MIFGSM, PGD
+from suite.attacks.minimal import CarliniWagnerL2, DeepFool
+from suite.attacks.noise import RandomNoise
+from suite.classifier import EstimatorClassifier, TorchClassifier, margin
+from suite.errors import InputError, NotApplicable
+from suite.space import Space
+from tests.suite._models import images, linear, moons, patients, rows
+
+FIXED = [FGSM(), FGSM(norm="l2"), BIM(), BIM(norm="l2"), PGD(), PGD(norm="l2"), MIFGSM(), MIFGSM(norm="l2"), APGD(),
+         APGD(norm="l2"), APGD(loss="margin"), RandomNoise(), RandomNoise(norm="l2")]
+MINIMAL = [DeepFool(), CarliniWagnerL2(steps=40, search=4)]
+ALL = FIXED + MINIMAL
+
+
+def name(attack):
+    return f"{type(attack).__name__}-{attack.norm}"
+
+
+def with_(attack, **fields):
+    return type(attack)(**{**vars(attack), **fields})
+
+
+def fooled(classifier, x, y):
+    with torch.no_grad():
+        return margin(classifier.module(x), y, len(classifier.classes_)) < 0
+
+
+def exact_distance(classifier, x, norm):
+    """Distance of each row to the boundary of a linear classifier of two labels, in units of scale."""
+    weight = (classifier.module.weight[1] - classifier.module.weight[0]).detach() * classifier.space.scale
+    with torch.no_grad():
+        gap = classifier.module(x).diff(dim=1).abs()[:, 0]
+    return gap / (weight.abs().sum() if norm == "linf" else weight.norm())
+
+
+# --- closed forms ----------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+@pytest.mark.parametrize("make", [FGSM, BIM, PGD, MIFGSM, APGD])
+def test_linear_rows_fall_exactly_within_their_distance(make, norm):
+    classifier = linear()
+    x, y = rows(classifier, 200)
+    distance = exact_distance(classifier, x, norm)
+    eps = 0.3
+    clear = (distance / eps - 1).abs() > 0.02
+    hit = fooled(classifier, make(eps=eps, norm=norm)(classifier, x, y), y)
+    assert 20 < (distance < eps).sum() < 180
+    assert torch.equal(hit[clear], (distance < eps)[clear])
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_fgsm_is_the_exact_worst_case_of_a_linear_model(norm):
+    classifier = linear()
+    x, y = rows(classifier, 50)
+    adversarial = FGSM(eps=0.2, norm=norm)(classifier, x, y)
+    before, after = exact_distance(classifier, x, norm), exact_distance(classifier, adversarial, norm)
+    signed = torch.where(fooled(classifier, adversarial, y), -after, after)
+    torch.testing.assert_close(before - signed, torch.full_like(before, 0.2), rtol=0, atol=2e-5)
+
+
+@pytest.mark.parametrize("n", [1, 3, 8])
+@pytest.mark.parametrize("attack", [DeepFool(), CarliniWagnerL2()], ids=name)
+def test_minimal_attacks_reach_the_distance_of_a_linear_model(attack, n):
+    classifier = linear()
+    x, y = rows(classifier, n)
+    adversarial = attack(classifier, x, y)
+    exact = exact_distance(classifier, x, "l2")
+    assert (exact > 0.05).all()
+    assert fooled(classifier, adversarial, y).all()
+    ratio = classifier.space.distance(adversarial, x, "l2") / exact
+    assert ratio.min() >= 1 - 1e-4
+    assert ratio.max() <= 1.05
+
+
+def test_deepfool_finds_the_nearest_of_many_boundaries():
+    classifier = linear(classes=5)
+    x, y = rows(classifier, 40)
+    weight, scale = classifier.module.weight.detach(), classifier.space.scale
+    with torch.no_grad():
+        logits = classifier.module(x)
+    slopes = ((weight[None] - weight[y][:, None]) * scale).norm(dim=2)
+    exact = ((logits.gather(1, y[:, None]) - logits) / slopes).nan_to_num(torch.inf).scatter(1, y[:, None], torch.inf)
+    got = classifier.space.distance(DeepFool()(classifier, x, y), x, "l2") / exact.amin(1)
+    assert got.min() >= 1 - 1e-4
+    assert got.median() <= 1.03
+    assert got.max() <= 1.1  # ties between boundaries make the first step less than optimal
+
+
+def test_deepfool_goes_around_a_frozen_feature():
+    classifier = linear(3)
+    x, y = rows(classifier, 8, (3,))
+    classifier.space = Space(torch.tensor([x[0, 0], -50, -50]), torch.tensor([x[0, 0], 50, 50]))
+    x[:, 0] = x[0, 0]
+    y = classifier.module(x).argmax(1)
+    weight = classifier.module.weight.diff(dim=0)[0].detach()
+    exact = classifier.module(x).diff(dim=1).abs()[:, 0].detach() / weight[1:].norm()
+    adversarial = DeepFool()(classifier, x, y)
+    assert torch.equal(adversarial[:, 0], x[:, 0])
+    assert fooled(classifier, adversarial, y).all()
+    torch.testing.assert_close(classifier.space.distance(adversarial, x, "l2") / exact, torch.full((8,), 1.02),
+                               rtol=0.02, atol=0)
+
+
+@pytest.mark.parametrize("attack", MINIMAL, ids=name)
+def test_minimal_attacks_do_not_return_what_lies_beyond_the_bound(attack):
+    classifier = linear()
+    x, y = rows(classifier, 60)
+    exact = exact_distance(classifier, x, "l2")
+    adversarial = with_(attack, eps=0.3)(classifier, x, y)
+    moved = (adversarial != x).any(1)
+    assert 5 < moved.sum() < 55
+    assert torch.equal(moved, fooled(classifier, adversarial, y))
+    assert not moved[exact > 0.3].any()
+    assert moved[exact < 0.28].all()
+    assert (classifier.space.distance(adversarial, x, "l2") <= 0.3 + 1e-5).all()
+
+
+def test_saturated_cross_entropy_does_not_hide_the_gradient():
+    classifier = linear()
+    x, y = rows(classifier, 40)
+    mild = fooled(classifier, PGD(eps=0.3)(classifier, x, y), y)
+    with torch.no_grad():
+        classifier.module.weight.mul_(1e4), classifier.module.bias.mul_(1e4)
+    x_leaf = x.clone().requires_grad_()
+    nn.functional.cross_entropy(classifier.module(x_leaf), y).backward()
+    assert (x_leaf.grad == 0).all(1).float().mean() > 0.9  # what a plain attack would see
+    classifier.module.zero_grad()
+    assert torch.equal(fooled(classifier, PGD(eps=0.3)(classifier, x, y), y), mild)
+
+
+# --- what is possible ------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("early", [True, False])
+@pytest.mark.parametrize("relations", [True, False])
+@pytest.mark.parametrize("attack", ALL, ids=name)
+def test_only_possible_patients_within_the_budget(attack, relations, early):
+    classifier, x, y = patients(relations)
+    eps = 0.25
+    if hasattr(attack, "early_stop"):
+        attack = with_(attack, early_stop=early)
+    adversarial = with_(attack, eps=eps)(classifier, x, y, seed=4)
+    assert classifier.space.contains(adversarial, x).all()
+    assert (classifier.space.distance(adversarial, x, attack.norm) <= eps * (1 + 1e-5)).all()
+    assert torch.equal(adversarial[:, 2], x[:, 2])
+    assert (adversarial[:, 3] >= x[:, 3]).all()
+    assert (adversarial[:, 5] <= x[:, 5]).all()
+    hit = fooled(classifier, adversarial, y)
+    assert hit.float().mean() > 0.05
+    if early:
+        unchanged = (adversarial == x).all(1)
+        assert attack.__class__ is FGSM or unchanged[~hit].all()
+
+
+@pytest.mark.parametrize("classes", [2, 4])
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("attack", ALL, ids=name)
+def test_images_stay_in_the_box_and_the_budget(attack, channels, classes):
+    classifier, x, y = images(channels, classes)
+    attack = with_(attack, eps=0.08 if attack.norm == "linf" else 0.8)
+    adversarial = attack(classifier, x, y)
+    assert adversarial.shape == x.shape and adversarial.dtype == torch.float32
+    assert adversarial.min() >= 0 and adversarial.max() <= 1
+    assert (classifier.space.distance(adversarial, x, attack.norm) <= attack.eps * (1 + 1e-5)).all()
+    if not isinstance(attack, RandomNoise):
+        assert fooled(classifier, adversarial, y).any()
+
+
+@pytest.mark.parametrize("attack", ALL, ids=name)
+def test_no_budget_changes_nothing(attack):
+    classifier, x, y = patients()
+    assert torch.equal(with_(attack, eps=0.0)(classifier, x, y), x)
+
+
+@pytest.mark.parametrize("attack", ALL, ids=name)
+def test_no_rows_are_no_trouble(attack):
+    classifier, x, y = patients()
+    assert attack(classifier, x[:0], y[:0]).shape == (0, 6)
+
+
+# --- the contract ----------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("attack", ALL, ids=name)
+def test_model_inputs_and_global_random_state_are_left_as_they_were(attack):
+    classifier, x, y = images(1)
+    classifier.module.train()
+    classifier.module[0].bias.requires_grad_(False)
+    before = {k: v.clone() for k, v in classifier.module.state_dict().items()}
+    x_before, y_before, state = x.clone(), y.clone(), torch.random.get_rng_state()
+    if isinstance(attack, RandomNoise):
+        classifier.module.eval()  # a control only asks, and asking is up to the classifier
+    training = classifier.module.training
+    attack(classifier, x, y)
+    assert all(p.grad is None for p in classifier.module.parameters())
+    assert [p.requires_grad for p in classifier.module.parameters()] == [True, False, True, True, True, True]
+    assert classifier.module.training is training
+    assert all(torch.equal(v, before[k]) for k, v in classifier.module.state_dict().items())
+    assert torch.equal(x, x_before) and torch.equal(y, y_before)
+    assert torch.equal(torch.random.get_rng_state(), state)
+
+
+@pytest.mark.parametrize("attack", [PGD(), PGD(norm="l2"), APGD(steps=5), RandomNoise(), RandomNoise(norm="l2"),
+                                    RandomNoise(edge=False)], ids=name)
+def test_the_seed_decides(attack):
+    classifier, x, y = moons()
+    attack = with_(attack, eps=0.02, early_stop=False)
+    if isinstance(attack, PGD):
+        attack = with_(attack, steps=1)  # many steps end in the same corner, wherever they start
+    first = attack(classifier, x, y, seed=1)
+    assert torch.equal(first, attack(classifier, x, y, seed=1))
+    assert not torch.equal(first, attack(classifier, x, y, seed=2))
+
+
+@pytest.mark.parametrize("attack", [BIM(), BIM(early_stop=False), MIFGSM(), DeepFool(), FGSM()], ids=name)
+def test_batches_change_no_result(attack):
+    classifier, x, y = patients()
+    whole = attack(classifier, x, y)
+    classifier.batch = 7
+    torch.testing.assert_close(attack(classifier, x, y), whole, rtol=1e-5, atol=1e-5)
+
+
+def test_attacks_that_need_gradients_say_so():
+    class Constant:
+        def predict_proba(self, x):
+            return torch.tensor([[0.2, 0.8]]).expand(len(x), -1).numpy()
+
+    classifier = EstimatorClassifier(Constant(), 2, Space(0.0, 1.0))
+    with pytest.raises(NotApplicable, match="PGD needs gradients"):
+        PGD()(classifier, torch.rand(3, 2), torch.ones(3).long())
+    noisy = RandomNoise(early_stop=False)(classifier, torch.full((3, 2), 0.5), torch.ones(3).long())
+    assert noisy.shape == (3, 2) and classifier.queries == 30
+
+
+# --- counting passes -------------------------------------------------------------------------------------------------
+
+def count(attack, classifier, x, y):
+    classifier.queries = classifier.gradients = 0
+    attack(classifier, x, y)
+    return classifier.gradients, classifier.queries
+
+
+@pytest.mark.parametrize(("attack", "gradients", "queries"), [
+    (FGSM(), 1, 1), (BIM(steps=7, early_stop=False), 7, 8), (PGD(steps=40, early_stop=False), 40, 41),
+    (MIFGSM(early_stop=False), 10, 11), (APGD(steps=20, early_stop=False), 20, 21),
+    (RandomNoise(draws=9, early_stop=False), 0, 9)], ids=lambda v: name(v) if hasattr(v, "norm") else str(v))
+def test_full_strength_takes_exactly_its_passes(attack, gradients, queries):
+    classifier, x, y = moons()
+    assert count(attack, classifier, x, y) == (gradients * len(x), queries * len(x))
+
+
+def test_rows_leave_once_fooled_and_restarts_are_for_the_others():
+    classifier = linear()
+    x, y = rows(classifier, 200)
+    distance = exact_distance(classifier, x, "linf")
+    x, y = x[(distance / 0.3 - 1).abs() > 0.05], y[(distance / 0.3 - 1).abs() > 0.05]
+    distance = exact_distance(classifier, x, "linf")
+    # BIM walks to the corner in ten equal steps, and a row is fooled at the first one beyond its distance
+    steps = torch.where(distance < 0.3, (distance / 0.03).ceil(), 10)
+    gradients, queries = count(BIM(eps=0.3), classifier, x, y)
+    falls = (distance < 0.3) & (steps < 10)  # these are judged before, not after, a last step
+    assert abs(gradients - int((steps + falls).sum())) <= 2  # a distance of nearly a whole number of steps
+    assert queries - gradients == int((~falls).sum())
+    robust = int((distance >= 0.3).sum())
+    once = count(PGD(eps=0.3), classifier, x, y)[0]
+    assert count(PGD(eps=0.3, restarts=3), classifier, x, y)[0] == once + 2 * 40 * robust
+
+
+def test_deepfool_takes_one_gradient_a_step_for_two_labels_and_one_a_candidate_for_more():
+    two, many = linear(), linear(classes=12)
+    x, y = rows(two, 30)
+    assert count(DeepFool(), two, x, y) == (60, 60)  # one step, and the pass that finds the row fooled
+    x, y = rows(many, 1, seed=3)
+    gradients, queries = count(DeepFool(candidates=4), many, x, y)
+    assert gradients == 4 * queries
+
+
+# --- relations between strengths -------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("attack", FIXED, ids=name)
+def test_a_larger_budget_is_not_weaker(attack):
+    classifier, x, y = moons()
+    hits = [int(fooled(classifier, with_(attack, eps=eps)(classifier, x, y), y).sum()) for eps in (0.02, 0.06, 0.12)]
+    assert hits == sorted(hits) and hits[0] < hits[2]
+
+
+@pytest.mark.parametrize(("weaker", "stronger"), [
+    (RandomNoise(), PGD()), (RandomNoise(norm="l2"), PGD(norm="l2")), (FGSM(), PGD()), (BIM(steps=2), BIM(steps=10)),
+    (PGD(steps=3), PGD(steps=3, restarts=6)), (RandomNoise(draws=1), RandomNoise(draws=50))],
+    ids=lambda v: name(v))
+def test_the_stronger_attack_is_not_weaker(weaker, stronger):
+    classifier, x, y = moons()
+    low, high = (int(fooled(classifier, with_(a, eps=0.05)(classifier, x, y), y).sum()) for a in (weaker, stronger))
+    assert low <= high
+
+
+def test_noise_is_clearly_weaker_than_pgd_in_many_dimensions():
+    classifier = linear(200)
+    x, y = rows(classifier, 100, (200,))
+    noise = fooled(classifier, RandomNoise(eps=0.05, draws=20)(classifier, x, y), y).sum()
+    pgd = fooled(classifier, PGD(eps=0.05)(classifier, x, y), y).sum()
+    assert noise < pgd / 2
+
+
+@pytest.mark.parametrize("loss", ["ce", "margin"])
+def test_apgd_is_about_as_strong_as_pgd(loss):
+    classifier, x, y = moons()
+    for eps in (0.03, 0.06, 0.1):
+        pgd = fooled(classifier, PGD(eps=eps)(classifier, x, y), y).sum()
+        assert fooled(classifier, APGD(eps=eps, loss=loss)(classifier, x, y), y).sum() >= pgd - 2
+
+
+def test_apgd_checkpoints_are_those_of_the_paper():
+    assert sorted(_checkpoints(100)) == [22, 41, 57, 70, 80, 87, 93, 99]
+
+
+def test_full_strength_goes_further_than_early_stop():
+    classifier, x, y = moons()
+    with torch.no_grad():
+        early, full = (margin(classifier.module(PGD(eps=0.1, early_stop=stop)(classifier, x, y)), y, 2)
+                       for stop in (True, False))
+    assert torch.equal(early < 0, full < 0)
+    assert (full <= early + 1e-5).all() and full.mean() < early.mean() - 1
+
+
+# --- targets and refusals --------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("attack", [PGD(eps=0.6), APGD(eps=0.6), MIFGSM(eps=0.6), CarliniWagnerL2(), DeepFool()],
+                         ids=name)
+def test_a_target_is_reached_by_name(attack):
+    classifier = linear(classes=4)
+    x, y = rows(classifier, 40)
+    reached = classifier.judge(with_(attack, target=2)(classifier, x, y)) == 2
+    assert reached.sum() > (y == 2).sum() + 10
+    with pytest.raises(InputError, match="target 4 is no label"):
+        with_(attack, target=4)(classifier, x, y)
+
+
+@pytest.mark.parametrize("attack", [*FIXED, DeepFool(), CarliniWagnerL2()], ids=name)
+def test_being_refused_is_not_being_fooled(attack):
+    classifier = linear(rejects=True)
+    x, y = rows(classifier, 60)
+    eps = 0.5 if attack in FIXED else 3.0
+    adversarial = with_(attack, eps=eps)(classifier, x, y)
+    hit, label = fooled(classifier, adversarial, y), classifier.judge(adversarial)
+    assert torch.equal(hit, (label != y) & (label != -1))
+    assert hit.sum() > 5
+    plain = TorchClassifier(nn.Linear(6, 2), 2, classifier.space)
+    plain.module.load_state_dict({k: v[:2] for k, v in classifier.module.state_dict().items()})
+    free = fooled(plain, with_(attack, eps=eps)(plain, x, y), y)
+    assert hit.sum() <= free.sum()  # the right to refuse can only help
+
+
+# --- an independent library ------------------------------------------------------------------------------------------
+
+@pytest.fixture(scope="module")
+def art():
+    evasion = pytest.importorskip("art.attacks.evasion")
+    from art.estimators.classification import PyTorchClassifier
+
+    classifier, x, y = moons()
+    wrapped = PyTorchClassifier(classifier.module, nn.CrossEntropyLoss(), (2,), 2, clip_values=(0.0, 1.0),
+                                device_type="cpu")
+    return evasion, wrapped, classifier, x, y
+
+
+def test_pgd_is_as_strong_as_art(art):
+    evasion, wrapped, classifier, x, y = art
+    for eps in (0.03, 0.06, 0.1):
+        theirs = evasion.ProjectedGradientDescent(wrapped, eps=eps, eps_step=eps / 10, max_iter=40, num_random_init=1,
+                                                  verbose=False).generate(x.numpy(), y.numpy())
+        robust = (~fooled(classifier, torch.from_numpy(theirs), y)).float().mean()
+        assert (~fooled(classifier, PGD(eps=eps)(classifier, x, y), y)).float().mean() <= robust + 0.01
+
+
+def test_deepfool_goes_no_further_than_art(art):
+    evasion, wrapped, classifier, x, y = art
+    theirs = torch.from_numpy(evasion.DeepFool(wrapped, max_iter=50, epsilon=0.02, verbose=False).generate(x.numpy()))
+    ours = DeepFool()(classifier, x, y)
+    right = ~fooled(classifier, x, y)
+    assert fooled(classifier, ours, y)[right].float().mean() >= fooled(classifier, theirs, y)[right].float().mean()
+    both = right & fooled(classifier, theirs, y) & fooled(classifier, ours, y)
+    assert both.sum() > 150
+    assert (ours - x)[both].norm(dim=1).median() <= 1.02 * (theirs - x)[both].norm(dim=1).median()
