@@ -17,26 +17,30 @@ app = typer.Typer(name="medsec", no_args_is_help=True, add_completion=False, ric
 data_app = typer.Typer(no_args_is_help=True, help="Fetch, describe and verify datasets.")
 app.add_typer(data_app, name="data")
 
+STOPPED = 130
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.", show_default=False)]
 
 
 def main() -> None:
     """Entry point: one line and exit code 2 for whatever the user can mend, never a traceback."""
     try:
-        app(standalone_mode=False)
+        code = app(standalone_mode=False)  # which returns the code of a `typer.Exit`, and 130 after Ctrl-C
     except InputError as e:
         _fail(str(e))
-    except typer.Exit as e:
-        sys.exit(e.exit_code)
     except BrokenPipeError:  # piped into `head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except (KeyboardInterrupt, typer.Abort):
-        _fail("stopped; run the same command again to go on", 130)
+        sys.exit(0)
     except Exception as e:
         # usage errors come from the library that typer is built on, whose classes are not part of its interface
+        if type(e).__name__ == "NoArgsIsHelpError":
+            print(e.format_message())
+            sys.exit(0)
         if hasattr(e, "format_message"):
             _fail(e.format_message())
         raise
+    if code == STOPPED:
+        _fail("stopped; run the same command again to go on", STOPPED)
+    sys.exit(code)
 
 
 def _fail(message: str, code: int = 2) -> None:

@@ -146,6 +146,9 @@ def classification(y: np.ndarray, pred: np.ndarray, proba: np.ndarray | None, cl
 
 
 def collapsed(pred: np.ndarray, y: np.ndarray) -> bool:
-    """Whether a model says almost the same of everyone: at least 98 % one label, or balanced accuracy below 0.55."""
+    """Whether a model says almost the same of everyone: at least 98 % one label, or hardly better than by chance, that
+    is a balanced accuracy less than 0.05 above one over the number of classes."""
+    if not len(y):
+        return False
     _, counts = np.unique(pred, return_counts=True)
-    return bool(counts.max() >= 0.98 * len(pred) or balanced_accuracy(pred, y) < 0.55)
+    return bool(counts.max() >= 0.98 * len(pred) or balanced_accuracy(pred, y) < 0.05 + 1 / len(np.unique(y)))

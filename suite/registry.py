@@ -84,7 +84,8 @@ def make(kind: Kind, name: str, params: dict[str, Any] | None = None) -> Any:
         return TypeAdapter(found).validate_python(params)
     except ValidationError as e:
         first = e.errors()[0]
-        raise InputError(f"{kind[:-1]} '{name}': {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+        where = "".join(f"{part}: " for part in [".".join(map(str, first["loc"]))] if part)
+        raise InputError(f"{kind[:-1]} '{name}': {where}{first['msg'].removeprefix('Value error, ')}") from None
 
 
 def name_of(kind: Kind, thing: object) -> str:
