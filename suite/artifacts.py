@@ -17,6 +17,7 @@ from suite.classifier import Classifier, EstimatorClassifier, TorchClassifier
 from suite.data import Split
 from suite.errors import InputError, NotApplicable
 from suite.recipe import Recipe
+from suite.run import write_atomic, write_json
 from suite.space import Space
 
 SAFE = {"sklearn.tree._tree.Tree"}
@@ -24,30 +25,40 @@ SAFE = {"sklearn.tree._tree.Tree"}
 PICKLES = {".pkl", ".pickle", ".joblib"}
 
 
-def save(classifier: Classifier, folder: Path) -> None:
+def save(classifier: Classifier, folder: Path, name: str) -> None:
     """Write a classifier into a folder: `model.json`, and weights as safetensors, XGBoost JSON or skops.
+
+    Args:
+        classifier: Trained from a recipe.
+        folder: Where to write.
+        name: Of the recipe: registered, or `FILE.py:OBJECT`.
 
     Raises:
         InputError: The classifier is of a kind that cannot be stored.
+        WriteError: The disk is full.
     """
-    about = {"recipe": registry.name_of("models", classifier.recipe), "params": asdict(classifier.recipe),
-             "notes": classifier.notes}
+    about = {"recipe": name, "params": asdict(classifier.recipe), "notes": classifier.notes}
     if isinstance(classifier, TorchClassifier):
-        from safetensors.torch import save_file
+        from safetensors.torch import save as packed
 
         about["inputs"] = classifier.module[0].inputs
-        state = {k: v.detach().cpu().contiguous() for k, v in classifier.module.state_dict().items()}
-        save_file(state, folder / "weights.safetensors")
+        file, data = "weights.safetensors", packed({k: v.detach().cpu().contiguous()
+                                                    for k, v in classifier.module.state_dict().items()})
     elif isinstance(classifier, EstimatorClassifier):
-        _save_estimator(classifier.estimator, folder)
+        file, data = _packed(classifier.estimator)
     else:
         raise InputError(f"a {type(classifier).__name__} cannot be stored")
-    (folder / "model.json").write_text(json.dumps(about, indent=1), encoding="utf-8")
+    write_atomic(folder / file, lambda f: f.write(data))
+    write_json(folder / "model.json", about)
 
 
 def load(folder: Path, classes: int, space: Space, device: str = "cpu") -> Classifier:
-    """Read what `save` wrote."""
-    about = json.loads((folder / "model.json").read_text(encoding="utf-8"))
+    """Read what `save` wrote.
+
+    Raises:
+        InputError: Something is damaged, or the recipe is no longer known.
+    """
+    about = _opened(folder / "model.json", lambda: json.loads((folder / "model.json").read_text(encoding="utf-8")))
     recipe = registry.make("models", about["recipe"], about["params"])
     weights = folder / "weights.safetensors"
     if weights.is_file():
@@ -56,22 +67,22 @@ def load(folder: Path, classes: int, space: Space, device: str = "cpu") -> Class
         from suite.training import build
 
         module = build(recipe, tuple(about["inputs"]), classes)
-        module.load_state_dict(load_file(weights))
+        _opened(weights, lambda: module.load_state_dict(load_file(weights)))
         classifier: Classifier = TorchClassifier(module, classes, space, device=device, recipe=recipe)
     else:
-        file = next(folder.glob("estimator.*"))
+        file = next(folder.glob("estimator.*"), folder / "estimator.skops")
         classifier = EstimatorClassifier(read_estimator(file), classes, space, recipe=recipe)
     classifier.notes.update(about["notes"])
     return classifier
 
 
-def _save_estimator(estimator: Any, folder: Path) -> None:
+def _packed(estimator: Any) -> tuple[str, bytes]:
+    """File name and content."""
     if type(estimator).__module__.startswith("xgboost"):
-        estimator.save_model(folder / "estimator.json")
-    else:
-        import skops.io
+        return "estimator.json", bytes(estimator.get_booster().save_raw("json"))
+    import skops.io
 
-        skops.io.dump(estimator, folder / "estimator.skops")
+    return "estimator.skops", skops.io.dumps(estimator)
 
 
 def read_estimator(file: Path, allow_pickle: bool = False) -> Any:
@@ -110,7 +121,11 @@ def _opened(file: Path, read: Any) -> Any:
     try:
         return read()
     except Exception as e:
-        raise InputError(f"model {file}: cannot be read: {str(e).splitlines()[0] or type(e).__name__}") from e
+        raise InputError(f"model {file}: cannot be read: {_first_line(e)}") from e
+
+
+def _first_line(error: Exception) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
 @dataclass(frozen=True)
@@ -150,7 +165,7 @@ class Fitted(Recipe):
         except InputError:
             raise
         except Exception as e:
-            raise InputError(f"model {self.source} fails on this data: {str(e).splitlines()[0]}") from e
+            raise InputError(f"model {self.source} fails on this data: {_first_line(e)}") from e
         if width != classes:
             raise InputError(f"model {self.source} returns {width} logits a row, but there are {classes} classes")
         if not np.allclose(proba.sum(1), 1, atol=1e-3) or proba.min() < 0:

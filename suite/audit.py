@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 import traceback
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -13,7 +13,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from suite import artifacts, registry, threats
+from suite import artifacts, cache, registry, threats
 from suite.attack import Attack, EvasionAttack, PoisoningAttack
 from suite.classifier import Classifier
 from suite.data import Dataset
@@ -24,7 +24,7 @@ from suite.evaluate.worst_case import Part, measure_worst_case
 from suite.measurement import Sheet, versions
 from suite.plan import Item, Plan
 from suite.recipe import Defense, Front, Recipe
-from suite.run import Run
+from suite.run import FULL, Run, WriteError
 
 NONE = Item(name="none")
 WORST = "worst-case"
@@ -68,9 +68,11 @@ class Audit:
         self.attacks = {id(a): registry.make("attacks", a.name, a.params) for a in plan.attacks}
         self.defenses: dict[str, Defense] = {"none": Plain()}
         self.defenses |= {d.name: registry.make("defenses", d.name, d.params) for d in plan.defenses}
-        for attack in self.attacks.values():
-            if not isinstance(attack, Attack):
-                raise InputError(f"{attack!r} is not an attack")
+        for item in plan.attacks:
+            _check_attack(item, self.attacks[id(item)])
+        for name, defense in self.defenses.items():
+            if not isinstance(defense, Defense):
+                raise InputError(f"'{name}' is not a defense")
         self.fitted = {name: model.classifier(dataset.train, str(self.device)) for name, model in self.models.items()
                        if isinstance(model, artifacts.Fitted)}
         if plan.attacks and not any(cell.attack for cell in self.cells):
@@ -142,13 +144,23 @@ class Audit:
     def manifest(self) -> dict[str, Any]:
         """What a run folder says of itself."""
         source = self.data.provenance
-        return {"plan": self.plan.dump() | {"device": str(self.device)}, "data": {"name": source.name,
-                "sha256": source.sha256}, "why": self.why, "provenance": asdict(source), "card": dict(self.data.card),
-                "classes": list(self.data.classes), "features": list(self.data.features),
-                "splits": {s: len(getattr(self.data, s)) for s in ("train", "val", "test")},
-                "budget": self.data.space.describe(self.plan.eps), "versions": versions(),
-                "device": describe_device(self.device), "created": time.strftime("%Y-%m-%d %H:%M"),
-                "threads": torch.get_num_threads(), "cells": [c.key for c in self.cells]}
+        return {
+            "plan": self.plan.dump() | {"device": str(self.device)},
+            "data": {"name": source.name, "sha256": source.sha256}, "files": self._files(),
+            "why": self.why, "provenance": asdict(source), "card": dict(self.data.card),
+            "classes": list(self.data.classes), "features": list(self.data.features),
+            "splits": {s: len(getattr(self.data, s)) for s in ("train", "val", "test")},
+            "budget": self.data.space.describe(self.plan.eps), "versions": versions(),
+            "device": describe_device(self.device), "created": time.strftime("%Y-%m-%d %H:%M"),
+            "threads": torch.get_num_threads(), "cells": [c.key for c in self.cells]}
+
+    def _files(self) -> dict[str, str]:
+        """Checksums of the user's own files: a run goes on only with the same ones."""
+        plan = self.plan
+        names = [item.name for item in (*plan.models, *plan.attacks, *plan.defenses)]
+        names += [str(file) for file in (plan.table.schema_file,) if file]
+        paths = [Path(n.rpartition(":")[0] if registry.is_file(n) else n) for n in names]
+        return {str(path): cache.sha256_of(path) for path in paths if path.is_file()}
 
     def run(self, folder: Path, started: Callable[[Cell, int, int], None] = lambda *_: None) -> Run:
         """Carry out every cell that is not finished yet.
@@ -179,9 +191,11 @@ class Audit:
                     arrays = measure(self.attacks[id(cell.attack)], subject, sheet, cell.attack.rows)
                 else:
                     measure_worst_case(subject, sheet, self._parts(cell, run))
+        except WriteError:
+            raise
         except Exception as e:
-            if isinstance(e, OSError) or isinstance(e.__cause__, OSError):
-                raise InputError(str(e)) from e
+            if isinstance(e, OSError) and e.errno in FULL:
+                raise WriteError(f"{(e.strerror or str(e)).lower()} in {cell.key}; run again to go on") from e
             where = traceback.extract_tb(e.__traceback__)[-1]
             sheet.rows = []
             place = f"{Path(where.filename).name}:{where.lineno}"
@@ -195,7 +209,7 @@ class Audit:
             recipe, train, val = self.models[cell.model.name], self.data.train, self.data.val
             trained = defense(recipe, train, val, self.plan.seed, str(self.device))
             with run.model_folder(cell.key) as folder:
-                artifacts.save(trained, folder)
+                artifacts.save(trained, folder, cell.model.name)
         measure_clean(self._subject(cell, run), sheet)
 
     def _classifier(self, cell: Cell, run: Run) -> Classifier:
@@ -227,7 +241,8 @@ class Audit:
         source = self.data.provenance
         common: dict[str, Any] = {
             "cell": cell.key, "dataset": self.data.name, "data_sha256": source.sha256, "synthetic": source.synthetic,
-            "model": cell.model.name, "defense": cell.defense.name, "defense_params": cell.defense.params,
+            "model": cell.model.name, "defense": cell.defense.name,
+            "defense_params": asdict(self.defenses[cell.defense.name]),
             "device": str(self.device), "seed": self.plan.seed}
         if cell.what == "attack":
             attack: Attack = self.attacks[id(cell.attack)]
@@ -252,6 +267,18 @@ def resolve_model(item: Item, allow_pickle: bool) -> Recipe:
     return made
 
 
+def _check_attack(item: Item, attack: Any) -> None:
+    if not isinstance(attack, Attack):
+        raise InputError(f"'{item.name}' is not an attack")
+    for key in attack.info.threats:
+        if key not in threats.CATALOG:
+            raise InputError(f"attack '{item.name}' names an unknown threat '{key}'; there are: "
+                             f"{', '.join(threats.CATALOG)}")
+    if isinstance(attack, EvasionAttack) and "eps" in item.params:
+        raise InputError(f"attack '{item.name}': eps: every attack is measured at the budgets of the plan; set its eps "
+                         "and budgets instead")
+
+
 def resolve_device(name: str) -> torch.device:
     """ "auto" is CUDA when it is there."""
     if name == "cuda" and not torch.cuda.is_available():
@@ -271,5 +298,5 @@ def _unique(cells: list[Cell]) -> list[Cell]:
     for cell in cells:
         seen[cell.key] = seen.get(cell.key, 0) + 1
         number = seen[cell.key]
-        out.append(cell if number == 1 else Cell(f"{cell.key}-{number}", *list(vars(cell).values())[1:]))
+        out.append(cell if number == 1 else replace(cell, key=f"{cell.key}-{number}"))
     return out

@@ -88,14 +88,6 @@ def make(kind: Kind, name: str, params: dict[str, Any] | None = None) -> Any:
         raise InputError(f"{kind[:-1]} '{name}': {where}{first['msg'].removeprefix('Value error, ')}") from None
 
 
-def name_of(kind: Kind, thing: object) -> str:
-    """The registered name under which `thing` (an instance) can be made again."""
-    for name in _entries(kind):
-        if _entries(kind)[name].value == f"{type(thing).__module__}:{type(thing).__qualname__}":
-            return name
-    raise InputError(f"{type(thing).__name__} is not registered among the {kind}")
-
-
 def _from_file(kind: Kind, name: str) -> Any:
     path, _, attribute = name.rpartition(":")
     file = Path(path)

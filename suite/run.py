@@ -20,29 +20,46 @@ import numpy as np
 from suite.errors import InputError
 from suite.measurement import Measurement
 
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""Error numbers of a disk, a quota or a file that is full."""
+
+
+class WriteError(InputError):
+    """A file of the run could not be written. Stops the run, which goes on from there when it is started again."""
+
 
 def write_atomic(path: Path, fill: Callable[[IO[bytes]], None]) -> None:
     """Write a file so that it is either there in full or not at all, also when the disk is full or the power fails.
 
     Raises:
-        InputError: The disk is full or the folder cannot be written; an older version of the file stays as it was.
+        WriteError: The disk is full or the folder cannot be written; an older version of the file stays as it was.
     """
-    temporary = None
-    try:
+    with _writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        with os.fdopen(handle, "wb") as file:
-            fill(file)
-            os.fchmod(file.fileno(), 0o666 & ~_umask())  # a temporary file is private, a result is not
-            file.flush()
-            os.fsync(file.fileno())
-        Path(temporary).replace(path)
-    except OSError as e:
-        if temporary:
+        try:
+            with os.fdopen(handle, "wb") as file:
+                fill(file)
+                os.fchmod(file.fileno(), 0o666 & ~_umask())  # a temporary file is private, a result is not
+                file.flush()
+                os.fsync(file.fileno())
+            Path(temporary).replace(path)
+        except BaseException:
             with contextlib.suppress(OSError):
                 Path(temporary).unlink()
-        what = "no space left on the disk" if e.errno in (errno.ENOSPC, errno.EDQUOT) else e.strerror or str(e)
-        raise InputError(f"cannot write {path}: {what}; what was finished is kept, run again to go on") from e
+            raise
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    """Turns what the system refuses inside the block into one line for people."""
+    try:
+        yield
+    except OSError as e:
+        full = e.errno in FULL
+        what = "no space left on the disk" if full else (e.strerror or str(e)).lower()
+        raise WriteError(f"cannot write {path}: {what}"
+                         + ("; what was finished is kept, run again to go on" if full else "")) from e
 
 
 def _umask() -> int:
@@ -80,20 +97,21 @@ class Run:
         run = cls(folder)
         if run.manifest_file.exists():
             found = run.manifest
-            for key in ("plan", "data"):
-                if found[key] != manifest[key]:
-                    differs = _difference(found[key], manifest[key])
-                    raise InputError(f"{folder} holds a run of another {key}: {differs}; "
+            for key in ("plan", "data", "files"):
+                if found.get(key) != manifest.get(key):
+                    differs = _difference(found.get(key), manifest.get(key))
+                    raise InputError(f"{folder} holds a run of another {'plan' if key == 'files' else key}: {differs}; "
                                      "choose another folder with --out, or delete this one")
         else:
-            if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-                raise InputError(f"{folder} exists and is not a run folder; choose another with --out")
+            run._check_empty()
             write_json(run.manifest_file, manifest)
-        for leftover in run.folder.rglob(".*.*"):  # of a write that was killed
-            if leftover.is_file() and leftover.name != ".lock":
-                leftover.unlink()
-        run.collect()
         return run
+
+    def _check_empty(self) -> None:
+        folder = self.folder
+        if folder.exists() and (not folder.is_dir() or any(
+                not file.name.startswith(f".{self.manifest_file.name}.") for file in folder.iterdir())):
+            raise InputError(f"{folder} exists and is not a run folder; choose another with --out")
 
     @classmethod
     def open(cls, folder: Path) -> Run:
@@ -114,9 +132,12 @@ class Run:
     @property
     def manifest(self) -> dict[str, Any]:
         try:
-            return json.loads(self.manifest_file.read_text(encoding="utf-8"))
-        except ValueError as e:
+            found = json.loads(self.manifest_file.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as e:
             raise InputError(f"{self.manifest_file} is damaged: {e}") from None
+        if not isinstance(found, dict) or not {"plan", "data", "cells"} <= found.keys():
+            raise InputError(f"{self.folder} is not a run folder: its {self.manifest_file.name} is of something else")
+        return found
 
     @property
     def measurements_file(self) -> Path:
@@ -124,12 +145,21 @@ class Run:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Keep a second process from working in the same folder."""
-        with (self.folder / ".lock").open("w") as handle:
+        """Keep a second process from working in the same folder, and clear away what a killed one left unfinished."""
+        file = self.folder / ".lock"
+        with _writing(file):
+            handle = file.open("w")
+        with handle:
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise InputError(f"another audit is working in {self.folder}") from None
+            for leftover in [*self.folder.glob(".*.*"), *self.folder.glob("cells/.*"), *self.folder.glob("models/.*")]:
+                if leftover.is_dir():
+                    shutil.rmtree(leftover, ignore_errors=True)
+                else:
+                    leftover.unlink(missing_ok=True)
+            self.collect()
             yield
 
     def done(self, key: str) -> bool:
@@ -142,9 +172,10 @@ class Run:
             buffer = io.BytesIO()
             np.savez_compressed(buffer, **arrays)
             write_atomic(self.folder / "cells" / f"{key}.npz", lambda f: f.write(buffer.getbuffer()))
-        dumped = [row.model_dump(mode="json") for row in rows]
+        # a user's attack may have parameters that JSON does not know
+        dumped = [row.model_dump(mode="json", fallback=str) for row in rows]
         write_json(self.folder / "cells" / f"{key}.json", dumped)
-        with self.measurements_file.open("a", encoding="utf-8") as f:
+        with _writing(self.measurements_file), self.measurements_file.open("a", encoding="utf-8") as f:
             f.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in dumped)
 
     def arrays(self, key: str) -> dict[str, np.ndarray]:
@@ -163,19 +194,21 @@ class Run:
 
     def collect(self) -> None:
         """Make `measurements.jsonl` again from the finished cells."""
-        text = "".join(row.model_dump_json() + "\n" for row in self.rows())
+        text = "".join(json.dumps(row.model_dump(mode="json"), ensure_ascii=False) + "\n" for row in self.rows())
         write_atomic(self.measurements_file, lambda f: f.write(text.encode()))
 
     @contextmanager
     def model_folder(self, key: str) -> Iterator[Path]:
         """A folder to write a model into; it appears under `models/KEY` only when the block ends well."""
         target = self.folder / "models" / key
-        target.parent.mkdir(parents=True, exist_ok=True)
-        staging = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{key}."))
+        with _writing(target):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            staging = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{key}."))
         try:
             yield staging
             shutil.rmtree(target, ignore_errors=True)
-            staging.rename(target)
+            with _writing(target):
+                staging.rename(target)
         finally:
             shutil.rmtree(staging, ignore_errors=True)
 
