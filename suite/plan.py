@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 import tomllib
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any, Literal
 
@@ -109,9 +110,18 @@ class Plan(BaseModel):
     @field_validator("budgets")
     @classmethod
     def _rising(cls, value: tuple[float, ...]) -> tuple[float, ...]:
-        if not value or min(value) <= 0:
-            raise ValueError("budgets must be greater than 0")
+        if not value or not all(0 < budget <= 1 for budget in value):
+            raise ValueError("budgets must be greater than 0 and at most 1")
         return tuple(sorted(set(value)))
+
+    @field_validator("models", "defenses")
+    @classmethod
+    def _distinct(cls, value: tuple[Item, ...]) -> tuple[Item, ...]:
+        slugs = [item.slug for item in value]
+        for item in value:
+            if slugs.count(item.slug) > 1:  # rows and files are told apart by it
+                raise ValueError(f"'{item.slug}' is there twice")
+        return tuple(item for item in value if item.name != "none")
 
     @model_validator(mode="after")
     def _main_budget(self) -> Plan:
@@ -122,11 +132,15 @@ class Plan(BaseModel):
                 for wanted in item.models or ():
                     if wanted not in {m.name for m in self.models}:
                         raise ValueError(f"{kind}: '{item.name}' is for model '{wanted}', which the plan does not have")
+                for wanted in item.defenses or ():
+                    if wanted not in {"none", *(d.name for d in self.defenses)}:
+                        raise ValueError(f"{kind}: '{item.name}' is for defense '{wanted}', "
+                                         "which the plan does not have")
         return self
 
     @classmethod
-    def check(cls, value: dict[str, Any], where: str) -> Plan:
-        """Validate; `InputError` names `where` and the key."""
+    def check(cls, value: dict[str, Any], where: str, flags: Collection[str] = ()) -> Plan:
+        """Validate; `InputError` names the key, and `where` it is from unless it is one of the `flags`."""
         try:
             return cls.model_validate(value)
         except ValidationError as e:
@@ -134,8 +148,11 @@ class Plan(BaseModel):
             keys = ".".join(str(k) for k in first["loc"])
             message = first["msg"].removeprefix("Value error, ")
             if first["type"] == "extra_forbidden":
-                near = difflib.get_close_matches(str(first["loc"][-1]), cls.model_fields, 1)
+                known = Table.model_fields if first["loc"][0] == "table" else cls.model_fields
+                near = difflib.get_close_matches(str(first["loc"][-1]), known, 1)
                 message = "no such key" + (f"; did you mean '{near[0]}'?" if near else "")
+            if first["loc"] and first["loc"][0] in flags:
+                where = "command line"
             raise InputError(f"{where}: {keys + ': ' if keys else ''}{message}") from None
 
     @classmethod

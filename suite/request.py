@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from suite import cache, registry
 from suite.data import Dataset
@@ -27,19 +27,22 @@ def make_plan(what: str | None, flags: dict[str, Any], quick: bool = False) -> P
         InputError: Unknown preset, no such file, or a key that is wrong, which the message names.
     """
     what = what or DEFAULT_PRESET
-    path = Path(what) if what.endswith(".toml") or "/" in what else registry.load("presets", what)
-    raw = read_toml(path)
+    a_file = what.endswith(".toml") or "/" in what
+    raw = read_toml(Path(what) if a_file else registry.load("presets", what))
     given = {k: v for k, v in flags.items() if v is not None}
     for kind in ("models", "attacks", "defenses"):
         if kind in given:
-            known = {_name(item): item for item in raw.get(kind, [])}
-            given[kind] = [known.get(name, name) for name in given[kind]]
+            given[kind] = [item for name in given[kind] for item in _called(name, raw.get(kind))]
+    if isinstance(table := raw.get("table", {}), dict) and "table" in given:
+        given["table"] = table | given["table"]
+    wanted = raw | given
     if "models" in given:
         for kind in ("attacks", "defenses"):
-            raw[kind] = _only_for([_name(m) for m in given["models"]], given.pop(kind, raw.get(kind, [])))
-    if "table" in given:
-        given["table"] = raw.get("table", {}) | given["table"]
-    plan = Plan.check(raw | given, "command line" if given else str(path))
+            wanted[kind] = _only_for("models", given["models"], wanted.get(kind), kind in given)
+    if "defenses" in given:
+        wanted["attacks"] = _only_for("defenses", ["none", *given["defenses"]], wanted.get("attacks"),
+                                      "attacks" in given)
+    plan = Plan.check(wanted, what if a_file else f"preset {what}", given)
     return plan.quick() if quick else plan
 
 
@@ -47,15 +50,28 @@ def _name(item: Any) -> str:
     return item.get("name", "") if isinstance(item, dict) else str(item)
 
 
-def _only_for(models: list[str], items: list[Any]) -> list[Any]:
-    """The items that can still be used with some models, and their restrictions without the others."""
-    out = []
+def _called(name: str, items: Any) -> list[Any]:
+    """The plan's items of that name, with their hyper-parameters; the name alone where it has none."""
+    return [item for item in items if _name(item) == name] or [name] if isinstance(items, list) else [name]
+
+
+def _only_for(key: Literal["models", "defenses"], there: list[Any], items: Any, asked: bool) -> Any:
+    """The items that can still be used when only some models or defenses are `there`.
+
+    An item that was `asked` for by name is kept in any case, then without its restriction. What is no list of items
+    is left for the plan to reject.
+    """
+    if not isinstance(items, list):
+        return items or []
+    out, there = [], [_name(item) for item in there]
     for item in items:
-        wanted = item.get("models") if isinstance(item, dict) else None
-        if wanted is None:
+        wanted = item.get(key) if isinstance(item, dict) else None
+        if not isinstance(wanted, list):
             out.append(item)
-        elif left := [m for m in wanted if m in models]:
-            out.append(item | {"models": left})
+        elif left := [name for name in wanted if name in there]:
+            out.append(item | {key: left})
+        elif asked:
+            out.append({k: v for k, v in item.items() if k != key})
     return out
 
 
@@ -71,8 +87,13 @@ def open_data(plan: Plan) -> tuple[Dataset, str]:
 def opened(name: str, plan: Plan) -> Dataset:
     """A registered dataset, `FILE.py:OBJECT`, or a file, which is read by the dataset registered for its suffix."""
     path = Path(name)
+    if name == "csv":
+        raise InputError("data csv: give the file itself, for example --data patients.csv --target COLUMN")
     if registry.is_file(name) or not path.suffix:
-        return registry.load("datasets", name)()
+        found = registry.load("datasets", name)()
+        if not isinstance(found, Dataset):
+            raise InputError(f"data {name}: returns {type(found).__name__}, not a Dataset")
+        return found
     reader = path.suffix.removeprefix(".").lower()
     if reader not in registry.names("datasets"):
         known = ", ".join(n for n in registry.names("datasets") if n != "csv")
