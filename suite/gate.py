@@ -12,11 +12,13 @@ from typing import NamedTuple
 from suite.audit import WORST
 from suite.errors import InputError
 from suite.measurement import Measurement
+from suite.plan import Item
 from suite.run import Run
 
 OPERATORS = {">=": operator.ge, "<=": operator.le, ">": operator.gt, "<": operator.lt}
 GRAMMAR = re.compile(r"^\s*(?:(?P<model>[^\s/:]+)?(?:/(?P<defense>[^\s:]+))?\s*:)?"
-                     r"\s*(?P<metric>[a-z_0-9]+(?:\[[^\]]+\])?)(?:\s+of\s+(?P<attack>\S+))?\s*(?P<op>>=|<=|>|<)\s*(?P<bound>-?[0-9.]+(?:e-?\d+)?)\s*$")
+                     r"\s*(?P<metric>[a-z_0-9]+(?:\[[^\]]+\])?)(?:\s+of\s+(?P<attack>\S+))?\s*(?P<op>>=|<=|>|<)\s*"
+                     r"(?P<bound>-?(?:\d+\.?\d*|\.\d+)(?:e-?\d+)?)\s*$")
 
 
 class Verdict(NamedTuple):
@@ -29,8 +31,10 @@ class Verdict(NamedTuple):
 def check(run: Run, requirements: Iterable[str], lenient: bool = False) -> list[Verdict]:
     """Hold a run against requirements of the form `[MODEL][/DEFENSE]: METRIC [of ATTACK] >= NUMBER`.
 
+    MODEL is its name in the plan; of a file, its last part with "-" for what is neither letter, digit, "_" nor ".".
     `robust_accuracy` and `attack_success_rate` mean the worst case over all evasion attacks unless an attack is named,
-    at the run's main budget. Without a model or a defense, every one of the run must meet the requirement.
+    at the run's main budget. Without a model or a defense, every one of the run must meet the requirement, and
+    have been measured on it.
 
     Args:
         run: A finished run.
@@ -54,7 +58,8 @@ def _judge(text: str, rows: list[Measurement], eps: float, lenient: bool) -> Ver
         raise InputError(f"requirement '{text}': write it like 'robust_accuracy >= 0.5' or "
                          "'mlp/trades: tpr_at_fpr[0.05] of membership-rule <= 0.1'")
     model, defense, metric, attack, sign, bound = found.groups()
-    scope = [r for r in rows if model in (None, r.model) and defense in (None, r.defense)]
+    scope = [r for r in rows if model in (None, r.model, Item(name=r.model).slug)
+             and defense in (None, r.defense, Item(name=r.defense).slug)]
     if not scope:
         raise InputError(f"requirement '{text}': the run has no {model or ''}{'/' + defense if defense else ''}")
     if attack is None and metric in ("robust_accuracy", "attack_success_rate"):
@@ -68,6 +73,9 @@ def _judge(text: str, rows: list[Measurement], eps: float, lenient: bool) -> Ver
         near = difflib.get_close_matches(metric, {r.metric for r in scope}, 1)
         raise InputError(f"requirement '{text}': no row of {metric}" + (f" of {attack}" if attack else "")
                          + (f"; did you mean '{near[0]}'?" if near and near[0] != metric else ""))
+    if unmeasured := {r.model for r in scope} - {r.model for r in chosen}:
+        raise InputError(f"requirement '{text}': {metric} was not measured for {min(unmeasured)}; name the model that "
+                         "the requirement is for")
     return _worst(text, chosen, sign, float(bound), lenient)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -116,6 +117,8 @@ def fit(recipe: TorchRecipe, train: Split, val: Split, *, seed: int = 0, device:
             advance("training", epoch + 1, recipe.epochs)
             if watch.stop(validation_loss(module, val, val_objective or objective, weights, seed, device)):
                 break
+    if math.isinf(watch.least):
+        raise ValueError(f"training diverged: no epoch had a finite validation loss (learning rate {recipe.lr:g})")
     module.load_state_dict(watch.best)
     return TorchClassifier(module, classes, train.space, device=device, recipe=recipe)
 

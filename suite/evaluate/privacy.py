@@ -51,7 +51,7 @@ def membership(attack: MembershipAttack, subject: Subject, sheet: Sheet, rows: i
 def _advantage(score: np.ndarray, member: np.ndarray) -> float:
     """Largest TPR - FPR over all thresholds, ties taken together."""
     order = np.argsort(-score, kind="stable")
-    hits, ends = member[order], np.r_[np.diff(score[order]) != 0, True]
+    hits, ends = member[order], np.r_[score[order][1:] != score[order][:-1], True]
     tpr, fpr = np.cumsum(hits)[ends] / hits.sum(), np.cumsum(~hits)[ends] / (~hits).sum()
     return float(max((tpr - fpr).max(), 0.0))
 

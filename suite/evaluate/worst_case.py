@@ -11,6 +11,7 @@ import torch
 from suite import metrics
 from suite.attack import CertifiedAttack, EvasionAttack, GradientAttack
 from suite.classifier import TorchClassifier
+from suite.errors import InputError
 from suite.evaluate.evasion import SLACK
 from suite.evaluate.subject import Arrays, Subject, subgroups
 from suite.measurement import Sheet
@@ -38,11 +39,16 @@ class Part:
 
 def measure_worst_case(subject: Subject, sheet: Sheet, parts: list[Part]) -> Arrays:
     """Robust accuracy when every row meets the attack that suits it best, at every budget and by subgroup."""
-    test, rows = subject.data.test, subject.positions()
+    if not parts:
+        raise InputError("every evasion attack on this model failed")
+    test = subject.data.test
     attacks = [p for p in parts if p.name != CONTROL]
+    # whom no attack was tried on is not robust for it
+    rows = np.flatnonzero(np.any([p.fooled(subject.eps, len(test))[1] for p in attacks or parts], axis=0))
     wrong = subject.classifier.predict(test.x) != test.y
     for eps in subject.budgets:
-        fooled = wrong | np.any([p.fooled(eps, len(test))[0] for p in attacks], axis=0)
+        # whom mere noise fools is fooled, too
+        fooled = wrong | np.any([p.fooled(eps, len(test))[0] for p in parts], axis=0)
         sheet.add("robust_accuracy", metrics.proportion(~fooled[rows]), attack_params={"eps": eps})
         if eps == subject.eps:
             at = {"attack_params": {"eps": eps}}
