@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
+from rich.padding import Padding
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -20,6 +22,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.table import Table
+from rich.text import Text
 
 from suite import registry, threats
 from suite.errors import InputError
@@ -35,13 +38,13 @@ def run_audit(plan: Plan, folder: Path) -> None:
     from suite.request import open_data
 
     data, why = open_data(plan)
-    console.print(f"[bold]data[/]  {why}", soft_wrap=True)
+    console.print(f"[bold]data[/]  {escape(why)}", soft_wrap=True)
     from suite.audit import Audit, Cell, describe_device
     from suite.progress import listening
     from suite.report import write_report
 
     audit = Audit(plan, data, why)
-    console.print(f"[bold]plan[/]  {plan.title}: {len(audit.models)} models, {len(plan.attacks)} attacks, "
+    console.print(f"[bold]plan[/]  {escape(plan.title)}: {len(audit.models)} models, {len(plan.attacks)} attacks, "
                   f"{len(plan.defenses)} defenses; {len(audit.cells)} cells; {describe_device(audit.device)}")
     began = time.perf_counter()
     columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
@@ -74,7 +77,7 @@ def show_findings(run: Run) -> None:
     for heading in ("", "model", "finding"):
         table.add_column(heading, overflow="fold")
     for finding in findings(run.rows(), run.manifest):
-        table.add_row(f"[{finding.colour}]{finding.level}[/]", finding.model, finding.text)
+        table.add_row(f"[{finding.colour}]{finding.level}[/]", escape(finding.model), escape(finding.text))
     console.print(table)
 
 
@@ -88,13 +91,24 @@ def show_list(kind: str | None, as_json: bool) -> None:
         print(json.dumps(found if kind is None else found[kind], indent=1, ensure_ascii=False))
         return
     for k, rows in found.items():
-        table = Table(title=k, title_justify="left", title_style="bold")
-        for heading in rows[0]:
-            if heading not in ("parameters", "departs"):
-                table.add_column(heading, overflow="fold", no_wrap=heading == "name")
+        console.print(f"\n[bold]{k}[/]")
+        width = max(len(row["name"]) for row in rows)
+        grid = Table.grid(padding=(0, 2, 0, 0))
+        grid.add_column(width=width)
+        grid.add_column()
         for row in rows:
-            table.add_row(*(_text(v) for key, v in row.items() if key not in ("parameters", "departs")))
-        console.print(table)
+            grid.add_row(Text(row["name"], "bold cyan"), _entry(row))
+        console.print(Padding(grid, (0, 0, 0, 2)))
+
+
+def _entry(row: dict[str, Any]) -> Text:
+    """An entry for people: what it is and what the attacker must have, then its cost, source and threat ids."""
+    terms = [row.get("knowledge"), row.get("needs") and f"needs {row['needs']}"]
+    first = ": ".join(row[key] for key in ("title", "meaning", "description") if key in row)
+    lines = [row.get("cost"), row.get("paper"), _text(row.get("threat ids", "")),
+             *(f"{key}: {_text(value)}" for key, value in row.items() if key.startswith(("MITRE", "NIST", "OWASP")))]
+    return Text.assemble(first, (" · ".join(["", *filter(None, terms)]), "dim"),
+                         *((f"\n{line}", "dim") for line in lines if line and line != "none"))
 
 
 def _about(kind: Any, name: str) -> dict[str, Any]:
@@ -130,7 +144,7 @@ def show_gate(folder: Path, requirements: Iterable[str], lenient: bool) -> int:
     verdicts = check(Run.open(folder), requirements, lenient)
     for verdict in verdicts:
         mark = "[green]PASS[/]" if verdict.met else "[red]FAIL[/]"
-        console.print(f"{mark}  {verdict.text}", soft_wrap=True)
+        console.print(f"{mark}  {escape(verdict.text)}", soft_wrap=True)
     return 0 if all(v.met for v in verdicts) else 1
 
 
@@ -146,11 +160,12 @@ def show_data(name: str, target: str | None, schema: Path | None, write_schema: 
              "rows": f"{source.rows} ({len(data.train)} train, {len(data.val)} validation, {len(data.test)} test)",
              "classes": ", ".join(f"{c} ({(data.train.y == k).mean():.0%})" for k, c in enumerate(data.classes))}
     for key, value in (lines | dict(data.card)).items():
-        console.print(f"  [dim]{key:<12}[/] {value}", soft_wrap=True)
+        if value:
+            console.print(f"  [dim]{key:<14}[/]  {escape(value)}", soft_wrap=True)
     described = getattr(data.space, "schema", None)
     if described is not None:
         table = Table(box=None)
-        for heading in ("column", "unit", "plausible range", "kind", "attacker can change", "5 % budget"):
+        for heading in ("column", "unit", "plausible range", "kind", "change", "5 % budget"):
             table.add_column(heading)
         budget = data.space.describe(0.05)
         for column, c in described.columns.items():
