@@ -13,7 +13,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from suite import artifacts, cache, registry, threats
+from suite import artifacts, cache, registry, threats, workers
 from suite.attack import Attack, EvasionAttack, PoisoningAttack
 from suite.classifier import Classifier
 from suite.data import Dataset
@@ -23,6 +23,7 @@ from suite.evaluate import Subject, measure, measure_clean
 from suite.evaluate.worst_case import Part, measure_worst_case
 from suite.measurement import Sheet, versions
 from suite.plan import Item, Plan
+from suite.progress import advance
 from suite.recipe import Defense, Front, Recipe
 from suite.run import FULL, Run, WriteError
 
@@ -162,23 +163,54 @@ class Audit:
         paths = [Path(n.rpartition(":")[0] if registry.is_file(n) else n) for n in names]
         return {str(path): cache.sha256_of(path) for path in paths if path.is_file()}
 
-    def run(self, folder: Path, started: Callable[[Cell, int, int], None] = lambda *_: None) -> Run:
+    def run(self, folder: Path, started: Callable[[Cell, int, int], None] = lambda *_: None, jobs: int = 1) -> Run:
         """Carry out every cell that is not finished yet.
 
         Args:
             folder: The run folder; created, or continued when it belongs to the same plan and data.
-            started: Called with each cell, its number and how many there are.
+            started: Called with each cell that starts, how many are finished, and how many there are.
+            jobs: Processes to use; the results are the same for any number.
         """
         run = Run.create(folder, self.manifest())
+        todo = [cell for cell in self.cells if not run.done(cell.key)]
+        before = len(self.cells) - len(todo)
         with run.locked():
-            for number, cell in enumerate(self.cells):
-                if not run.done(cell.key):
-                    started(cell, number, len(self.cells))
-                    self._carry_out(cell, run)
+            if jobs > 1 and todo:
+                self._share_out(todo, run, jobs, started)
+            else:
+                for number, cell in enumerate(todo):
+                    started(cell, before + number, len(self.cells))
+                    self.carry_out(cell, run)
             run.collect()
         return run
 
-    def _carry_out(self, cell: Cell, run: Run) -> None:
+    def cell(self, key: str) -> Cell:
+        """The cell of that key."""
+        return self._by_key[key]
+
+    @cached_property
+    def _by_key(self) -> dict[str, Cell]:
+        return {cell.key: cell for cell in self.cells}
+
+    def _share_out(self, todo: list[Cell], run: Run, jobs: int, started: Callable[[Cell, int, int], None]) -> None:
+        """One chain for each model behind each defense; what stands in front of a model waits for its training."""
+        chains: dict[tuple[str, str], list[str]] = {}
+        for cell in todo:
+            chains.setdefault((cell.model.name, cell.defense.name), []).append(cell.key)
+        order = list(chains)
+        after = {n: order.index((model, "none")) for n, (model, defense) in enumerate(order)
+                 if isinstance(self.defenses[defense], Front) and (model, "none") in chains}
+
+        def heard(message: tuple[Any, Any, Any]) -> None:
+            what, done, total = message
+            if total is None:
+                started(self.cell(what), sum(run.done(c.key) for c in self.cells), len(self.cells))
+            else:
+                advance(what, done, total)
+
+        workers.carry_out(self, list(chains.values()), after, run, jobs, heard)
+
+    def carry_out(self, cell: Cell, run: Run) -> None:
         """Finish one cell. What goes wrong inside it becomes its row; a full disk stops the run instead."""
         sheet = self._sheet(cell)
         begun, arrays = time.perf_counter(), None

@@ -72,6 +72,8 @@ def audit(
     out: Annotated[Path | None, typer.Option(metavar="DIR", help="Run folder; runs/PRESET when left out.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of everything random.")] = None,
     device: Annotated[str | None, typer.Option(metavar="auto|cpu|cuda", help="Where to compute.")] = None,
+    jobs: Annotated[int | None, typer.Option(min=1, help="Processes; as many as processors, 4 at most, when left "
+                                             "out.")] = None,
     quick: Annotated[bool, typer.Option("--quick", help="Few rows and one budget: a first look.")] = False,
     allow_pickle: Annotated[bool, typer.Option("--allow-pickle", help="Load a pickled model, which can run any code "
                                                "when it is opened.")] = False,
@@ -93,7 +95,7 @@ def audit(
     made = request.make_plan(plan, flags, quick)
     from suite.terminal import run_audit
 
-    run_audit(made, out or Path("runs") / Path(plan or request.DEFAULT_PRESET).stem)
+    run_audit(made, out or Path("runs") / Path(plan or request.DEFAULT_PRESET).stem, jobs)
 
 
 @app.command("list")
@@ -164,11 +166,6 @@ def verify() -> None:
 
     raise typer.Exit(show_files())
 
-
-if os.environ.get("MEDSEC_THREADS"):
-    # before torch, scikit-learn or numba start their pools
-    for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS"):
-        os.environ.setdefault(variable, os.environ["MEDSEC_THREADS"])
 
 if __name__ == "__main__":
     main()

@@ -175,8 +175,9 @@ class Run:
         # a user's attack may have parameters that JSON does not know
         dumped = [row.model_dump(mode="json", fallback=str) for row in rows]
         write_json(self.folder / "cells" / f"{key}.json", dumped)
-        with _writing(self.measurements_file), self.measurements_file.open("a", encoding="utf-8") as f:
-            f.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in dumped)
+        lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in dumped).encode()
+        with _writing(self.measurements_file), self.measurements_file.open("ab", buffering=0) as f:
+            f.write(lines)  # at once: other processes append too
 
     def arrays(self, key: str) -> dict[str, np.ndarray]:
         """The arrays of a finished cell; empty if it left none."""

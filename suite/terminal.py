@@ -33,7 +33,7 @@ from suite.run import Run
 console = Console(highlight=False)
 
 
-def run_audit(plan: Plan, folder: Path) -> None:
+def run_audit(plan: Plan, folder: Path, jobs: int | None = None) -> None:
     """Carry out a plan with a progress bar, write the report, and print the findings and where it is."""
     from suite.request import open_data
 
@@ -42,8 +42,11 @@ def run_audit(plan: Plan, folder: Path) -> None:
     from suite.audit import Audit, Cell, describe_device
     from suite.progress import listening
     from suite.report import write_report
+    from suite.workers import cores
 
     audit = Audit(plan, data, why)
+    if jobs is None:  # one GPU is not shared
+        jobs = 1 if audit.device.type == "cuda" else min(4, cores())
     console.print(f"[bold]plan[/]  {escape(plan.title)}: {len(audit.models)} models, {len(plan.attacks)} attacks, "
                   f"{len(plan.defenses)} defenses; {len(audit.cells)} cells; {describe_device(audit.device)}")
     began = time.perf_counter()
@@ -60,7 +63,7 @@ def run_audit(plan: Plan, folder: Path) -> None:
             progress.update(task, description=f"{cell} · {what} {done}/{total}")
 
         with listening(inside):
-            run = audit.run(folder, started)
+            run = audit.run(folder, started, jobs)
         progress.update(task, completed=len(audit.cells), description="writing the report")
         page = write_report(run)
     show_findings(run)

@@ -15,9 +15,6 @@ from suite.classifier import EstimatorClassifier, TorchClassifier
 from suite.data import Split
 from suite.recipe import Recipe, TorchRecipe
 
-CORES = 2
-"""Threads of tree models: more do not pay at clinical sizes."""
-
 
 @dataclass(frozen=True)
 class LogisticRegression(TorchRecipe):
@@ -118,7 +115,7 @@ class XGBoost(Recipe):
         from xgboost import XGBClassifier
 
         weights = training.class_weights(torch.from_numpy(train.y), len(train.classes), self.balanced).numpy()
-        booster = XGBClassifier(n_estimators=self.trees, max_depth=self.depth, learning_rate=self.rate, n_jobs=CORES,
+        booster = XGBClassifier(n_estimators=self.trees, max_depth=self.depth, learning_rate=self.rate, n_jobs=1,
                                 random_state=seed)
         booster.fit(train.x, train.y, sample_weight=weights[train.y])
         return EstimatorClassifier(booster, len(train.classes), train.space, recipe=self)

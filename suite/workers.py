@@ -1,0 +1,97 @@
+"""Carrying out the cells of an audit in several processes. Results do not depend on how many."""
+
+from __future__ import annotations
+
+import os
+import queue
+import threading
+from collections.abc import Callable
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import Manager, get_context, parent_process
+from typing import TYPE_CHECKING, Any
+
+from suite.errors import InputError
+from suite.progress import listening
+from suite.run import Run
+
+if TYPE_CHECKING:
+    from suite.audit import Audit
+
+Chain = list[str]
+"""Keys of cells that are carried out in this order by one process."""
+Message = tuple[str, Any, Any]
+
+_audit: Audit | None = None
+_messages: Any = None
+
+
+def carry_out(audit: Audit, chains: list[Chain], after: dict[int, int], run: Run, jobs: int,
+              heard: Callable[[Message], None]) -> None:
+    """Carry out chains of cells, `jobs` at a time.
+
+    Args:
+        audit: What the cells belong to; every process makes its own from the same plan and data.
+        chains: What to do.
+        after: Chain -> the chain that must be finished before it starts.
+        run: Where results go.
+        jobs: Number of processes.
+        heard: Told `(cell key, None, None)` when a cell starts, and what happens inside it as
+            `suite.progress.Listener` is told.
+
+    Raises:
+        InputError: What stopped one of the processes: a full disk, or the system for want of memory.
+    """
+    # read by whatever starts threads in the new processes, which would otherwise each use all cores
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores() // jobs)))
+    with Manager() as manager, ProcessPoolExecutor(
+            jobs, get_context("spawn"), _prepare,
+            (audit.plan, audit.data, audit.why, messages := manager.Queue())) as pool:
+        pending: dict[Future[None], int] = {}
+        waiting = set(range(len(chains)))
+        finished: set[int] = set()
+        try:
+            while waiting or pending:
+                for number in sorted(n for n in waiting if after.get(n) in finished | {None}):
+                    pending[pool.submit(_work, run, chains[number])] = number
+                    waiting.remove(number)
+                done, _ = wait(pending, timeout=0.1, return_when=FIRST_COMPLETED)
+                for future in done:
+                    future.result()
+                    finished.add(pending.pop(future))
+                _pass_on(messages, heard)
+        except BrokenProcessPool:
+            raise InputError("a process was killed, probably for want of memory; run again to go on, "
+                             "with --jobs 1") from None
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def cores() -> int:
+    """Processors that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _pass_on(messages: Any, heard: Callable[[Message], None]) -> None:
+    while True:
+        try:
+            heard(messages.get_nowait())
+        except queue.Empty:
+            return
+
+
+def _prepare(plan: Any, data: Any, why: str, messages: Any) -> None:
+    """Make this process's own audit; and end with the parent, even if that is killed."""
+    from suite.audit import Audit
+
+    global _audit, _messages
+    threading.Thread(target=lambda: (parent_process().join(), os._exit(1)), daemon=True).start()
+    _audit, _messages = Audit(plan, data, why), messages
+
+
+def _work(run: Run, keys: Chain) -> None:
+    with listening(lambda *step: _messages.put(step)):
+        for key in keys:
+            if not run.done(key):
+                _messages.put((key, None, None))
+                _audit.carry_out(_audit.cell(key), run)
