@@ -1,0 +1,246 @@
+"""The report's figures. Each is a panel of its own, so that a page of any width can arrange them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from suite.measurement import Measurement
+from suite.report import known, svg
+from suite.report.rows import CONTROL, WORST, Rows, robustness
+from suite.report.sections.defenses import leakage
+from suite.report.show import budget, interval, number, share
+
+MARKS = ("o", "s", "^", "D", "v", "P", "X", "*")
+DASHES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (1, 1.2)), (0, (5, 1.5, 1, 1.5)), (0, (8, 2)),
+                           (0, (3, 1, 1, 1, 1, 1)), (0, (2, 2)), "-")
+
+
+@dataclass(frozen=True)
+class Style:
+    """How a series looks, in figure and legend alike."""
+
+    name: str
+    colour: int
+    mark: str
+    dash: Any
+    width: float = 1.2
+
+    @property
+    def swatch(self) -> str:
+        """A small inline picture of the line."""
+        made, (ax,) = svg.figure(0.42, 0.13)
+        made.set_layout_engine("none")
+        ax.set_position((0.04, 0, 0.92, 1))
+        ax.set_axis_off()
+        ax.plot([0, 1, 2], [0, 0, 0], **self.line, markevery=[1])
+        return svg.inline(made, f"k{abs(hash_of(self.name))}", self.name).replace('class="figure"', 'class="swatch"')
+
+    @property
+    def line(self) -> dict[str, Any]:
+        """Arguments for `Axes.plot`."""
+        colour = svg.SERIES[self.colour]
+        return {"color": colour, "marker": self.mark, "linestyle": self.dash, "linewidth": self.width, "markersize": 4,
+                "markerfacecolor": colour, "markeredgewidth": 0, "clip_on": False}
+
+
+def hash_of(text: str) -> int:
+    """A short number that is the same in every process."""
+    import zlib
+
+    return zlib.crc32(text.encode())
+
+
+KINDS = {
+    "worst": Style("worst case of all attacks, 95% interval", 0, "o", "-", 2.4),
+    "certified": Style("certified: no attack can go below", 3, "v", (0, (1, 1.2)), 1.4),
+    "white-box": Style("white-box attacks", 1, "s", "-", 1.0),
+    "score": Style("attacks that see scores", 4, "^", (0, (5, 1.5)), 1.0),
+    "label-only": Style("attacks that see labels only", 2, "D", (0, (5, 1.5, 1, 1.5)), 1.0),
+    "noise": Style("random noise (control)", 5, "X", (0, (2, 2)), 1.4),
+}
+
+
+@dataclass(frozen=True)
+class Panels:
+    """Panels that share a caption and a legend."""
+
+    caption: str
+    panels: list[tuple[str, str]]
+    legend: list[Style]
+    wide: bool = False
+
+
+def curves(rows: Rows) -> Panels:
+    """Robust accuracy against the budget, a panel for every undefended model."""
+    panels, used = [], {}
+    for model in rows.models:
+        lines = _lines(rows, model)
+        if not lines:
+            continue
+        made, (ax,) = svg.figure(2.7, 2.2)
+        clean = rows.one("accuracy", model)
+        for kind, found in lines:
+            used[kind] = None
+            _curve(ax, found, KINDS[kind], clean, band=kind == "worst")
+        _budget_axis(ax, rows)
+        found = robustness(rows, model)
+        label = f"{model}: accuracy {number(clean and clean.value)} without attack"
+        if found:
+            label += (f", {interval(found.accuracy)} at {budget(rows.eps)}"
+                      f" ({'random noise' if found.accuracy.attack == CONTROL else 'worst case'})")
+        panels.append((model, svg.inline(made, f"curve{len(panels)}", label)))
+    caption = ("Robust accuracy against the budget (share of each column's plausible range; square-root scale). "
+               "Attacks on fewer patients begin at their first budget, and where all did so no worst case is drawn. The "
+               "main budget is marked.")
+    return Panels(caption, panels, [KINDS[k] for k in KINDS if k in used])
+
+
+def _lines(rows: Rows, model: str) -> list[tuple[str, list[Measurement]]]:
+    """Series of one model, least important first."""
+    out: list[tuple[str, list[Measurement]]] = []
+    for attack in rows.attacks(model, "none", "robust_accuracy"):
+        found = rows.of("robust_accuracy", model, attack=attack)
+        if known.norm(found[0]) != "linf":
+            continue  # its budget is another quantity
+        out.append(("noise" if attack == CONTROL else
+                    found[0].knowledge if found[0].knowledge in KINDS else "white-box", found))
+        if certified := rows.of("certified_accuracy", model, attack=attack):
+            out.append(("certified", certified))
+    worst = rows.of("robust_accuracy", model, attack=WORST)
+    found = robustness(rows, model)
+    if worst and found and not found.partial:
+        out.append(("worst", worst))
+    return out
+
+
+def _curve(ax: Any, found: list[Measurement], style: Style, clean: Measurement | None, band: bool = False) -> None:
+    ordered = sorted(found, key=lambda r: r.attack_params.get("eps", 0))
+    start = [clean] if clean is not None and clean.n == ordered[0].n else []
+    x = [0.0] * len(start) + [100 * r.attack_params.get("eps", 0) for r in ordered]
+    points = [*start, *ordered]
+    ax.plot(x, [r.value for r in points], **style.line, zorder=4 if band else 3)
+    if band and all(r.ci_low is not None for r in points):
+        ax.fill_between(x, [r.ci_low for r in points], [r.ci_high for r in points], color=svg.SERIES[style.colour],
+                        alpha=0.18, linewidth=0, zorder=1)
+
+
+def _budget_axis(ax: Any, rows: Rows) -> None:
+    import numpy as np
+
+    budgets = [100 * b for b in rows.manifest.get("plan", {}).get("budgets", [])]
+    ax.set_xscale("function", functions=(lambda v: np.sqrt(np.maximum(v, 0)), np.square))
+    ax.set_xlim(0, max(budgets, default=20))
+    ax.set_xticks([0, *budgets], [f"{b:g}" for b in [0, *budgets]])
+    ax.minorticks_off()
+    ax.set_ylim(0, 1)
+    ax.set_yticks([0, 0.25, 0.5, 0.75, 1])
+    ax.set_xlabel("budget, % of range", color=svg.INK, fontsize=7.5)
+    if rows.eps is not None:
+        ax.axvline(100 * rows.eps, color=svg.MUTED, linewidth=1, linestyle=(0, (1, 2)), zorder=0)
+
+
+def defended_curves(rows: Rows) -> Panels:
+    """Worst-case robust accuracy behind each defense, a panel for every model that has some."""
+    names = list(dict.fromkeys(d for _, d in rows.pairs()))
+    styles = {d: Style("no defense" if d == "none" else d, i % 8, MARKS[i % 8], DASHES[i % 8], 2.4 if i == 0 else 1.5)
+              for i, d in enumerate(names)}
+    panels, used = [], {}
+    for model in rows.models:
+        attacked = [d for d in rows.defenses(model) if (r := robustness(rows, model, d)) and not r.partial]
+        if len(attacked) < 2:
+            continue
+        made, (ax,) = svg.figure(2.7, 2.2)
+        for defense in attacked:
+            used[defense] = None
+            _curve(ax, rows.of("robust_accuracy", model, defense, WORST), styles[defense],
+                   rows.one("accuracy", model, defense))
+        _budget_axis(ax, rows)
+        values = ", ".join(f"{styles[d].name} {number(robustness(rows, model, d).accuracy.value)}" for d in attacked)
+        panels.append((model, svg.inline(made, f"defended{len(panels)}",
+                                         f"{model}: robust accuracy at {budget(rows.eps)}: {values}")))
+    caption = "Worst-case robust accuracy against the budget, behind each defense; intervals are in the table."
+    return Panels(caption, panels, [styles[d] for d in names if d in used])
+
+
+def forest(rows: Rows) -> Panels:
+    """Utility, robustness and leakage of every model behind every defense, with intervals."""
+    lines: list[tuple[str, str, list[Measurement | None]]] = []
+    for model, defense in rows.pairs():
+        robust = robustness(rows, model, defense)
+        lines.append((model, defense, [rows.one("balanced_accuracy", model, defense),
+                                       robust.accuracy if robust and robust.attacked else None,
+                                       leakage(rows, model, defense)]))
+    if len(lines) < 2 or not any(any(values) for *_, values in lines):
+        return Panels("", [], [])
+    y, at, seen = [], 0.0, None
+    for model, *_ in lines:
+        at += 1.0 if model == seen else 1.9
+        seen = model
+        y.append(at)
+    made, axes = svg.figure(7.2, 0.5 + 0.205 * (at + 1), 3, sharey=True)
+    made.get_layout_engine().set(wspace=0.05)
+    titles = ("balanced accuracy", f"robust accuracy at {budget(rows.eps)}", "membership AUROC")
+    for column, (ax, title) in enumerate(zip(axes, titles, strict=True)):
+        _forest_panel(ax, title, [(at, d, values[column]) for at, (_, d, values) in zip(y, lines, strict=True)])
+        if column != 1:
+            ax.axvline(0.5, color=svg.MUTED, linewidth=1, linestyle=(0, (1, 2)), zorder=0)
+    axes[0].set_yticks(y, ["no defense" if d == "none" else d for _, d, _ in lines])
+    axes[0].set_ylim(at + 0.9, 0.2)
+    for model in dict.fromkeys(m for m, *_ in lines):
+        first = next(at for at, (m, *_) in zip(y, lines, strict=True) if m == model)
+        axes[0].annotate(model, (0, first - 0.95), xycoords=("axes fraction", "data"), xytext=(-4, 0), ha="right",
+                         va="center", textcoords="offset points", color=svg.INK, fontsize=7.5, weight="bold")
+    said = [", ".join(number(v.value) if v else "not measured" for v in values) for *_, values in lines]
+    label = "; ".join(f"{m}, {'no defense' if d == 'none' else d}: {s}"
+                      for (m, d, _), s in zip(lines, said, strict=True))
+    picture = svg.inline(made, "forest", f"Balanced accuracy, robust accuracy, membership AUROC. {label}")
+    return Panels("Utility, robustness and leakage with 95% intervals. Left and right: dotted line at 0.5, guessing. For "
+                  "leakage, left is better; otherwise right.", [("", picture)], [], wide=True)
+
+
+def _forest_panel(ax: Any, title: str, points: list[tuple[float, str, Measurement | None]]) -> None:
+    ax.set_title(title, fontsize=7.5, color=svg.INK, loc="left", pad=6)
+    ax.set_xlim(0, 1)
+    ax.set_xticks([0, 0.25, 0.5, 0.75, 1], ["0", "", "0.5", "", "1"])
+    ax.grid(False, axis="y")
+    for at, defense, row in points:
+        if row is None:
+            continue
+        own = defense == "none"
+        colour = svg.INK if own else svg.SERIES[0]
+        if row.ci_low is not None and row.ci_high is not None:
+            ax.plot([row.ci_low, row.ci_high], [at, at], color=colour, linewidth=1.4, solid_capstyle="butt")
+        ax.plot([row.value], [at], marker="s" if own else "o", color=colour, markersize=4.5, markeredgewidth=0)
+
+
+def stolen(rows: Rows) -> Panels:
+    """Agreement of stolen copies against the answers asked, a panel for every model and attack."""
+    agree, right = Style("agreement with the model, 95% interval", 0, "o", "-", 2.0), Style(
+        "accuracy of the copy", 1, "s", (0, (5, 1.5)), 1.4)
+    guess_style = Style("always the commonest answer", 5, "", (0, (2, 2)), 1.4)
+    panels = []
+    for model in rows.models:
+        for attack in rows.attacks(model, "none", "fidelity"):
+            made, (ax,) = svg.figure(2.7, 2.1)
+            for metric, style in (("fidelity", agree), ("surrogate_accuracy", right)):
+                found = rows.of(metric, model, attack=attack)
+                x = [r.attack_params.get("budget") or r.queries for r in found]
+                ax.plot(x, [r.value for r in found], **style.line)
+                if metric == "fidelity":
+                    ax.fill_between(x, [r.ci_low for r in found], [r.ci_high for r in found],
+                                    color=svg.SERIES[0], alpha=0.18, linewidth=0)
+                    ticks, last = x, found[-1]
+            guess = rows.one("fidelity_of_guessing", model, attack=attack)
+            if guess:
+                ax.axhline(guess.value, **{k: v for k, v in guess_style.line.items() if "marker" not in k})
+            ax.set_xscale("log")
+            ax.set_xticks(ticks, [f"{v:g}" for v in ticks])
+            ax.minorticks_off()
+            ax.set_ylim(0, 1)
+            ax.set_yticks([0, 0.25, 0.5, 0.75, 1])
+            ax.set_xlabel("answers asked (log scale)", color=svg.INK, fontsize=7.5)
+            label = (f"{model}, {attack}: agreement {share(last.value)} after {ticks[-1]:g} answers"
+                     + (f"; always the commonest answer, {share(guess.value)}" if guess else ""))
+            panels.append((f"{model}, {attack}", svg.inline(made, f"stolen{len(panels)}", label)))
+    return Panels("How fast a copy comes to agree with the model.", panels, [agree, right, guess_style])

@@ -1,0 +1,102 @@
+"""Findings about privacy: what the undefended models give away."""
+
+from __future__ import annotations
+
+from suite.measurement import Measurement
+from suite.report.findings import THRESHOLDS, Finding, Level, grade, widened
+from suite.report.rows import Rows
+from suite.report.show import interval, join, number, percent, points, share
+
+
+def membership(rows: Rows) -> list[Finding]:
+    """The strongest membership attack on each model."""
+    out = []
+    for model in rows.models:
+        scores = [r for a in rows.attacks(model, "none", "membership_auroc")
+                  if (r := rows.one("membership_auroc", model, attack=a))]
+        if not scores:
+            continue
+        best = max(scores, key=lambda r: r.value)
+        low, high = widened(best, len(scores))
+        level = grade("membership", low - 0.5, high - 0.5)
+        says = {"good": "Training patients can hardly be told from others",
+                "low": "It is not settled whether training patients can be told from others"
+                }.get(level, "Training patients can be told from others")
+        if level == "low" and low > 0.5:
+            says = "Training patients can be told from others a little better than by guessing"
+        text = (f"{says}: AUROC {interval(best)} by {best.attack}, the strongest of {len(scores)}, n = {best.n} "
+                "(0.50 is guessing).")
+        strictest = next(iter(rows.named("tpr_at_fpr", model, attack=best.attack).items()), None)
+        if strictest:
+            text += f" At {100 * float(strictest[0]):g}% false alarms it finds {percent(strictest[1])} of them."
+        out.append(Finding(level, model, text, "membership", figure=number(best.value), weight=best.value))
+    return out
+
+
+def attribute(rows: Rows) -> list[Finding]:
+    """Columns that the model's answer helps to guess."""
+    out = []
+    for model in rows.models:
+        for attack in rows.attacks(model, "none", "attribute_gain"):
+            gains = rows.of("attribute_gain", model, attack=attack)
+            if not gains:
+                continue
+            best = max(gains, key=lambda r: r.value)
+            low, high = widened(best, len(gains))
+            above = [_column(r) for r in gains if widened(r, len(gains))[0] > 0]
+            start = (f"The model's answer helps to guess {join(above)}" if above else
+                     "It is not settled whether the model's answer helps to guess any column")
+            text = (f"{start} beyond imputation, among {len(gains)} columns; most for {_column(best)}, by "
+                    f"{points(best)}, n = {best.n}.")
+            out.append(Finding(grade("attribute", low, high), model, text, "attribute",
+                               figure=f"{number(100 * best.value, 0)} pt", weight=best.value))
+    return out
+
+
+def _column(row: Measurement) -> str:
+    return str(row.attack_params.get("column", "a column"))
+
+
+def inversion(rows: Rows) -> list[Finding]:
+    """Whether reconstructions come nearer to the patients of a class than the mean of everyone does."""
+    out = []
+    for model in rows.models:
+        for attack in rows.attacks(model, "none", next(
+                (r.metric for r in rows.all if r.metric.startswith("inversion_distance[")), "")):
+            found, prior = (rows.named(f"inversion_{m}", model, attack=attack) for m in ("distance", "prior_distance"))
+            covered = {k: 1 - found[k].value / prior[k].value for k in found if k in prior and prior[k].value}
+            if not covered:
+                continue
+            best = max(covered, key=covered.__getitem__)
+            threshold, gain = THRESHOLDS["inversion"], covered[best]
+            level: Level = ("high" if gain >= threshold.high else "medium" if gain >= threshold.medium
+                            else "low" if gain > 0 else "good")
+            nearer = "nearer to" if gain > 0 else "farther from"
+            text = (f"{attack} reconstructs “{best}” at a distance of {number(found[best].value, 3)} of the scale from "
+                    f"its mean patient, {nearer} it than the mean of everyone ({number(prior[best].value, 3)}).")
+            out.append(Finding(level, model, text, "inversion", figure=number(found[best].value, 2), weight=gain))
+    return out
+
+
+def extraction(rows: Rows) -> list[Finding]:
+    """How well a stolen copy agrees with the model at the largest query budget."""
+    out = []
+    for model in rows.models:
+        for attack in rows.attacks(model, "none", "fidelity"):
+            copies = rows.of("fidelity", model, attack=attack)
+            guess = rows.one("fidelity_of_guessing", model, attack=attack)
+            if not copies or guess is None:
+                continue
+            final = max(copies, key=_spent)
+            level = grade("extraction", final.ci_low - guess.value, final.ci_high - guess.value)
+            enough = min((r for r in copies if r.value >= 0.9), key=_spent, default=None)
+            text = (f"A copy made by {attack} from {_spent(final):g} answers agrees with the model on {percent(final)} "
+                    f"of patients, n = {final.n}; always giving the commonest answer, {share(guess.value)}.")
+            if enough is not None and _spent(enough) < _spent(final):
+                text += f" {_spent(enough):g} answers suffice for 90%."
+            out.append(Finding(level, model, text, "extraction", figure=share(final.value), weight=final.value))
+    return out
+
+
+def _spent(row: Measurement) -> float:
+    return row.attack_params.get("budget") or row.queries or 0

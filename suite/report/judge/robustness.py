@@ -1,0 +1,94 @@
+"""Findings about evasion: what was fooled, and whether the figure can be believed."""
+
+from __future__ import annotations
+
+from suite.report.findings import Finding, grade, widened
+from suite.report.rows import CONTROL, WORST, Rows, robustness
+from suite.report.show import budget, join, percent, plural, points, share
+
+
+def evasion(rows: Rows) -> list[Finding]:
+    """How many rightly judged patients are misjudged within the budget, for every undefended model."""
+    out = []
+    for model in rows.models:
+        found = robustness(rows, model)
+        if found is None or found.success is None or found.success.ci_low is None:
+            continue
+        flips, kept = found.success, found.accuracy
+        clean, collapsed = rows.one("accuracy", model), rows.one("collapsed", model)
+        if collapsed is not None and collapsed.value:
+            continue  # said where collapse is judged: a constant answer cannot be fooled
+        level = grade("evasion", flips.ci_low, flips.ci_high)
+        blinded = any(r.value == 0 for r in rows.named("check", model, attack=WORST).values())
+        if level == "good" and (found.partial or blinded):
+            level = "low"
+        text = (f"{percent(flips)} of the {flips.n} rightly judged patients are misjudged after changes within "
+                f"{budget(rows.eps)} of each column's range; accuracy falls from {share(clean and clean.value)} to "
+                f"{percent(kept)}, n = {kept.n}.")
+        chance = rows.one("attack_success_rate", model, attack=CONTROL, eps=rows.eps)
+        if kept.attack == CONTROL:
+            text += " These are random changes: " + (
+                "they fool more patients than the attacks that ran, so this is no more than a lower bound of the risk."
+                if found.attacked else "no attack was tried on this model.")
+        elif chance is not None:
+            text += f" Random changes of that size fool {percent(chance)}."
+        if found.partial and found.attacked:
+            text += f" Attacks were tried on {found.attacked} of {kept.n} patients only."
+        out.append(Finding(level, model, text, "evasion", figure=share(flips.value), weight=flips.value))
+    return out
+
+
+def masking(rows: Rows) -> list[Finding]:
+    """Failed checks: the robust accuracy beside them says nothing."""
+    out = []
+    for model, defense in rows.pairs():
+        failed = [name for name, row in rows.named("check", model, defense, WORST).items() if row.value == 0]
+        if failed:
+            quoted = join([f"“{name}”" for name in failed])
+            text = (f"Its robust accuracy is not to be trusted: {quoted} failed, a sign that the model blinds attacks "
+                    "rather than withstands them.")
+            out.append(Finding("high", model, text, "trust", defense, weight=len(failed)))
+    return out
+
+
+def claims(rows: Rows) -> list[Finding]:
+    """Attacks that, used alone or taken at their word, paint another picture than the worst case does."""
+    out = []
+    attacks = dict.fromkeys(a for m in rows.models for a in rows.attacks(m, "none", "claimed_success_rate"))
+    for attack in attacks:
+        impossible = {m: r for m in rows.models if (r := rows.one("claimed_impossible", m, attack=attack)) and r.n}
+        if impossible:
+            hits = sum(r.n for r in impossible.values())
+            invalid = sum(round(r.value * r.n) for r in impossible.values())
+            text = (f"{attack}, used as its library offers it, claims to have fooled {plural(hits, 'patient')} within "
+                    f"the budget; {invalid} of its results are no possible patient (an immutable column changed, a "
+                    "fraction where only whole numbers occur, or a value out of range).")
+            level = "medium" if invalid else "good"
+            out.append(Finding(level, join(list(impossible)), text, "trust", figure=share(invalid / hits)))
+        missed = {m: r for m in rows.models if (r := rows.one(f"overstated[{attack}]", m, attack=WORST))}
+        clear = {m: r for m, r in missed.items() if widened(r, len(missed))[0] > 0}
+        for model, row in clear.items():
+            out.append(Finding("medium", model, f"{attack} alone would overstate robust accuracy by {points(row)}, "
+                                                f"n = {row.n}.", "trust", figure=share(row.value), weight=row.value))
+    return out
+
+
+def subgroups(rows: Rows) -> list[Finding]:
+    """Groups of patients who are clearly worse off than all patients together."""
+    out = []
+    for model in rows.models:
+        for metric, attack, name in (("sensitivity", "", "sensitivity"), ("accuracy", "", "accuracy"),
+                                     ("robust_accuracy", WORST, "robust accuracy")):
+            if metric == "robust_accuracy" and (found := robustness(rows, model)) and found.partial:
+                continue
+            groups = rows.subgroups(metric, model, attack=attack)
+            overall = rows.one(metric, model, attack=attack, eps=rows.eps if attack else None)
+            if overall is None or overall.ci_low is None:
+                continue
+            for group, row in groups.items():
+                if widened(row, len(groups))[1] < overall.ci_low:
+                    text = (f"Patients with {group.replace('=', ' ')} have a clearly lower {name}: {percent(row)}, "
+                            f"n = {row.n}, against {percent(overall)} of all.")
+                    out.append(Finding("medium", model, text, "subgroups", figure=share(row.value),
+                                       weight=overall.value - row.value))
+    return out

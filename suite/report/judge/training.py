@@ -1,0 +1,190 @@
+"""Findings about the models themselves: failures, collapse, poisoned training data, and what defenses buy and cost."""
+
+from __future__ import annotations
+
+from suite.measurement import Measurement
+from suite.report.findings import Finding, Level, grade, widened
+from suite.report.rows import WORST, Robustness, Rows, robustness
+from suite.report.show import interval, join, number, percent, plural, points, share
+
+AGREES = 1.05
+"""An independent epsilon up to this multiple of the claimed one confirms it."""
+
+
+def errors(rows: Rows) -> list[Finding]:
+    """Cells that failed, those with the same message together."""
+    same: dict[tuple[str, str], list[Measurement]] = {}
+    for row in rows.errors:
+        same.setdefault((row.attack, row.error), []).append(row)
+    out = []
+    for (attack, error), failed in same.items():
+        where = [r.model + ("" if r.defense == "none" else f" behind {r.defense}") for r in failed]
+        what = attack or "training or measuring"
+        text = f"{what} failed ({plural(len(failed), 'cell')}): {error}. Nothing is known there."
+        out.append(Finding("error", join(where), text, "errors", weight=len(failed)))
+    return out
+
+
+def collapse(rows: Rows) -> list[Finding]:
+    """Models that say nearly the same of everyone: whatever cannot be changed is no robustness."""
+    out = []
+    for model, defense in rows.pairs():
+        flag, balanced = (rows.one(m, model, defense) for m in ("collapsed", "balanced_accuracy"))
+        if flag is not None and flag.value:
+            text = ("Collapsed: it says nearly the same of everyone, or does no better than that. Its robust accuracy "
+                    f"means nothing. Balanced accuracy {interval(balanced)}, n = {flag.n}.")
+            out.append(Finding("high", model, text, "defense" if defense != "none" else "performance", defense,
+                               figure="collapsed", weight=9))
+    return out
+
+
+def performance(rows: Rows) -> list[Finding]:
+    """How many patients with the disease an undefended model misses before anyone attacks it."""
+    out = []
+    for model in rows.models:
+        row = rows.one("sensitivity", model)
+        if row is None or row.ci_low is None:
+            continue
+        level = grade("performance", 1 - row.ci_high, 1 - row.ci_low)
+        text = (f"Without any attack it misses {share(1 - row.value)} of the {row.n} patients with the disease: "
+                f"sensitivity {percent(row)}.")
+        out.append(Finding(level, model, text, "performance", figure=share(1 - row.value), weight=1 - row.value))
+    return out
+
+
+def poisoning(rows: Rows) -> list[Finding]:
+    """The poisoning that costs each undefended model most sensitivity (accuracy, beyond two classes)."""
+    out = []
+    for model in rows.models:
+        metric = "sensitivity_change" if rows.attacks(model, "none", "sensitivity_change") else "accuracy_change"
+        changes = [r for a in rows.attacks(model, "none", metric) for r in rows.of(metric, model, attack=a)]
+        if not changes:
+            continue
+        worst = min(changes, key=lambda r: r.value)
+        low, high = widened(worst, len(changes))
+        level, name = grade("poisoning", -high, -low), metric.removesuffix("_change")
+        rate = worst.attack_params.get("rate")
+        touched = f" with {share(rate)} of the training rows touched" if isinstance(rate, float) else ""
+        if level == "good" or high >= 0:
+            text = (f"No poisoning among {len(changes)} clearly lowers {name}; the worst, {worst.attack}{touched}: "
+                    f"{points(worst)}, n = {worst.n}.")
+        else:
+            text = (f"{worst.attack}{touched} changes {name} by {points(worst)}, n = {worst.n}; the worst of "
+                    f"{len(changes)} poisonings.")
+        out.append(Finding(level, model, text, "poisoning", figure=f"{number(100 * worst.value, 0)} pt",
+                           weight=-worst.value))
+    return out
+
+
+def backdoor(rows: Rows) -> list[Finding]:
+    """Whether planted triggers work, beyond what the same trigger does to a clean model."""
+    out = []
+    for model in rows.models:
+        for attack in rows.attacks(model, "none", "base_rate"):
+            lift, hit, base = (rows.one(m, model, attack=attack) for m in ("lift", "attack_success_rate", "base_rate"))
+            if lift is None or hit is None or base is None or lift.ci_low is None:
+                continue
+            level = grade("backdoor", lift.ci_low, lift.ci_high)
+            numbers = f"{percent(hit)} with the backdoor, {percent(base)} without, n = {hit.n}"
+            if base.value > 0.9:
+                level = "low"
+                text = (f"This trigger cannot show a backdoor: the clean model gives the attacker's label to nearly "
+                        f"everyone who carries it ({numbers}). The values of the trigger are an evasion in themselves.")
+            elif lift.ci_low > 0:
+                text = f"The trigger decides for the attacker's label: {numbers}; lift {points(lift)}."
+            else:
+                text = f"No backdoor effect beyond the trigger itself: {numbers}; lift {points(lift)}."
+            out.append(Finding(level, model, text, "backdoor", figure=f"{number(100 * lift.value, 0)} pt",
+                               weight=lift.value))
+    return out
+
+
+def defenses(rows: Rows) -> list[Finding]:
+    """What each defense buys and costs; a difference counts when the two 95 % intervals do not overlap."""
+    return [found for model, defense in rows.pairs()
+            if defense != "none" and (found := _defense(rows, model, defense))]
+
+
+def _defense(rows: Rows, model: str, defense: str) -> Finding | None:
+    balanced = "balanced_accuracy"
+    cost = _compare("balanced accuracy", rows.one(balanced, model), rows.one(balanced, model, defense))
+    before, after = robustness(rows, model), robustness(rows, model, defense)
+    gains = [_compare("robust accuracy", before.accuracy, after.accuracy)] if _both(before, after) else []
+    gains += _leaks(rows, model, defense) + _poisoned(rows, model, defense)
+    if cost is None or not gains:
+        return None
+    collapsed, masked = rows.one("collapsed", model, defense), rows.named("check", model, defense, WORST).values()
+    if (collapsed is not None and collapsed.value) or any(r.value == 0 for r in masked):
+        return None  # said where collapse and masking are judged: there is nothing to praise
+    bought = [text for way, text in gains if way > 0]
+    hurt = [text for way, text in [cost, *gains] if way < 0]
+    even = [text for way, text in [cost, *gains] if way == 0]
+    level: Level = "good" if bought and not hurt else "medium" if hurt and not bought else "low"
+    parts = ([f"Buys {'; '.join(bought)}."] if bought else []) + ([f"Costs {'; '.join(hurt)}."] if hurt else [])
+    parts += [f"Within noise: {'; '.join(even)}."] if even else []
+    refused = rows.one("refused", model, defense)
+    if refused is not None and refused.value:
+        parts.append(f"It refuses {percent(refused)} of clean patients, who count as wrong.")
+    return Finding(level, model, " ".join(parts), "defense", defense)
+
+
+def _both(before: Robustness | None, after: Robustness | None) -> bool:
+    return bool(before and after and before.attacked and after.attacked)
+
+
+def _compare(name: str, before: Measurement | None, after: Measurement | None,
+             better: int = 1) -> tuple[int, str] | None:
+    """(1 better, -1 worse, 0 within noise) and the words; None where one is missing."""
+    if before is None or after is None or before.ci_low is None or after.ci_low is None:
+        return None
+    rises, falls = after.ci_low > before.ci_high, after.ci_high < before.ci_low
+    return (rises - falls) * better, f"{name} {interval(before)} → {interval(after)}"
+
+
+def _leaks(rows: Rows, model: str, defense: str) -> list[tuple[int, str]]:
+    """Membership leakage by the strongest attack that ran on both, the undefended model deciding which it is."""
+    metric = "membership_auroc"
+    both = [(b, a) for x in rows.attacks(model, defense, metric)
+            if (b := rows.one(metric, model, attack=x)) and (a := rows.one(metric, model, defense, x))]
+    if not both:
+        return []
+    before, after = max(both, key=lambda pair: pair[0].value)
+    found = _compare("membership AUROC", before, after, -1)
+    return [found] if found else []
+
+
+def _poisoned(rows: Rows, model: str, defense: str) -> list[tuple[int, str]]:
+    """Performance after poisoning, with and without a defense that was made for it."""
+    out = []
+    for metric in ("attacked_sensitivity", "attacked_accuracy"):
+        for attack in rows.attacks(model, defense, "accuracy_change"):
+            pairs = zip(rows.of(metric, model, attack=attack), rows.of(metric, model, defense, attack), strict=False)
+            for before, after in pairs:
+                rate = after.attack_params.get("rate")
+                at = f" {share(rate)}" if isinstance(rate, float) else ""
+                name = f"{metric.removeprefix('attacked_')} after {attack}{at}"
+                if before.attack_params == after.attack_params and (found := _compare(name, before, after)):
+                    out.append(found)
+    clear = [x for x in out if x[0]]
+    return clear or out[:1]
+
+
+def epsilon(rows: Rows) -> list[Finding]:
+    """Whether an independent accountant confirms the privacy budget that a training claims."""
+    out = []
+    for model, defense in rows.pairs():
+        notes = rows.named("note", model, defense)
+        claimed, independent = notes.get("epsilon_claimed"), notes.get("epsilon_independent")
+        if claimed is None:
+            continue
+        said = f"claims ε = {number(claimed.value)}"
+        if "delta" in notes:
+            said += f" at δ = {notes['delta'].value:g}"
+        if independent is None:
+            level, verdict = "low", "no independent accountant computed it again"
+        elif independent.value <= AGREES * claimed.value:
+            level, verdict = "good", f"an independent accountant confirms it ({number(independent.value)})"
+        else:
+            level, verdict = "high", f"an independent accountant finds {number(independent.value)}: do not rely on it"
+        out.append(Finding(level, model, f"Training {said}; {verdict}.", "defense", defense))
+    return out

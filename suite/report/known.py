@@ -1,0 +1,45 @@
+"""What the registry says of an attack that a row names; a name it does not know is no error."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from suite import registry
+from suite.attack import Info
+from suite.errors import InputError
+from suite.measurement import Measurement
+
+
+def about(attack: str) -> Info | None:
+    """Title, paper, cost and departures; None for a name that is not registered here (any more)."""
+    return getattr(_found(attack), "info", None)
+
+
+def norm(row: Measurement) -> str:
+    """The norm in which the budget of an evasion row is meant."""
+    if "norm" in row.attack_params:
+        return str(row.attack_params["norm"])
+    found = _found(row.attack)
+    try:
+        return getattr(found() if isinstance(found, type) else found, "norm", "linf")
+    except TypeError:
+        return "linf"
+
+
+def _found(attack: str) -> Any:
+    if registry.is_file(attack):  # a report runs no code of a file that a run folder names
+        return None
+    try:
+        return registry.load("attacks", attack)
+    except (InputError, ImportError, AttributeError):
+        return None
+
+
+def parameters(attack: str, params: dict[str, Any]) -> str:
+    """Hyper-parameters that differ from the defaults, as "steps = 20"; budgets and sweeps are left out."""
+    found = _found(attack)
+    defaults = {f.name: f.default for f in dataclasses.fields(found)} if dataclasses.is_dataclass(found) else {}
+    swept = {"eps", "budget", "column"}
+    return ", ".join(f"{k} = {v:g}" if isinstance(v, float) else f"{k} = {v}" for k, v in params.items()
+                     if k not in swept and (k not in defaults or defaults[k] != v))

@@ -1,0 +1,1 @@
+"""The sections of the report: each turns rows into tables and figures."""

@@ -1,0 +1,120 @@
+"""Defense comparison and poisoning."""
+
+from __future__ import annotations
+
+from suite.measurement import Measurement
+from suite.report.rows import WORST, Robustness, Rows, robustness
+from suite.report.show import share
+from suite.report.tables import Cell, Table, amount, at_most, est, report_per_class, words
+
+
+def comparison(rows: Rows) -> Table:
+    """Every model behind every defense, on utility, robustness and leakage."""
+    head = ["defense", "balanced accuracy", "robust accuracy", "membership AUROC", "accuracy", "AUROC",
+            "sensitivity", "refused", "n", "trust", "training says"]
+    table = Table("Every model behind every defense", head,
+                  note="Small lines show value and 95% interval between 0 and 1. Robust accuracy is the lowest measured "
+                       "on all patients at the main budget; ≤: no attack was tried on some of them. Membership AUROC is that of the strongest attack that ran; "
+                       "0.50 is guessing. n: test patients.")
+    for model, defense in rows.pairs():
+        accuracy = rows.one("accuracy", model, defense)
+        if accuracy is None:
+            continue
+        robust = robustness(rows, model, defense)
+        get = {m: rows.one(m, model, defense) for m in ("balanced_accuracy", "auroc", "sensitivity", "refused")}
+        table.add(model, [words(defense), est(get["balanced_accuracy"], bar=True), _robust(robust),
+                          est(leakage(rows, model, defense), bar=True), est(accuracy), est(get["auroc"]),
+                          est(get["sensitivity"]), est(get["refused"]), amount(accuracy.n),
+                          _trust(rows, model, defense), words(notes(rows, model, defense))])
+    return table.pruned()
+
+
+def _robust(found: Robustness | None) -> Cell:
+    if found is None or not found.attacked:
+        return words("not attacked", "muted")
+    return at_most(found.accuracy, found.partial, bar=True)
+
+
+def leakage(rows: Rows, model: str, defense: str) -> Measurement | None:
+    """Membership AUROC of the strongest attack that ran."""
+    found = [r for a in rows.attacks(model, defense, "membership_auroc")
+             if (r := rows.one("membership_auroc", model, defense, a))]
+    return max(found, key=lambda r: r.value, default=None)
+
+
+def _trust(rows: Rows, model: str, defense: str) -> Cell:
+    collapsed = rows.one("collapsed", model, defense)
+    if collapsed is not None and collapsed.value:
+        return words("COLLAPSED", "bad")
+    checks = rows.named("check", model, defense, WORST)
+    if any(r.value == 0 for r in checks.values()):
+        return words("GRADIENTS MASKED", "bad")
+    return Cell(f"{len(checks)} checks passed" if checks else "", num=True, tone="muted")
+
+
+def notes(rows: Rows, model: str, defense: str) -> str:
+    """What training found out or decided."""
+    names = {"epsilon_claimed": "ε claimed", "epsilon_independent": "ε independent", "delta": "δ",
+             "eps": "piloted budget"}
+    return ", ".join(f"{names.get(k, k.replace('_', ' '))} {r.value:.3g}"
+                     for k, r in rows.named("note", model, defense).items())
+
+
+def reports(rows: Rows) -> list[tuple[str, list[Table]]]:
+    """Classification reports of each model, undefended first and then behind each defense."""
+    classes, out = rows.manifest.get("classes", []), []
+    for model in rows.models:
+        made = [report_per_class(lambda m, model=model, d=d: rows.one(m, model, d), classes,
+                                 "no defense" if d == "none" else f"behind {d}") for d in rows.defenses(model)]
+        if len(made) > 1:
+            out.append((model, [t for t in made if t]))
+    return out
+
+
+def poisoning(rows: Rows) -> Table:
+    """What poisoned training rows do to each model, with and without a defense made for them."""
+    head = ["poisoning", "rows touched", "defense", "accuracy change", "sensitivity change", "accuracy after",
+            "sensitivity after", "n"]
+    table = Table("Performance after training on poisoned rows", head,
+                  note="Changes are paired, against the same model and defense trained on clean rows; negative is "
+                       "worse.")
+    for model, defense, attack, _ in _poisonings(rows):
+        several = [rows.of(m, model, defense, attack) for m in
+                   ("accuracy_change", "sensitivity_change", "attacked_accuracy", "attacked_sensitivity")]
+        for i, change in enumerate(several[0]):
+            of = [found[i] if i < len(found) else None for found in several]
+            rate = change.attack_params.get("rate")
+            table.add(model, [words(attack), amount(rate, share), words(defense if defense != "none" else ""),
+                              _change(of[0]), _change(of[1]), est(of[2]), est(of[3]), amount(change.n)])
+    return table.pruned()
+
+
+def _change(row: Measurement | None) -> Cell:
+    clear = row is not None and row.ci_high is not None and row.ci_high < 0
+    return est(row, "bad" if clear else "")
+
+
+def backdoors(rows: Rows) -> Table:
+    """Success of planted triggers against the same trigger on the clean model."""
+    head = ["backdoor", "rows touched", "defense", "success with backdoor", "same trigger, clean model", "lift",
+            "accuracy change", "n"]
+    table = Table("Backdoors", head, note="Only patients who are not of the attacker's class count. Lift is paired.")
+    for model, defense, attack, backdoor in _poisonings(rows):
+        if backdoor:
+            several = [rows.of(m, model, defense, attack)
+                       for m in ("attack_success_rate", "base_rate", "lift", "accuracy_change")]
+            for hit, base, lift, change in zip(*several, strict=False):
+                table.add(model, [words(attack), amount(hit.attack_params.get("rate"), share),
+                                  words(defense if defense != "none" else ""), est(hit), est(base), est(lift),
+                                  est(change), amount(hit.n)])
+    return table.pruned()
+
+
+def _poisonings(rows: Rows) -> list[tuple[str, str, str, bool]]:
+    """(model, defense, attack, whether it plants a backdoor), attacks of one model side by side."""
+    return [(m, d, a, bool(rows.of("base_rate", m, d, a)))
+            for m in rows.models for a in dict.fromkeys(x for d in rows.defenses(m)
+                                                        for x in rows.attacks(m, d, "accuracy_change"))
+            for d in rows.defenses(m) if a in rows.attacks(m, d, "accuracy_change")]
+
+

@@ -1,0 +1,104 @@
+"""Tables of the robustness section."""
+
+from __future__ import annotations
+
+from suite.measurement import Measurement
+from suite.report.rows import CONTROL, WORST, Rows, robustness
+from suite.report.show import budget
+from suite.report.tables import Cell, Table, amount, est, plain, words
+
+
+def by_attack(rows: Rows, model: str, defense: str, caption: str) -> Table:
+    """One model: what each attack achieves at the main budget, and what it costs."""
+    head = ["attack", "knowledge", "robust accuracy", "attack success rate", "lift over noise", "median size",
+            "columns changed", "queries / patient", "gradients / patient", "seconds", "solved", "certified", "n"]
+    table = Table(caption, head)
+    found = robustness(rows, model, defense)
+    bound = ", upper bound" if found is None or found.partial else ""
+    lifts = rows.named("lift", model, defense, WORST)
+    for attack in (WORST, *rows.attacks(model, defense, "robust_accuracy")):
+        row = rows.one("robust_accuracy", model, defense, attack, eps=rows.eps)
+        if row is None:
+            continue
+
+        def get(metric: str, attack: str = attack) -> Measurement | None:
+            return rows.one(metric, model, defense, attack, eps=rows.eps)
+
+        name = {WORST: f"worst case{bound}", CONTROL: f"{CONTROL} (control)"}.get(attack, attack)
+        norm = row.attack_params.get("norm", "")
+        table.add("", [words(name + (f" ({norm})" if norm not in ("", "linf") else "")), words(row.knowledge),
+                       est(row), est(get("attack_success_rate")), est(lifts.get(attack)),
+                       plain(get("median_perturbation"), 3), plain(get("features_changed"), 1),
+                       amount(row.queries if attack != WORST else None), plain(get("gradients"), 0),
+                       amount(row.seconds if attack != WORST else None), est(get("solved")),
+                       est(get("certified_accuracy")), amount(row.n)])
+    return table.pruned()
+
+
+def per_model(rows: Rows) -> list[Table]:
+    """`by_attack` of every undefended model."""
+    where = f"attacks at {budget(rows.eps)} of each column's range"
+    made = [by_attack(rows, m, "none", f"{m}: {where}") for m in rows.models]
+    return [t for t in made if t]
+
+
+def behind_defenses(rows: Rows) -> list[Table]:
+    """`by_attack` of every defended model."""
+    made = [by_attack(rows, m, d, f"{m} behind {d}: attacks at {budget(rows.eps)}")
+            for m, d in rows.pairs() if d != "none"]
+    return [t for t in made if t]
+
+
+def coverage(rows: Rows) -> list[str]:
+    """Sentences about figures that are upper bounds only."""
+    out = []
+    for model, defense in rows.pairs():
+        found = robustness(rows, model, defense)
+        if found is None or not found.partial:
+            continue
+        where = model + ("" if defense == "none" else f" behind {defense}")
+        tried = f"attacks were tried on {found.attacked} of {found.accuracy.n} patients"
+        out.append(f"{where}: {tried if found.attacked else 'only the random control ran'}")
+    return out
+
+
+def claims(rows: Rows) -> Table:
+    """What a library reports of its attack, and what is left when only possible patients count."""
+    head = ["model", "success as claimed", "of these impossible", "success among possible patients",
+            "success, worst case", "robustness overstated by", "n"]
+    table = Table("What the library claims, and what is true", head,
+                  note="As claimed: the library is told no more than ranges, and its word is taken. Impossible: an "
+                       "immutable column changed, a fraction where only whole numbers occur, or a value out of range. "
+                       "Overstated: patients whom other attacks fool and this one leaves alone, as a share of those it "
+                       "was tried on.")
+    attacks = dict.fromkeys(a for pair in rows.pairs() for a in rows.attacks(*pair, "claimed_success_rate"))
+    for attack in attacks:
+        for model, defense in rows.pairs():
+            claimed = rows.one("claimed_success_rate", model, defense, attack)
+            if claimed is None:
+                continue
+            worst = rows.one("attack_success_rate", model, defense, WORST, eps=rows.eps)
+            name = model + ("" if defense == "none" else f" behind {defense}")
+            table.add(attack, [words(name), est(claimed), est(rows.one("claimed_impossible", model, defense, attack)),
+                              est(rows.one("attack_success_rate", model, defense, attack, eps=rows.eps)), est(worst),
+                              est(rows.one(f"overstated[{attack}]", model, defense, WORST)), amount(claimed.n)])
+    return table
+
+
+def checks(rows: Rows) -> Table:
+    """Masking checks of every model that gives gradients."""
+    found = {pair: rows.named("check", *pair, attack=WORST) for pair in rows.pairs()}
+    names = list(dict.fromkeys(name for checks in found.values() for name in checks))
+    table = Table("Signs of masked gradients", ["defense", *names],
+                  note="A failed check means that the attacks were blinded: the robust accuracy beside it is not to be "
+                       "trusted. Checks that could not be made are left empty.")
+    for (model, defense), checks_ in found.items():
+        if checks_:
+            table.add(model, [words(defense), *[_verdict(checks_.get(name)) for name in names]])
+    return table
+
+
+def _verdict(row: Measurement | None) -> Cell:
+    if row is None:
+        return words("")
+    return words(f"passed (n = {row.n})") if row.value else words(f"FAILED (n = {row.n})", "bad")

@@ -1,0 +1,83 @@
+"""Numbers as text."""
+
+from __future__ import annotations
+
+import math
+
+from suite.measurement import Measurement
+
+MINUS = "−"
+NONE = "–"
+
+
+def number(value: float | None, digits: int = 2) -> str:
+    """A plain number with a true minus sign."""
+    if value is None or not math.isfinite(value):
+        return NONE
+    text = f"{value:.{digits}f}"
+    return (text if float(text) else text.removeprefix("-")).replace("-", MINUS)
+
+
+def brief(value: float | None) -> str:
+    """As few digits as say it: counts, seconds, perturbations."""
+    if value is None or not math.isfinite(value):
+        return NONE
+    size = abs(value)
+    digits = 0 if size >= 100 or value == int(value) else 1 if size >= 10 else 2 if size >= 1 else 3
+    return f"{value:,.{digits}f}".replace("-", MINUS)
+
+
+def interval(row: Measurement | None, digits: int = 2) -> str:
+    """"0.71 (0.63–0.78)"."""
+    if row is None or row.value is None:
+        return NONE
+    value = number(row.value, digits)
+    if row.ci_low is None or row.ci_high is None:
+        return value
+    dash = " to " if row.ci_low < 0 else "–"
+    return f"{value} ({number(row.ci_low, digits)}{dash}{number(row.ci_high, digits)})"
+
+
+def percent(row: Measurement | None) -> str:
+    """"71% (63–78%)"."""
+    if row is None or row.value is None:
+        return NONE
+    value = share(row.value)
+    if row.ci_low is None or row.ci_high is None:
+        return value
+    low = number(100 * row.ci_low, _places(row.ci_low))
+    return f"{value} ({low}–{share(row.ci_high)})"
+
+
+def share(value: float | None) -> str:
+    """"71%"; one decimal where it would otherwise look like 0 or 100."""
+    return NONE if value is None else f"{number(100 * value, _places(value))}%"
+
+
+def points(row: Measurement | None) -> str:
+    """"−24 points (−37 to −11)", a difference of shares."""
+    if row is None or row.value is None:
+        return NONE
+    text = f"{number(100 * row.value, 0)} points"
+    if row.ci_low is None or row.ci_high is None:
+        return text
+    return f"{text} ({number(100 * row.ci_low, 0)} to {number(100 * row.ci_high, 0)})"
+
+
+def _places(value: float) -> int:
+    return 1 if 0 < value < 0.005 or 0.995 < value < 1 else 0
+
+
+def budget(eps: float | None) -> str:
+    """"5% of each column's plausible range"; the unit of budgets."""
+    return NONE if eps is None else f"{100 * eps:g}%"
+
+
+def join(names: list[str]) -> str:
+    """"a, b and c"."""
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}" if names else ""
+
+
+def plural(count: int, noun: str) -> str:
+    """"1 cell", "2 cells"."""
+    return f"{count} {noun}{'' if count == 1 else 's'}"
