@@ -69,11 +69,11 @@ def make(kind: Kind, name: str, params: dict[str, Any] | None = None) -> Any:
         InputError: As `load`; or a hyper-parameter that does not exist or has the wrong type, which the message names.
     """
     found, params = load(kind, name), dict(params or {})
+    if not dataclasses.is_dataclass(found):
+        raise InputError(f"{kind[:-1]} '{name}' is not a dataclass")
     if not isinstance(found, type):  # a ready-made instance: its values are the defaults
         params = {f.name: getattr(found, f.name) for f in dataclasses.fields(found) if f.init} | params
         found = type(found)
-    if not dataclasses.is_dataclass(found):
-        raise InputError(f"{kind[:-1]} '{name}' is not a dataclass")
     known = [f.name for f in dataclasses.fields(found) if f.init]
     for key in params:
         if key not in known:

@@ -39,9 +39,8 @@ def make_plan(what: str | None, flags: dict[str, Any], quick: bool = False) -> P
     if "models" in given:
         for kind in ("attacks", "defenses"):
             wanted[kind] = _only_for("models", given["models"], wanted.get(kind), kind in given)
-    if "defenses" in given:
-        wanted["attacks"] = _only_for("defenses", ["none", *given["defenses"]], wanted.get("attacks"),
-                                      "attacks" in given)
+    if given.keys() & {"models", "defenses"} and isinstance(left := wanted.get("defenses", []), list):
+        wanted["attacks"] = _only_for("defenses", ["none", *left], wanted.get("attacks"), "attacks" in given)
     plan = Plan.check(wanted, what if a_file else f"preset {what}", given)
     return plan.quick() if quick else plan
 

@@ -1,0 +1,200 @@
+"""Plans are checked in full before any compute, and a message names the key."""
+
+import pytest
+
+from suite import registry
+from suite.errors import InputError
+from suite.plan import Item, Plan
+from suite.request import make_plan, opened
+
+BASE = {"data": "breast-cancer", "models": ["mlp"]}
+
+
+def refused(value, message):
+    with pytest.raises(InputError, match=message) as caught:
+        Plan.check(BASE | value, "plan p.toml")
+    assert str(caught.value).startswith("plan p.toml: ")
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(("value", "message"), [
+    ({"eps": 0}, "eps: Input should be greater than 0"),
+    ({"eps": -0.1}, "eps: Input should be greater than 0"),
+    ({"eps": 1.5}, "eps: Input should be less than or equal to 1"),
+    ({"eps": float("nan")}, "eps: "),
+    ({"eps": "much"}, "eps: Input should be a valid number"),
+    ({"budgets": []}, "budgets: "),
+    ({"budgets": [0.1, 0]}, "budgets: budgets must be greater than 0 and at most 1"),
+    ({"budgets": [0.1, float("nan")]}, "budgets: "),
+    ({"budgets": [0.1, float("inf")]}, "budgets: "),
+    ({"seed": -1}, "seed: "),
+    ({"rows": 1}, "rows: "),
+    ({"device": "tpu"}, "device: Input should be 'auto', 'cpu' or 'cuda'"),
+    ({"models": []}, "models: "),
+    ({"data": []}, "data: "),
+    ({"modles": ["mlp"]}, "modles: no such key; did you mean 'models'"),
+    ({"table": {"targett": "x"}}, r"table.targett: no such key; did you mean 'target'"),
+    ({"attacks": [{"steps": 3}]}, r"attacks.0.name: Field required"),
+    ({"attacks": [{"name": "pgd", "rows": 1}]}, r"attacks.0.rows: "),
+    ({"attacks": [7]}, "attacks.0: "),
+    ({"attacks": "pgd"}, "attacks: "),
+    ({"models": ["mlp", {"name": "mlp", "hidden": [8]}]}, "models: 'mlp' is there twice"),
+    ({"defenses": ["trades", "trades"]}, "defenses: 'trades' is there twice"),
+    ({"attacks": [{"name": "pgd", "models": ["xgboost"]}]}, "'pgd' is for model 'xgboost', which the plan does not"),
+    ({"attacks": [{"name": "pgd", "defenses": ["tardes"]}]}, "'pgd' is for defense 'tardes', which the plan does not"),
+])
+def test_what_is_wrong_is_named(value, message):
+    refused(value, message)
+
+
+def test_a_missing_key_is_named():
+    with pytest.raises(InputError, match="x: models: Field required"):
+        Plan.check({"data": "pima"}, "x")
+
+
+def test_an_item_is_a_name_or_a_table_whose_other_keys_are_parameters():
+    assert Item.model_validate("pgd") == Item(name="pgd")
+    found = Item.model_validate({"name": "pgd", "steps": 3, "rows": 10, "models": ["mlp"]})
+    assert found == Item(name="pgd", params={"steps": 3}, rows=10, models=("mlp",))
+
+
+@pytest.mark.parametrize(("name", "slug"), [("pgd", "pgd"), ("a/b/net.py:Net", "net.py-Net"), ("m x.json", "m-x.json"),
+                                            ("..", "x")])
+def test_a_slug_is_fit_for_a_file_name(name, slug):
+    assert Item(name=name).slug == slug
+
+
+def test_the_main_budget_is_one_of_the_budgets_which_rise():
+    assert Plan.check(BASE | {"eps": 0.07, "budgets": [0.2, 0.1, 0.1]}, "x").budgets == (0.07, 0.1, 0.2)
+
+
+def test_no_defense_is_always_there_and_need_not_be_named():
+    assert [d.name for d in Plan.check(BASE | {"defenses": ["none", "trades"]}, "x").defenses] == ["trades"]
+
+
+def test_a_plan_survives_its_own_toml(tmp_path):
+    plan = Plan.check(BASE | {"attacks": ["pgd", {"name": "noise", "draws": 3, "rows": 5}], "eps": 0.1}, "x")
+    (tmp_path / "p.toml").write_text(plan.toml())
+    assert Plan.load(tmp_path / "p.toml") == plan
+
+
+def test_quick_is_a_smaller_plan_of_the_same_kind():
+    plan = Plan.check(BASE | {"attacks": ["pgd", {"name": "zoo", "rows": 32}]}, "x").quick()
+    assert plan.rows == 40 and plan.budgets == (plan.eps,)
+    assert [a.rows for a in plan.attacks] == [40, 10]
+
+
+@pytest.mark.parametrize(("text", "message"), [
+    (None, "p.toml: no such file"), ("data = [", "p.toml: .*end of document"), ("data = 'x'\ndata = = 1", "line 2")])
+def test_a_file_that_is_no_toml_is_named(tmp_path, text, message):
+    file = tmp_path / "p.toml"
+    if text is not None:
+        file.write_text(text)
+    with pytest.raises(InputError, match=message):
+        Plan.load(file)
+
+
+def test_a_folder_is_no_plan(tmp_path):
+    with pytest.raises(InputError, match=str(tmp_path)):
+        Plan.load(tmp_path)
+
+
+TOML = """
+title = "T"
+data = "breast-cancer"
+models = [{ name = "mlp", hidden = [4] }, "xgboost", "random-forest"]
+eps = 0.1
+attacks = [
+    "noise", { name = "pgd", steps = 7 },
+    { name = "label-flip-random", rate = 0.1 }, { name = "label-flip-random", rate = 0.3 },
+    { name = "hopskipjump", rows = 8, defenses = ["none", "distillation"] },
+    { name = "surrogate-forest", models = ["xgboost", "random-forest"] },
+    { name = "membership-loss", defenses = ["distillation"] },
+]
+defenses = [{ name = "distillation", models = ["mlp"] }, "plausibility-guard"]
+"""
+
+
+@pytest.fixture
+def toml(tmp_path):
+    file = tmp_path / "p.toml"
+    file.write_text(TOML)
+    return str(file)
+
+
+def named(items):
+    return [item.name for item in items]
+
+
+def test_flags_override_the_plan(toml):
+    plan = make_plan(toml, {"eps": 0.2, "seed": 5, "data": ["pima"], "device": None})
+    assert (plan.eps, plan.seed, plan.data, plan.title, plan.device) == (0.2, 5, ("pima",), "T", "auto")
+
+
+def test_named_models_keep_their_parameters_and_restrictions_shrink_with_them(toml):
+    plan = make_plan(toml, {"models": ["mlp"]})
+    assert plan.models[0].params == {"hidden": [4]}
+    assert "surrogate-forest" not in named(plan.attacks) and "pgd" in named(plan.attacks)
+    assert make_plan(toml, {"models": ["xgboost"]}).attacks[5].models == ("xgboost",)
+    assert named(make_plan(toml, {"models": ["xgboost"]}).defenses) == ["plausibility-guard"]
+
+
+def test_named_attacks_keep_their_parameters_all_of_them(toml):
+    plan = make_plan(toml, {"attacks": ["pgd", "label-flip-random", "fgsm"]})
+    assert [(a.name, a.params) for a in plan.attacks] == [
+        ("pgd", {"steps": 7}), ("label-flip-random", {"rate": 0.1}), ("label-flip-random", {"rate": 0.3}), ("fgsm", {})]
+
+
+def test_named_defenses_shrink_the_restrictions_of_attacks(toml):
+    plan = make_plan(toml, {"defenses": []})
+    assert plan.defenses == () and "membership-loss" not in named(plan.attacks)
+    assert plan.attacks[4].defenses == ("none",)
+
+
+def test_what_is_asked_for_by_name_is_not_dropped_silently(toml):
+    plan = make_plan(toml, {"models": ["mlp"], "defenses": [], "attacks": ["surrogate-forest", "membership-loss"]})
+    assert named(plan.attacks) == ["surrogate-forest", "membership-loss"]
+    assert plan.attacks[0].models is None and plan.attacks[1].defenses is None
+
+
+def test_a_wrong_flag_is_the_command_lines_and_a_wrong_key_the_files(toml, tmp_path):
+    with pytest.raises(InputError, match=r"^command line: eps: Input should be greater than 0"):
+        make_plan(toml, {"eps": 0.0})
+    bad = tmp_path / "bad.toml"
+    bad.write_text(TOML.replace("eps = 0.1", "eps = 7"))
+    with pytest.raises(InputError, match=r"bad.toml: eps: "):
+        make_plan(str(bad), {"seed": 3})
+
+
+@pytest.mark.parametrize("wrong", ['attacks = "pgd"', "attacks = 5", 'models = "mlp"', "table = 3"])
+def test_flags_do_not_hide_that_the_file_is_wrong(tmp_path, wrong):
+    file = tmp_path / "bad.toml"
+    file.write_text(f'data = "pima"\n{wrong}\n' + ("" if wrong.startswith("models") else 'models = ["mlp"]'))
+    for flags in ({"models": ["xgboost"]}, {"defenses": []}, {"table": {"target": "x"}}, {}):
+        if not wrong.startswith(("models" if "models" in flags else "-", "table" if "table" in flags else "-")):
+            with pytest.raises(InputError, match=r"bad\.toml: (attacks|models|table): "):
+                make_plan(str(file), flags)
+
+
+def test_every_preset_is_a_plan_whose_names_are_known():
+    for preset in registry.names("presets"):
+        plan = make_plan(preset, {})
+        for kind in ("models", "attacks", "defenses"):
+            for item in getattr(plan, kind):
+                assert item.name in registry.names(kind)
+        assert set(plan.data) <= set(registry.names("datasets"))
+
+
+@pytest.mark.parametrize(("data", "message"), [
+    ("csv", "give the file itself"), ("x.parquet", r"no reader for .parquet files"), ("x.csv", "--target COLUMN"),
+    ("pimaa", "did you mean 'pima'")])
+def test_data_that_cannot_be_opened_is_named(data, message):
+    with pytest.raises(InputError, match=message):
+        opened(data, Plan.check(BASE, "x"))
+
+
+def test_a_users_dataset_must_be_one(tmp_path):
+    file = tmp_path / "own.py"
+    file.write_text("def rows():\n    return [1, 2]\n")
+    with pytest.raises(InputError, match="returns list, not a Dataset"):
+        opened(f"{file}:rows", Plan.check(BASE, "x"))
