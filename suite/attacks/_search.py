@@ -146,11 +146,14 @@ class Hunt:
         self._waiting: list[tuple[Tensor, Tensor]] = []
 
     def note(self, possible: Tensor, logits: Tensor) -> Tensor | None:
-        """Remember candidates, which must not be overwritten later; the positions to go on with if some rows leave."""
+        """Remember candidates; the positions to go on with if some rows leave."""
         if self.early_stop:
             return self._dismiss(possible, self.goal.lead(logits))
-        # comparing many steps at once is cheaper than comparing each, as long as they fit in memory
-        self._waiting.append((possible, logits))
+        if possible.numel() > _WAITING:
+            self._keep_better(possible, self.goal.lead(logits))
+            return None
+        # of small candidates, comparing many steps at once is cheaper than comparing each
+        self._waiting.append((possible.clone(), logits))
         if len(self._waiting) * possible.numel() > _WAITING:
             self._compare()
         return None
@@ -178,18 +181,20 @@ class Hunt:
         return left
 
     def _compare(self) -> None:
-        if not self._waiting:
-            return
-        possible, logits = (torch.stack(parts) for parts in zip(*self._waiting, strict=True))
-        self._waiting.clear()
-        lead, step = self.goal.lead(logits).max(0)
-        best = possible[step, self._rows]
-        self._found = torch.where(per_row(lead > self._lead, best), best, self._found)
-        self._lead = torch.maximum(self._lead, lead)
+        if self._waiting:
+            possible, logits = (torch.stack(parts) for parts in zip(*self._waiting, strict=True))
+            self._waiting.clear()
+            lead, step = self.goal.lead(logits).max(0)
+            self._keep_better(possible[step, self._rows], lead)
+
+    def _keep_better(self, possible: Tensor, lead: Tensor) -> None:
+        torch.where(per_row(lead > self._lead, possible), possible, self._found, out=self._found)
+        torch.maximum(self._lead, lead, out=self._lead)
 
 
-_WAITING = 2**20
-"""Numbers (of all candidates together) that a search keeps before it compares them."""
+_WAITING = 2**16
+"""Numbers, of all candidates together, that a search keeps before it compares them: many steps on a table, none on
+images, and so few that the allocator reuses their memory."""
 
 
 def per_row(values: Tensor, like: Tensor) -> Tensor:

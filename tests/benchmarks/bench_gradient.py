@@ -47,24 +47,22 @@ def table(rows: int, patients: bool) -> tuple[TorchClassifier, Tensor, Tensor]:
 
 
 def pictures(rows: int) -> tuple[TorchClassifier, Tensor, Tensor]:
-    """A trained CNN on noisy blobs, round or elongated."""
+    """A trained CNN on noisy blobs, wide or tall."""
     n = rows + 1500
     y = torch.arange(n) % 2
-    axis = torch.arange(28.0)
+    axis, stretch = torch.arange(28.0), torch.where(y == 1, 1.15, 1 / 1.15).view(-1, 1, 1)
     u, v = (axis.view(shape) - 10 - 7 * torch.rand(n, 1, 1) for shape in ((1, 28, 1), (1, 1, 28)))
-    angle = torch.pi * torch.rand(n, 1, 1)
-    stretch = 1.0 + 0.6 * y.view(-1, 1, 1)
-    along, across = (u * angle.cos() + v * angle.sin()) / stretch, (v * angle.cos() - u * angle.sin()) * stretch
-    x = (0.3 + 0.35 * torch.exp(-(along**2 + across**2) / 18) + 0.03 * torch.randn(n, 28, 28)).clamp(0, 1)[:, None]
+    x = (0.3 + 0.4 * torch.exp(-((u * stretch)**2 + (v / stretch)**2) / 18) + 0.06 * torch.randn(n, 28, 28))
+    x = x.clamp(0, 1)[:, None]
     body = nn.Sequential(nn.Conv2d(1, 8, 3, 2, 1), nn.ReLU(), nn.Conv2d(8, 16, 3, 1, 1), nn.ReLU(),
                          nn.Conv2d(16, 16, 3, 2, 1), nn.ReLU(), nn.Conv2d(16, 32, 3, 1, 1), nn.ReLU(), nn.Flatten(),
                          nn.Linear(32 * 49, 2))
-    train(body, x[rows:], y[rows:], 12, batch=64)
+    train(body, x[rows:], y[rows:], 20, batch=32, lr=1e-3)
     return correct(TorchClassifier(body, 2, Space(0.0, 1.0)), x[:rows], y[:rows])
 
 
-def train(module: nn.Module, x: Tensor, y: Tensor, epochs: int, batch: int = 10**6) -> None:
-    optimizer = torch.optim.Adam(module.parameters(), 3e-3)
+def train(module: nn.Module, x: Tensor, y: Tensor, epochs: int, batch: int = 10**6, lr: float = 3e-3) -> None:
+    optimizer = torch.optim.Adam(module.parameters(), lr)
     for _ in range(epochs):
         for index in torch.randperm(len(x)).split(batch):
             optimizer.zero_grad()
