@@ -92,7 +92,7 @@ class AdversarialTraining(RobustTraining):
     """PGD adversarial training: the loss is that of the worst input which a short PGD finds."""
 
     info: ClassVar[Info] = Info(
-        "PGD adversarial training", "Madry et al. 2018, arXiv 1706.06083",
+        "PGD adversarial training", "Madry et al. 2018, arXiv 1706.06083", threats=("evasion",),
         cost="1 + steps trainings; without `eps` at most 1 + 5 (1 + steps)",
         departs="keeps the epoch with the least loss under attack, and pilots the budget on validation inputs")
 
@@ -114,7 +114,8 @@ class Trades(RobustTraining):
     """
 
     info: ClassVar[Info] = Info(
-        "TRADES", "Zhang et al. 2019, arXiv 1901.08573", cost="2 + steps trainings; without `eps` at most 1 + 5 times",
+        "TRADES", "Zhang et al. 2019, arXiv 1901.08573", threats=("evasion",),
+        cost="2 + steps trainings; without `eps` at most 1 + 5 times",
         departs="keeps the epoch with the least loss under attack, and pilots the budget on validation inputs; class "
                 "weights apply to both terms")
     beta: float = 6.0

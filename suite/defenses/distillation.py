@@ -31,7 +31,7 @@ class Distillation(TorchDefense):
     """
 
     info: ClassVar[Info] = Info(
-        "Defensive distillation", "Papernot et al. 2016, arXiv 1511.04508", cost="two trainings",
+        "Defensive distillation", "Papernot et al. 2016, arXiv 1511.04508", threats=("evasion",), cost="two trainings",
         departs="the learning rate grows with the temperature; class weights, where the recipe asks for them, apply to "
                 "teacher and student")
     temperature: float = 20.0
