@@ -172,9 +172,9 @@ class Audit:
             jobs: Processes to use; the results are the same for any number.
         """
         run = Run.create(folder, self.manifest())
-        todo = [cell for cell in self.cells if not run.done(cell.key)]
-        before = len(self.cells) - len(todo)
         with run.locked():
+            todo = [cell for cell in self.cells if not run.done(cell.key)]
+            before = len(self.cells) - len(todo)
             if jobs > 1 and todo:
                 self._share_out(todo, run, jobs, started)
             else:
