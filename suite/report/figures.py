@@ -91,8 +91,8 @@ def curves(rows: Rows) -> Panels:
                       f" ({'random noise' if found.accuracy.attack == CONTROL else 'worst case'})")
         panels.append((model, svg.inline(made, f"curve{len(panels)}", label)))
     caption = ("Robust accuracy against the budget (share of each column's plausible range; square-root scale). "
-               "Attacks on fewer patients begin at their first budget, and where all did so no worst case is drawn. The "
-               "main budget is marked.")
+               "Attacks on fewer patients begin at their first budget, and where all did so no worst case is drawn. "
+               "The main budget is marked.")
     return Panels(caption, panels, [KINDS[k] for k in KINDS if k in used])
 
 
@@ -195,8 +195,9 @@ def forest(rows: Rows) -> Panels:
     label = "; ".join(f"{m}, {'no defense' if d == 'none' else d}: {s}"
                       for (m, d, _), s in zip(lines, said, strict=True))
     picture = svg.inline(made, "forest", f"Balanced accuracy, robust accuracy, membership AUROC. {label}")
-    return Panels("Utility, robustness and leakage with 95% intervals. Left and right: dotted line at 0.5, guessing. For "
-                  "leakage, left is better; otherwise right.", [("", picture)], [], wide=True)
+    caption = ("Utility, robustness and leakage with 95% intervals. Dotted line at 0.5: guessing. Leakage is better on "
+               "the left, the others on the right.")
+    return Panels(caption, [("", picture)], [], wide=True)
 
 
 def _forest_panel(ax: Any, title: str, points: list[tuple[float, str, Measurement | None]]) -> None:

@@ -75,11 +75,17 @@ def merged(found: list[Finding]) -> list[Finding]:
 def verdict(rows: Rows, found: list[Finding]) -> list[str]:
     """The first sentences of the report."""
     out, own = [], [f for f in found if f.defense == "none" and f.topic in THRESHOLDS]
+    fooled = [f for f in own if f.topic == "evasion"]
+    if fooled:
+        low, high = (by(fooled, key=lambda f: f.weight).figure for by in (min, max))
+        on = low if low == high else f"{low} to {high}"
+        out.append(f"Changes within {budget(rows.eps)} of each column's range mislead the undefended models on {on} of "
+                   "the patients whom they judge rightly without an attack.")
     for level in ("high", "medium"):
         models = {t: {f.model for f in own if (f.level, f.topic) == (level, t)} for t in TOPICS}
-        listed = [f"{t} ({len(m)} of {len(rows.models)})" for t, m in models.items() if m]
+        listed = [f"{t} ({len(m)} of {plural(len(rows.models), 'model')})" for t, m in models.items() if m]
         if listed:
-            out.append(f"{level.capitalize()}, among {plural(len(rows.models), 'undefended model')}: {join(listed)}.")
+            out.append(f"Level {level}, undefended: {join(listed)}.")
     if not any(f.level in ("high", "medium", "error") for f in found):
         out.append("Nothing that was tried exceeds the thresholds below. That is no proof of safety: it covers these "
                    "attacks, these budgets and these patients only.")

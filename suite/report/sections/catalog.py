@@ -9,7 +9,7 @@ from suite import threats
 from suite.measurement import Measurement
 from suite.report import known
 from suite.report.rows import WORST, Rows
-from suite.report.show import NONE, brief, number
+from suite.report.show import NONE, brief, number, plural
 
 
 def data_card(manifest: dict[str, Any]) -> list[tuple[str, str]]:
@@ -68,10 +68,11 @@ def _card(name: str, row: Measurement, cells: int, variants: list[str]) -> Attac
     facts = {
         "threat": " ".join(meaning), "ids": _ids(row.threat_ids), "attacker knows": row.knowledge,
         "parameters": ", ".join(f"{k} {v}" for k, v in params.items()),
-        "differs from defaults": "; ".join(variants), "cells": str(cells),
+        "differs from defaults": "; ".join(variants), "ran in": plural(cells, "cell"),
         "cost": info.cost if info else "", "paper": info.paper if info else "",
         "departs from it": info.departs if info else ""}
-    return AttackCard(name, info.title if info else "not registered here", [(k, v) for k, v in facts.items() if v])
+    return AttackCard(name, info.title if info else "not registered here",
+                      [(k, v.replace("`", "")) for k, v in facts.items() if v])
 
 
 def _ids(ids: list[str]) -> str:

@@ -71,8 +71,8 @@ def subgroups(rows: Rows) -> Table:
     """Undefended models by subgroup of patients."""
     table = Table("Undefended models by group of patients",
                   ["group", "accuracy", "sensitivity", "robust accuracy (worst case)", "n"],
-                  note="Small groups have wide intervals; many groups are compared, so a single gap proves little. ≤: no attack was tried on "
-                       "some of them.")
+                  note="Small groups have wide intervals; many groups are compared, so a single gap proves little. "
+                       "≤: no attack was tried on some patients.")
     for model in rows.models:
         clean, sick = rows.subgroups("accuracy", model), rows.subgroups("sensitivity", model)
         robust, whole = rows.subgroups("robust_accuracy", model, attack=WORST), robustness(rows, model)

@@ -13,9 +13,9 @@ def comparison(rows: Rows) -> Table:
     head = ["defense", "balanced accuracy", "robust accuracy", "membership AUROC", "accuracy", "AUROC",
             "sensitivity", "refused", "n", "trust", "training says"]
     table = Table("Every model behind every defense", head,
-                  note="Small lines show value and 95% interval between 0 and 1. Robust accuracy is the lowest measured "
-                       "on all patients at the main budget; ≤: no attack was tried on some of them. Membership AUROC is that of the strongest attack that ran; "
-                       "0.50 is guessing. n: test patients.")
+                  note="Small lines: value and 95% interval between 0 and 1. Robust accuracy: the lowest measured on all "
+                       "patients at the main budget; ≤: no attack was tried on some of them. Membership AUROC: that of "
+                       "the strongest attack that ran; 0.50 is guessing. n: test patients.")
     for model, defense in rows.pairs():
         accuracy = rows.one("accuracy", model, defense)
         if accuracy is None:
@@ -49,7 +49,7 @@ def _trust(rows: Rows, model: str, defense: str) -> Cell:
     checks = rows.named("check", model, defense, WORST)
     if any(r.value == 0 for r in checks.values()):
         return words("GRADIENTS MASKED", "bad")
-    return Cell(f"{len(checks)} checks passed" if checks else "", num=True, tone="muted")
+    return words(f"{len(checks)} checks passed" if checks else "", "muted")
 
 
 def notes(rows: Rows, model: str, defense: str) -> str:

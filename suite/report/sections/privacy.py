@@ -26,11 +26,12 @@ def membership(rows: Rows) -> Table:
                 if auroc is None:
                     continue
                 floor = rows.one("resolvable_fpr", model, defense, attack)
+                smallest = f"{100 * floor.value:.2g}%" if floor else NONE
                 tprs = rows.named("tpr_at_fpr", model, defense, attack)
                 cells = [est(tprs[f]) if f in tprs else words("below floor" if floor else "", "muted") for f in shown]
                 table.add(model, [words(attack), words(defense), est(auroc),
                                   est(rows.one("membership_advantage", model, defense, attack)), *cells,
-                                  Cell(f"{100 * floor.value:.2g}%" if floor else NONE, num=True), amount(auroc.queries), amount(auroc.n)])
+                                  Cell(smallest, num=True), amount(auroc.queries), amount(auroc.n)])
     return table.pruned()
 
 

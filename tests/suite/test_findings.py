@@ -1,0 +1,186 @@
+"""Findings: hand-made rows with known verdicts."""
+
+import pytest
+
+from suite.report.findings import LEVELS, THRESHOLDS, TOPICS, findings, grade, widened
+from suite.report.judge import JUDGES
+from tests.suite._rows import clean, evasion, manifest, row
+
+
+def found(rows, topic, model="m", defense="none"):
+    return [f for f in findings(rows, manifest()) if (f.topic, f.model, f.defense) == (topic, model, defense)]
+
+
+def only(rows, topic, **where):
+    (one,) = found(rows, topic, **where)
+    return one
+
+
+@pytest.mark.parametrize(("low", "high", "level"), [
+    (0.31, 0.5, "high"), (0.3, 0.5, "high"), (0.29, 0.5, "medium"), (0.1, 0.2, "medium"), (0.09, 0.6, "low"),
+    (0.0, 0.1, "low"), (0.0, 0.09, "good")])
+def test_a_level_needs_the_whole_interval(low, high, level):
+    assert grade("evasion", low, high) == level
+
+
+def test_choosing_among_many_widens_the_interval():
+    r = row("x", 0.1, 0.05, 0.2)
+    assert widened(r, 1) == pytest.approx((0.05, 0.2))
+    # z(1 - 0.025 / 8) / z(0.975) = 2.7344 / 1.9600
+    assert widened(r, 8) == pytest.approx((0.1 - 1.39515 * 0.05, 0.1 + 1.39515 * 0.1), abs=1e-4)
+    low, high = widened(row("x", 0.1), 2)
+    assert low < -1e9 and high > 1e9
+
+
+def test_every_level_and_topic_has_a_meaning():
+    assert set(THRESHOLDS) < set(TOPICS)
+    assert all(colour and meaning for colour, meaning in LEVELS.values())
+    assert all(t.medium < t.high for t in THRESHOLDS.values())
+
+
+def test_evasion_says_value_interval_n_and_control():
+    f = only(clean() + evasion((0.4, 0.35, 0.5), (0.45, 0.36, 0.55)), "evasion")
+    assert f.level == "high" and f.figure == "40%"
+    assert "40% (35–50%) of the 75" in f.text and "45% (36–55%)" in f.text and "n\u00a0=\u00a0100" in f.text
+    assert "2% (0–8%)" in f.text
+
+
+def test_a_robust_model_is_good_only_when_everyone_was_attacked_and_nothing_was_masked():
+    robust = ((0.01, 0.0, 0.05), (0.73, 0.64, 0.8))
+    assert only(clean() + evasion(*robust), "evasion").level == "good"
+    some = only(clean() + evasion(*robust, n=30), "evasion")
+    assert some.level == "low" and "30 of 100" in some.text
+    masked = [row("check[loss rises with steps]", 0.0, attack="worst-case", eps=0.05)]
+    assert only(clean() + evasion(*robust) + masked, "evasion").level == "low"
+
+
+def test_noise_that_fools_more_than_the_attacks_is_said():
+    rows = clean() + evasion((0.02, 0.0, 0.08), (0.75, 0.66, 0.82), noise=(0.2, 0.14, 0.28))
+    f = only(rows, "evasion")
+    assert f.level == "medium" and "20% (14–28%)" in f.text and "lower bound of the risk" in f.text
+
+
+def test_only_noise_is_no_evidence_of_robustness():
+    rows = clean() + [r for r in evasion((0.0, 0.0, 0.04), (0.75, 0.66, 0.82)) if r.attack != "pgd"]
+    f = only(rows, "evasion")
+    assert f.level == "low" and "no attack was tried" in f.text
+
+
+def test_a_collapsed_model_is_flagged_and_never_praised():
+    rows = clean() + evasion((0.4, 0.35, 0.5), (0.45, 0.36, 0.55))
+    rows += clean(defense="x", balanced=(0.5, 0.5, 0.5), collapsed=1.0)
+    rows += evasion((0.0, 0.0, 0.04), (0.75, 0.66, 0.82), defense="x")
+    f = only(rows, "defense", defense="x")
+    assert f.level == "high" and "Collapsed" in f.text and "Buys" not in f.text
+
+
+def test_an_undefended_collapsed_model_has_no_robustness():
+    rows = clean(balanced=(0.5, 0.5, 0.5), collapsed=1.0) + evasion((0.0, 0.0, 0.04), (0.65, 0.55, 0.74))
+    assert not found(rows, "evasion")
+    assert any("Collapsed" in f.text for f in found(rows, "performance"))
+
+
+def test_a_failed_masking_check_makes_a_figure_untrustworthy():
+    rows = [*clean(defense="x"), row("check[many steps beat one]", 0.0, defense="x", attack="worst-case", eps=0.05)]
+    f = only(rows, "trust", defense="x")
+    assert f.level == "high" and "many steps beat one" in f.text and "not to be trusted" in f.text
+
+
+def test_a_defense_with_overlapping_intervals_gains_nothing():
+    rows = clean() + evasion((0.4, 0.3, 0.5), (0.45, 0.36, 0.55)) + clean(defense="x")
+    rows += evasion((0.3, 0.2, 0.4), (0.53, 0.43, 0.62), defense="x")
+    f = only(rows, "defense", defense="x")
+    assert f.level == "low" and f.text.startswith("Within noise") and "0.45 (0.36–0.55) → 0.53 (0.43–0.62)" in f.text
+
+
+@pytest.mark.parametrize(("balanced", "level", "says"), [
+    ((0.7, 0.6, 0.8), "good", "Buys robust accuracy 0.45 (0.36–0.55) → 0.70 (0.60–0.78)"),
+    ((0.55, 0.51, 0.59), "low", "Costs balanced accuracy 0.70 (0.60–0.80) → 0.55 (0.51–0.59)")])
+def test_a_defense_is_praised_only_without_clear_costs(balanced, level, says):
+    rows = clean() + evasion((0.4, 0.3, 0.5), (0.45, 0.36, 0.55)) + clean(defense="x", balanced=balanced)
+    rows += evasion((0.05, 0.0, 0.1), (0.7, 0.6, 0.78), defense="x")
+    f = only(rows, "defense", defense="x")
+    assert f.level == level and says in f.text
+
+
+def test_membership_is_judged_by_the_strongest_attack_with_a_widened_interval():
+    rows = [row("membership_auroc", 0.58, 0.551, 0.6, attack="a"), row("membership_auroc", 0.4, 0.3, 0.45, attack="b")]
+    f = only(rows, "membership")
+    assert "by a, the strongest of 2" in f.text and "0.58 (0.55–0.60)" in f.text
+    assert f.level == "low"  # 0.551 alone would be medium
+    assert only(rows[:1], "membership").level == "medium"
+
+
+def test_attribute_gain_counts_the_columns():
+    rows = [row("attribute_gain", v, v - 0.02, v + 0.02, attack="a", column=c) for c, v in (("x", 0.2), ("y", 0.01))]
+    f = only(rows, "attribute")
+    assert f.level == "high" and "helps to guess x beyond imputation, among 2 columns" in f.text
+
+
+def test_poisoning_reports_the_worst_and_how_many():
+    rows = [row("sensitivity_change", v, v - 0.05, v + 0.05, attack="flip", rate=rate)
+            for rate, v in ((0.1, -0.02), (0.2, -0.3))]
+    rows += [row("accuracy_change", 0.0, -0.1, 0.1, attack="flip", rate=r) for r in (0.1, 0.2)]
+    f = only(rows, "poisoning")
+    assert f.level == "high" and "flip with 20%" in f.text and "worst of 2" in f.text and "−30 points" in f.text
+
+
+def test_a_trigger_that_works_without_a_backdoor_shows_none():
+    at = {"attack": "backdoor", "rate": 0.05}
+
+    def planted(hit, base, lift):
+        return [row("attack_success_rate", *hit, **at), row("base_rate", *base, **at), row("lift", *lift, **at)]
+    f = only(planted((1.0, 0.9, 1.0), (0.99, 0.9, 1.0), (0.01, 0.0, 0.04)), "backdoor")
+    assert f.level == "low" and "cannot show a backdoor" in f.text
+    f = only(planted((1.0, 0.9, 1.0), (0.2, 0.1, 0.3), (0.8, 0.7, 0.9)), "backdoor")
+    assert f.level == "high" and "80 points (70 to 90)" in f.text
+
+
+def test_extraction_is_measured_against_guessing():
+    rows = [row("fidelity", v, v - 0.05, v + 0.04, attack="k", budget=b) for b, v in ((25, 0.91), (400, 0.95))]
+    rows.append(row("fidelity_of_guessing", 0.88, 0.8, 0.93, attack="k"))
+    f = only(rows, "extraction")
+    assert f.level == "low" and "from 400 answers" in f.text and "88%" in f.text and "25 answers suffice" in f.text
+
+
+def test_inversion_farther_than_the_prior_is_no_leak():
+    rows = [row("inversion_distance[ill]", 0.3, attack="i"), row("inversion_prior_distance[ill]", 0.1, attack="i")]
+    assert only(rows, "inversion").level == "good"
+    rows[0] = row("inversion_distance[ill]", 0.04, attack="i")
+    assert only(rows, "inversion").level == "high"
+
+
+@pytest.mark.parametrize(("independent", "level"), [(3.0, "good"), (3.1, "good"), (4.0, "high"), (None, "low")])
+def test_a_claimed_epsilon_needs_confirmation(independent, level):
+    rows = [row("note[epsilon_claimed]", 3.0, defense="dp"), row("note[delta]", 1e-3, defense="dp")]
+    rows += [row("note[epsilon_independent]", independent, defense="dp")] if independent else []
+    assert only(rows, "defense", defense="dp").level == level
+
+
+def test_a_group_is_flagged_only_when_its_interval_lies_below_that_of_all():
+    rows = [row("sensitivity", 0.8, 0.7, 0.9), row("sensitivity", 0.4, 0.2, 0.6, 20, subgroup="age=<30"),
+            row("sensitivity", 0.6, 0.4, 0.75, 20, subgroup="age=30+")]
+    f = only(rows, "subgroups")
+    assert "age <30" in f.text and f.level == "medium"
+
+
+def test_impossible_successes_are_counted():
+    rows = [row("claimed_success_rate", 0.3, 0.2, 0.4, 20, attack="q"), row("claimed_impossible", 0.5, 0.2, 0.8, 6,
+                                                                            attack="q")]
+    f = only(rows, "trust")
+    assert "6 patients" in f.text and "3 of its results" in f.text and f.level == "medium"
+
+
+def test_errors_are_findings_and_the_same_error_is_said_once():
+    rows = [row("error", None, attack="a", model=m, error="ValueError: boom (x.py:1)") for m in ("m", "k")]
+    (f,) = findings(rows, manifest())
+    assert f.level == "error" and f.model == "m and k" and "boom" in f.text and "2 cells" in f.text
+
+
+def test_worst_first_and_nothing_from_nothing():
+    rows = clean() + evasion((0.4, 0.35, 0.5), (0.45, 0.36, 0.55))
+    rows += [row("membership_auroc", 0.5, 0.48, 0.52, attack="a"), row("error", None, attack="b", error="E: x")]
+    levels = [f.level for f in findings(rows, manifest())]
+    assert levels == sorted(levels, key=list(LEVELS).index) and levels[:2] == ["high", "error"]
+    assert findings([], manifest()) == []
+    assert len(set(JUDGES)) == len(JUDGES)

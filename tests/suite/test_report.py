@@ -1,0 +1,210 @@
+"""The report: one file, self-contained, with the rows' numbers and nothing else's."""
+
+import json
+import re
+from html import unescape
+from html.parser import HTMLParser
+from itertools import pairwise
+
+import pytest
+
+from suite.measurement import Measurement
+from suite.report import write_report
+from suite.report.page import render
+from suite.report.show import brief, interval, number, percent, points, share
+from suite.run import Run
+from tests.suite._rows import clean, evasion, manifest, row
+
+VOID = {"meta", "link", "br", "img", "input", "hr"}
+
+
+def full_rows():
+    """A little of everything that a run can hold."""
+    rows = clean() + evasion((0.41, 0.31, 0.52), (0.45, 0.36, 0.55))
+    rows += [row("robust_accuracy", 0.6, 0.5, 0.7, attack=a, eps=0.01) for a in ("noise", "pgd", "worst-case")]
+    rows += [row("confusion[well->well]", 47.0), row("confusion[well->ill]", 13.0), row("confusion[ill->ill]", 37.0),
+             row("confusion[ill->well]", 3.0), row("precision[ill]", 0.74, 0.61, 0.84, 50),
+             row("attacked_confusion[well->ill]", 29.0, attack="pgd", eps=0.05)]
+    rows += clean(defense="dp") + evasion((0.2, 0.1, 0.3), (0.57, 0.47, 0.67), defense="dp")
+    rows += [row("note[epsilon_claimed]", 3.0, defense="dp"), row("note[epsilon_independent]", 2.98, defense="dp"),
+             row("certified_accuracy", 0.33, 0.25, 0.43, attack="pgd", eps=0.05),
+             row("solved", 0.97, 0.9, 0.99, attack="pgd", eps=0.05),
+             row("lift[pgd]", 0.39, 0.29, 0.49, attack="worst-case", eps=0.05),
+             row("check[loss rises with steps]", 0.0, defense="dp", attack="worst-case", eps=0.05),
+             row("accuracy_change", -0.07, -0.12, -0.02, attack="flip", rate=0.1),
+             row("membership_auroc", 0.63, 0.54, 0.72, attack="mi"), row("resolvable_fpr", 0.013, attack="mi"),
+             row("tpr_at_fpr[0.05]", 0.13, 0.05, 0.26, attack="mi"),
+             row("attribute_gain", 0.12, 0.08, 0.17, attack="at", column="a"),
+             row("inversion_distance[ill]", 0.2, attack="inv"), row("inversion_prior_distance[ill]", 0.3, attack="inv"),
+             row("fidelity", 0.91, 0.85, 0.95, attack="steal", budget=25),
+             row("fidelity", 0.96, 0.9, 0.99, attack="steal", budget=50),
+             row("surrogate_accuracy", 0.72, 0.6, 0.8, attack="steal", budget=25),
+             row("fidelity_of_guessing", 0.6, 0.5, 0.7, attack="steal"),
+             row("sensitivity", 0.35, 0.18, 0.57, 20, subgroup="age=<30"),
+             row("error", None, attack="broken", error="ValueError: it broke (x.py:1)")]
+    return rows
+
+
+class Balance(HTMLParser):
+    """Notes tags that are not closed in order, ids, links and heading levels."""
+
+    def __init__(self):
+        super().__init__()
+        self.open, self.faults, self.ids, self.links, self.headings = [], [], [], [], []
+
+    def handle_starttag(self, tag, attrs):
+        attrs = dict(attrs)
+        self.ids += [attrs["id"]] if "id" in attrs else []
+        self.links += [attrs[a] for a in ("href", "src", "srcset", "action", "poster") if a in attrs]
+        if re.fullmatch("h[1-6]", tag):
+            self.headings.append(int(tag[1]))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.handle_starttag(tag, attrs)
+        if tag not in VOID:
+            self.open.pop()
+
+    def handle_endtag(self, tag):
+        if not self.open or self.open.pop() != tag:
+            self.faults.append((tag, self.getpos()))
+
+
+def parsed(page):
+    parser = Balance()
+    parser.feed(page)
+    return parser
+
+
+@pytest.fixture(scope="module")
+def page():
+    return render(full_rows(), manifest())
+
+
+def text_of(page):
+    return " ".join(unescape(re.sub(r"<(style|svg)\b.*?</\1>|<[^>]+>", " ", page, flags=re.S)).split())
+
+
+def test_tags_are_balanced_and_ids_unique(page):
+    parser = parsed(page)
+    assert parser.faults == [] and parser.open == []
+    assert len(set(parser.ids)) == len(parser.ids)
+
+
+def test_every_link_leads_to_an_id_on_the_page(page):
+    parser = parsed(page)
+    assert parser.links and all(link.startswith("#") and link[1:] in parser.ids for link in parser.links)
+
+
+def test_nothing_is_fetched_from_anywhere(page):
+    assert not re.search(r"@import|url\((?!#)|<script|<link|<iframe|<object|<embed", page)
+    assert "://" not in page
+
+
+def test_headings_do_not_skip_a_level(page):
+    levels = parsed(page).headings
+    assert levels[0] == 1 and levels.count(1) == 1
+    assert all(b <= a + 1 for a, b in pairwise(levels))
+
+
+def test_figures_have_words_and_follow_the_page(page):
+    figures = re.findall(r'<svg viewBox[^>]*class="figure"[^>]*>', page)
+    assert len(figures) >= 3 and all('role="img"' in f and 'aria-label="' in f for f in figures)
+    assert any("0.45 (0.36–0.55) at 5%" in unescape(f) for f in figures)
+    svg = " ".join(re.findall(r"<svg.*?</svg>", page, flags=re.S))
+    assert "var(--s1)" in svg and "currentColor" in svg
+    assert not re.search(r"#f000[01]\d|#000000|#ffffff|xmlns|<style", svg)
+
+
+def test_first_line_is_which_data_ran_and_why(page):
+    assert text_of(page[page.index("<header>"):]).startswith("d: because it was asked for")
+
+
+def test_key_tables_say_what_the_rows_say(page):
+    text = text_of(page)
+    for r in full_rows():
+        if r.metric in ("balanced_accuracy", "robust_accuracy", "attack_success_rate", "accuracy", "certified_accuracy",
+                        "solved", "accuracy_change", "membership_auroc", "attribute_gain") and r.attack_params.get(
+                            "eps", 0.05) == 0.05:
+            assert interval(r) in text, (r.metric, interval(r))
+    comparison = text[text.index("Every model behind every defense"):]
+    assert "none 0.70 (0.60–0.80) 0.45 (0.36–0.55) 0.63 (0.54–0.72)" in comparison
+    assert "dp 0.70 (0.60–0.80) 0.57 (0.47–0.67)" in comparison
+    assert "ε claimed 3, ε independent 2.98" in comparison
+
+
+def test_all_rows_are_there(page):
+    rows = page[page.index('<section id="rows">'):]
+    assert rows.count("<tr>") - rows.count("<thead>") == len(full_rows())
+
+
+def test_confusion_before_and_under_attack(page):
+    text = text_of(page)
+    assert "well 47 13 ill 3 37" in text and "Under pgd" in text
+
+
+def test_errors_and_failed_checks_are_visible_and_nothing_passes_for_them(page):
+    text = text_of(page)
+    assert text.count("ValueError: it broke (x.py:1)") == 3  # findings, errors, all rows
+    assert "FAILED (n = 100)" in text and "GRADIENTS MASKED" in text
+    assert "1 cell of the plan failed" in text
+
+
+def test_a_collapsed_defense_is_marked():
+    rows = clean() + clean(defense="x", collapsed=1.0) + evasion((0.0, 0.0, 0.04), (0.75, 0.66, 0.82), defense="x")
+    text = text_of(render(rows, manifest()))
+    assert "COLLAPSED" in text and "Clear gains" not in text
+
+
+def test_synthetic_data_cannot_be_overlooked(page):
+    assert "SYNTHETIC" not in page
+    source = manifest()["provenance"]
+    assert "SYNTHETIC DATA" in render(full_rows(), manifest(provenance=source | {"synthetic": True}))
+    rows = [r.model_copy(update={"synthetic": True}) for r in full_rows()]
+    assert "SYNTHETIC DATA" in render(rows, manifest())  # the rows alone are enough
+
+
+def test_names_cannot_carry_markup():
+    bad = '<script>alert("x")</script>&\'"<svg onload=x>'
+    rows = [r.model_copy(update={"model": bad, "attack": r.attack and f"{bad}{r.attack}" if r.attack not in
+                                 ("worst-case", "noise", "") else r.attack}) for r in full_rows()]
+    rows.append(row("error", None, model=bad, attack=bad, error=bad))
+    made = manifest(why=bad, classes=["well", "ill"], features=[bad], card={bad: bad}, budget={bad: bad})
+    made["plan"]["title"] = bad
+    page = render(rows, made)
+    assert "<script" not in page and "onload=x>" not in page.replace("onload=x&gt;", "")
+    parser = parsed(page)
+    assert parser.faults == [] and "&lt;script&gt;" in page
+
+
+def test_partial_attacks_are_upper_bounds():
+    rows = clean() + evasion((0.1, 0.0, 0.2), (0.7, 0.6, 0.78), n=30)
+    text = text_of(render(rows, manifest()))
+    assert "attacks were tried on 30 of 100 patients" in text and "≤ 0.70 (0.60–0.78)" in text
+    assert "worst case, upper bound" in text
+
+
+def test_an_empty_run_still_has_a_report():
+    parser = parsed(render([], manifest(plan={"title": "Nothing yet"}, budget={})))
+    assert parser.faults == []
+
+
+def test_the_file_is_the_same_every_time(tmp_path):
+    run = Run.create(tmp_path / "run", manifest(cells=["c"]))
+    run.finish("c", [Measurement.model_validate(json.loads(r.model_dump_json())) for r in full_rows()])
+    path = write_report(run)
+    first = path.read_bytes()
+    assert path == tmp_path / "run" / "report.html" and len(first) < 2_000_000
+    assert write_report(run).read_bytes() == first
+    assert [p.name for p in path.parent.glob(".report*")] == []
+
+
+def test_numbers_as_text():
+    r = row("x", 0.7142, 0.6349, 0.7777)
+    assert interval(r) == "0.71 (0.63–0.78)" and percent(r) == "71% (63–78%)"
+    assert interval(row("x", -0.1, -0.2, 0.05)) == "−0.10 (−0.20 to 0.05)"
+    assert points(row("x", -0.24, -0.37, -0.11)) == "−24 points (−37 to −11)"
+    assert interval(row("x", None)) == "–" and interval(None) == "–" and number(float("nan")) == "–"
+    assert number(-0.001) == "0.00" and share(0.003) == "0.3%" and share(1.0) == "100%" and share(0.998) == "99.8%"
+    assert [brief(v) for v in (1327.4, 28.2, 3.078, 0.0071, 5.0)] == ["1,327", "28.2", "3.08", "0.007", "5"]
