@@ -38,10 +38,10 @@ for name, model in models.items():
     name += " COLLAPSED" * collapsed(pred, test.y)
     rows.append([name, *spent, decimal(balanced), decimal(auc)])
 show("An MLP with and without differential privacy",
-     ["Training", "Epsilon", "checked", "Balanced accuracy", "Membership AUC"], rows)
+     ["Training", "Epsilon", "Checked", "Balanced accuracy", "Membership AUC"], rows)
 
 leaking = [name for name, auc in leak.items() if auc.low > 0.5]
 bound = min(1, np.exp(model.notes["epsilon_claimed"]) * 0.05 + model.notes["delta"])
 console.print(f"Measured leaks (interval of the AUC above 0.5): {', '.join(leaking) or 'none'}. Epsilon {EPSILONS[-1]} "
-              f"costs {percent(gap(right['early stop'], pred == test.y))} accuracy and proves what no attack can measure: "
+              f"changes accuracy by {percent(gap(pred == test.y, right['early stop']))} and proves what no attack can: "
               f"who accuses 5% of the others wrongly finds at most {bound:.0%} of the members.")

@@ -48,6 +48,6 @@ rows = [[name, *(f"{z[i]:.3g}" for pair in zip(typical, found, strict=True) for 
         for i, name in enumerate(data.features)]
 show(f"Typical patients, and their reconstructions after {STEPS[1]} steps",
      ["Column", *(heading for label in data.classes for heading in (label, "rebuilt"))], rows)
-console.print(f"{sum(gain.low > 0 for gain in gains)} of {len(gains)} reconstructions are surely nearer than the "
-              f"prior, {sum(gain.high < 0 for gain in gains)} surely further away. The attacker sees the confidence only, and "
-              "cannot tell which are which.")
+near, far = sum(gain.low > 0 for gain in gains), sum(gain.high < 0 for gain in gains)
+console.print(f"{near} of {len(gains)} reconstructions are surely nearer than the prior, {far} surely further away. "
+              "The attacker sees the confidence only, and cannot tell which are which.")
