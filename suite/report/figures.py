@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from suite.measurement import Measurement
+from suite.metrics import proportion
 from suite.report import known, svg
 from suite.report.rows import CONTROL, WORST, Rows, robustness
 from suite.report.sections.defenses import leakage
@@ -79,20 +80,18 @@ def curves(rows: Rows) -> Panels:
         if not lines:
             continue
         made, (ax,) = svg.figure(2.7, 2.2)
-        clean = rows.one("accuracy", model)
         for kind, found in lines:
             used[kind] = None
-            _curve(ax, found, KINDS[kind], clean, band=kind == "worst")
+            _curve(ax, rows, found, KINDS[kind], band=kind == "worst")
         _budget_axis(ax, rows)
-        found = robustness(rows, model)
-        label = f"{model}: accuracy {number(clean and clean.value)} without attack"
-        if found:
-            label += (f", {interval(found.accuracy)} at {budget(rows.eps)}"
-                      f" ({'random noise' if found.accuracy.attack == CONTROL else 'worst case'})")
+        label = model
+        if found := robustness(rows, model):
+            label += (f": accuracy {number(found.clean)} without attack, {interval(found.accuracy)} at "
+                      f"{budget(rows.eps)} ({'random noise' if found.accuracy.attack == CONTROL else 'worst case'})")
         panels.append((model, svg.inline(made, f"curve{len(panels)}", label)))
     caption = ("Robust accuracy against the budget (share of each column's plausible range; square-root scale). "
-               "Attacks on fewer patients begin at their first budget, and where all did so no worst case is drawn. "
-               "The main budget is marked.")
+               "Attacks on fewer patients start from the accuracy on these; where no attack met all patients, no worst "
+               "case is drawn. The main budget is marked.")
     return Panels(caption, panels, [KINDS[k] for k in KINDS if k in used])
 
 
@@ -114,14 +113,17 @@ def _lines(rows: Rows, model: str) -> list[tuple[str, list[Measurement]]]:
     return out
 
 
-def _curve(ax: Any, found: list[Measurement], style: Style, clean: Measurement | None, band: bool = False) -> None:
-    ordered = sorted(found, key=lambda r: r.attack_params.get("eps", 0))
-    start = [clean] if clean is not None and clean.n == ordered[0].n else []
-    x = [0.0] * len(start) + [100 * r.attack_params.get("eps", 0) for r in ordered]
-    points = [*start, *ordered]
-    ax.plot(x, [r.value for r in points], **style.line, zorder=4 if band else 3)
-    if band and all(r.ci_low is not None for r in points):
-        ax.fill_between(x, [r.ci_low for r in points], [r.ci_high for r in points], color=svg.SERIES[style.colour],
+def _curve(ax: Any, rows: Rows, found: list[Measurement], style: Style, band: bool = False) -> None:
+    """Draw rows of rising budget; the curve starts at the accuracy of the same patients without an attack."""
+    first = found[0]
+    right = rows.one("attack_success_rate", first.model, first.defense, first.attack, eps=rows.eps)
+    points = sorted((100 * r.attack_params.get("eps", 0), r.estimate) for r in found)
+    if right is not None:
+        points.insert(0, (0.0, proportion(right.n, first.n)))
+    x, estimates = zip(*points, strict=True)
+    ax.plot(x, [e.value for e in estimates], **style.line, zorder=4 if band else 3)
+    if band:
+        ax.fill_between(x, [e.low for e in estimates], [e.high for e in estimates], color=svg.SERIES[style.colour],
                         alpha=0.18, linewidth=0, zorder=1)
 
 
@@ -153,8 +155,7 @@ def defended_curves(rows: Rows) -> Panels:
         made, (ax,) = svg.figure(2.7, 2.2)
         for defense in attacked:
             used[defense] = None
-            _curve(ax, rows.of("robust_accuracy", model, defense, WORST), styles[defense],
-                   rows.one("accuracy", model, defense))
+            _curve(ax, rows, rows.of("robust_accuracy", model, defense, WORST), styles[defense])
         _budget_axis(ax, rows)
         values = ", ".join(f"{styles[d].name} {number(robustness(rows, model, d).accuracy.value)}" for d in attacked)
         panels.append((model, svg.inline(made, f"defended{len(panels)}",

@@ -12,11 +12,11 @@ from suite.report.rows import Rows
 
 Level = Literal["high", "error", "medium", "low", "good"]
 LEVELS: dict[Level, tuple[str, str]] = {
-    "high": ("red", "the whole 95 % interval lies beyond the upper threshold, or a result must not be relied on"),
+    "high": ("red", "the whole 95% interval lies beyond the upper threshold, or a result must not be relied on"),
     "error": ("magenta", "something did not run: nothing is known there, and nothing has passed"),
-    "medium": ("yellow", "the whole 95 % interval lies beyond the lower threshold"),
+    "medium": ("yellow", "the whole 95% interval lies beyond the lower threshold"),
     "low": ("cyan", "not settled: the interval reaches across the lower threshold"),
-    "good": ("green", "the whole 95 % interval lies below the lower threshold"),
+    "good": ("green", "the whole 95% interval lies below the lower threshold"),
 }
 """Level -> terminal colour and meaning, worst first."""
 
@@ -89,8 +89,12 @@ def findings(rows: list[Measurement], manifest: dict[str, Any]) -> list[Finding]
 
     table, order = Rows(rows, manifest), list(LEVELS)
     found = [finding for judge in JUDGES for finding in judge(table)]
-    found = [replace(f, text=f.text.replace("n = ", "n\u00a0=\u00a0")) for f in found]
+    found = [replace(f, text=_complete(f).replace("n = ", "n\u00a0=\u00a0")) for f in found]
     return sorted(found, key=lambda f: (order.index(f.level), TOPICS.index(f.topic), f.defense != "none", -f.weight))
+
+
+def _complete(finding: Finding) -> str:
+    return finding.text if finding.defense == "none" else f"Behind {finding.defense}. {finding.text}"
 
 
 def grade(topic: str, low: float, high: float) -> Level:

@@ -90,12 +90,12 @@ def verdict(rows: Rows, found: list[Finding]) -> list[str]:
         out.append("Nothing that was tried exceeds the thresholds below. That is no proof of safety: it covers these "
                    "attacks, these budgets and these patients only.")
     helped = [f"{f.defense} on {f.model}" for f in found
-              if (f.topic, f.level) == ("defense", "good") and f.text.startswith("Buys")]
-    tried = [f for f in found if f.topic == "defense" and f.defense != "none"]
+              if (f.topic, f.level) == ("defense", "good") and "Buys " in f.text]
+    tried = {(f.model, f.defense) for f in found if f.topic == "defense" and f.defense != "none"}
     if helped:
         out.append(f"Clear gains without clear costs: {join(helped)}.")
     elif tried:
-        out.append(f"Of {plural(len(tried), 'defense result')}, none shows a clear gain without a clear cost: at this "
+        out.append(f"Of {plural(len(tried), 'defended model')}, none shows a clear gain without a clear cost: at this "
                    "number of patients the differences lie within their intervals, or something was paid for them.")
     if rows.errors:
         out.append(f"{plural(len(rows.errors), 'cell')} of the plan failed; nothing is known there.")

@@ -9,9 +9,9 @@ from typing import Any
 from suite.measurement import Measurement
 
 WORST = "worst-case"
-"""What stands in `attack` of rows about the worst case over all evasion attacks."""
+"""As `suite.audit.WORST`, which this does not import: findings are looked up without torch."""
 CONTROL = "noise"
-"""Registered name of the random control."""
+"""As `suite.evaluate.worst_case.CONTROL`."""
 
 
 class Rows:
@@ -96,6 +96,11 @@ class Robustness:
     accuracy: Measurement
     success: Measurement | None
     attacked: int
+
+    @property
+    def clean(self) -> float | None:
+        """Accuracy without an attack on the same patients: success is counted among those judged rightly."""
+        return self.success.n / self.accuracy.n if self.success else None
 
     @property
     def partial(self) -> bool:

@@ -74,10 +74,10 @@ def amount(value: float | None, how: Callable[[float | None], str] = brief) -> C
     return Cell(how(value), num=True)
 
 
-def at_most(row: Measurement | None, bound: bool, bar: bool = False) -> Cell:
-    """As `est`, marked as an upper bound."""
+def bounded(row: Measurement | None, bound: bool, sign: str = "≤", bar: bool = False) -> Cell:
+    """As `est`; where it is but a bound, with a sign that says so."""
     cell = est(row, bar=bar)
-    return replace(cell, text=f"≤ {cell.text}") if bound and row is not None else cell
+    return replace(cell, text=f"{sign} {cell.text}") if bound and row is not None else cell
 
 
 def plain(row: Measurement | None, digits: int = 2) -> Cell:

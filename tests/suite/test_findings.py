@@ -43,6 +43,7 @@ def test_evasion_says_value_interval_n_and_control():
     assert f.level == "high" and f.figure == "40%"
     assert "40% (35–50%) of the 75" in f.text and "45% (36–55%)" in f.text and "n\u00a0=\u00a0100" in f.text
     assert "2% (0–8%)" in f.text
+    assert "falls from 75% to" in f.text  # 75 of the 100 attacked patients, whatever the others are like
 
 
 def test_a_robust_model_is_good_only_when_everyone_was_attacked_and_nothing_was_masked():
@@ -90,7 +91,8 @@ def test_a_defense_with_overlapping_intervals_gains_nothing():
     rows = clean() + evasion((0.4, 0.3, 0.5), (0.45, 0.36, 0.55)) + clean(defense="x")
     rows += evasion((0.3, 0.2, 0.4), (0.53, 0.43, 0.62), defense="x")
     f = only(rows, "defense", defense="x")
-    assert f.level == "low" and f.text.startswith("Within noise") and "0.45 (0.36–0.55) → 0.53 (0.43–0.62)" in f.text
+    assert f.level == "low" and f.text.startswith("Behind x. Within noise")
+    assert "0.45 (0.36–0.55) → 0.53 (0.43–0.62)" in f.text
 
 
 @pytest.mark.parametrize(("balanced", "level", "says"), [

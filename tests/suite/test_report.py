@@ -200,6 +200,14 @@ def test_the_file_is_the_same_every_time(tmp_path):
     assert [p.name for p in path.parent.glob(".report*")] == []
 
 
+def test_names_of_control_and_worst_case_are_those_of_the_audit():
+    from suite import audit
+    from suite.evaluate import worst_case
+    from suite.report import rows
+
+    assert (rows.WORST, rows.CONTROL) == (audit.WORST, worst_case.CONTROL)
+
+
 def test_numbers_as_text():
     r = row("x", 0.7142, 0.6349, 0.7777)
     assert interval(r) == "0.71 (0.63–0.78)" and percent(r) == "71% (63–78%)"

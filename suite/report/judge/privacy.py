@@ -24,8 +24,8 @@ def membership(rows: Rows) -> list[Finding]:
                 }.get(level, "Training patients can be told from others")
         if level == "low" and low > 0.5:
             says = "Training patients can be told from others a little better than by guessing"
-        text = (f"{says}: AUROC {interval(best)} by {best.attack}, the strongest of {len(scores)}, n = {best.n} "
-                "(0.50 is guessing).")
+        among = f", the strongest of {len(scores)}" if len(scores) > 1 else ""
+        text = f"{says}: AUROC {interval(best)} by {best.attack}{among}, n = {best.n} (0.50 is guessing)."
         strictest = next(iter(rows.named("tpr_at_fpr", model, attack=best.attack).items()), None)
         if strictest:
             text += f" At {100 * float(strictest[0]):g}% false alarms it finds {percent(strictest[1])} of them."

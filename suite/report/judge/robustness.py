@@ -15,7 +15,7 @@ def evasion(rows: Rows) -> list[Finding]:
         if found is None or found.success is None or found.success.ci_low is None:
             continue
         flips, kept = found.success, found.accuracy
-        clean, collapsed = rows.one("accuracy", model), rows.one("collapsed", model)
+        collapsed = rows.one("collapsed", model)
         if collapsed is not None and collapsed.value:
             continue  # said where collapse is judged: a constant answer cannot be fooled
         level = grade("evasion", flips.ci_low, flips.ci_high)
@@ -23,7 +23,7 @@ def evasion(rows: Rows) -> list[Finding]:
         if level == "good" and (found.partial or blinded):
             level = "low"
         text = (f"{percent(flips)} of the {flips.n} rightly judged patients are misjudged after changes within "
-                f"{budget(rows.eps)} of each column's range; accuracy falls from {share(clean and clean.value)} to "
+                f"{budget(rows.eps)} of each column's range; accuracy falls from {share(found.clean)} to "
                 f"{percent(kept)}, n = {kept.n}.")
         chance = rows.one("attack_success_rate", model, attack=CONTROL, eps=rows.eps)
         if kept.attack == CONTROL:

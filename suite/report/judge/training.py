@@ -66,7 +66,7 @@ def poisoning(rows: Rows) -> list[Finding]:
         rate = worst.attack_params.get("rate")
         touched = f" with {share(rate)} of the training rows touched" if isinstance(rate, float) else ""
         if level == "good" or high >= 0:
-            text = (f"No poisoning among {len(changes)} clearly lowers {name}; the worst, {worst.attack}{touched}: "
+            text = (f"No poisoning (of {len(changes)}) clearly lowers {name}; the worst, {worst.attack}{touched}: "
                     f"{points(worst)}, n = {worst.n}.")
         else:
             text = (f"{worst.attack}{touched} changes {name} by {points(worst)}, n = {worst.n}; the worst of "

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from suite.report.rows import WORST, Rows, robustness
 from suite.report.show import budget, percent
-from suite.report.tables import Table, amount, at_most, confusion, est, plain, report_per_class, words
+from suite.report.tables import Table, amount, bounded, confusion, est, plain, report_per_class, words
 
 METRICS = {"accuracy": "accuracy", "balanced_accuracy": "balanced accuracy", "sensitivity": "sensitivity",
            "specificity": "specificity", "auroc": "AUROC", "calibration_error": "calibration error"}
@@ -70,7 +70,7 @@ def strongest(rows: Rows, model: str, defense: str = "none") -> str | None:
 def subgroups(rows: Rows) -> Table:
     """Undefended models by subgroup of patients."""
     table = Table("Undefended models by group of patients",
-                  ["group", "accuracy", "sensitivity", "robust accuracy (worst case)", "n"],
+                  ["group", "accuracy", "sensitivity", "robust accuracy (worst case)", "n", "n attacked"],
                   note="Small groups have wide intervals; many groups are compared, so a single gap proves little. "
                        "≤: no attack was tried on some patients.")
     for model in rows.models:
@@ -79,7 +79,8 @@ def subgroups(rows: Rows) -> Table:
         for group in sorted(clean or robust, key=_by_number):
             n = (clean.get(group) or robust[group]).n
             table.add(model, [words(group.replace("=", " ")), est(clean.get(group)), est(sick.get(group)),
-                              at_most(robust.get(group), whole is not None and whole.partial), amount(n)])
+                              bounded(robust.get(group), whole is not None and whole.partial), amount(n),
+                              amount(robust[group].n if group in robust else None)])
     return table.pruned()
 
 

@@ -5,17 +5,17 @@ from __future__ import annotations
 from suite.measurement import Measurement
 from suite.report.rows import WORST, Robustness, Rows, robustness
 from suite.report.show import share
-from suite.report.tables import Cell, Table, amount, at_most, est, report_per_class, words
+from suite.report.tables import Cell, Table, amount, bounded, est, report_per_class, words
 
 
 def comparison(rows: Rows) -> Table:
     """Every model behind every defense, on utility, robustness and leakage."""
     head = ["defense", "balanced accuracy", "robust accuracy", "membership AUROC", "accuracy", "AUROC",
-            "sensitivity", "refused", "n", "trust", "training says"]
+            "sensitivity", "refused", "n", "trust"]
     table = Table("Every model behind every defense", head,
-                  note="Small lines: value and 95% interval between 0 and 1. Robust accuracy: the lowest measured on all "
+                  note="Small lines: value and 95% interval between 0 and 1. Robust accuracy: the lowest on all "
                        "patients at the main budget; ≤: no attack was tried on some of them. Membership AUROC: that of "
-                       "the strongest attack that ran; 0.50 is guessing. n: test patients.")
+                       "the strongest attack that ran; 0.50 is guessing. n: clean test patients.")
     for model, defense in rows.pairs():
         accuracy = rows.one("accuracy", model, defense)
         if accuracy is None:
@@ -25,14 +25,14 @@ def comparison(rows: Rows) -> Table:
         table.add(model, [words(defense), est(get["balanced_accuracy"], bar=True), _robust(robust),
                           est(leakage(rows, model, defense), bar=True), est(accuracy), est(get["auroc"]),
                           est(get["sensitivity"]), est(get["refused"]), amount(accuracy.n),
-                          _trust(rows, model, defense), words(notes(rows, model, defense))])
+                          _trust(rows, model, defense)])
     return table.pruned()
 
 
 def _robust(found: Robustness | None) -> Cell:
     if found is None or not found.attacked:
         return words("not attacked", "muted")
-    return at_most(found.accuracy, found.partial, bar=True)
+    return bounded(found.accuracy, found.partial, bar=True)
 
 
 def leakage(rows: Rows, model: str, defense: str) -> Measurement | None:
@@ -52,12 +52,17 @@ def _trust(rows: Rows, model: str, defense: str) -> Cell:
     return words(f"{len(checks)} checks passed" if checks else "", "muted")
 
 
-def notes(rows: Rows, model: str, defense: str) -> str:
-    """What training found out or decided."""
+def notes(rows: Rows) -> list[tuple[str, str]]:
+    """What trainings found out, decided or claim."""
     names = {"epsilon_claimed": "ε claimed", "epsilon_independent": "ε independent", "delta": "δ",
              "eps": "piloted budget"}
-    return ", ".join(f"{names.get(k, k.replace('_', ' '))} {r.value:.3g}"
-                     for k, r in rows.named("note", model, defense).items())
+    out = []
+    for model, defense in rows.pairs():
+        said = [f"{names.get(k, k.replace('_', ' '))} {r.value:.3g}"
+                for k, r in rows.named("note", model, defense).items()]
+        if said:
+            out.append((model + ("" if defense == "none" else f", {defense}"), ", ".join(said)))
+    return out
 
 
 def reports(rows: Rows) -> list[tuple[str, list[Table]]]:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from suite.measurement import Measurement
+from suite.report import known
 from suite.report.rows import CONTROL, WORST, Rows, robustness
 from suite.report.show import budget
-from suite.report.tables import Cell, Table, amount, est, plain, words
+from suite.report.tables import Cell, Table, amount, bounded, est, plain, words
 
 
 def by_attack(rows: Rows, model: str, defense: str, caption: str) -> Table:
@@ -25,8 +26,9 @@ def by_attack(rows: Rows, model: str, defense: str, caption: str) -> Table:
             return rows.one(metric, model, defense, attack, eps=rows.eps)
 
         name = {WORST: f"worst case{bound}", CONTROL: f"{CONTROL} (control)"}.get(attack, attack)
-        norm = row.attack_params.get("norm", "")
-        table.add("", [words(name + (f" ({norm})" if norm not in ("", "linf") else "")), words(row.knowledge),
+        if attack != WORST and known.norm(row) != "linf":
+            name += f" ({known.norm(row)})"
+        table.add("", [words(name), words(row.knowledge),
                        est(row), est(get("attack_success_rate")), est(lifts.get(attack)),
                        plain(get("median_perturbation"), 3), plain(get("features_changed"), 1),
                        amount(row.queries if attack != WORST else None), plain(get("gradients"), 0),
@@ -70,17 +72,19 @@ def claims(rows: Rows) -> Table:
                   note="As claimed: the library is told no more than ranges, and its word is taken. Impossible: an "
                        "immutable column changed, a fraction where only whole numbers occur, or a value out of range. "
                        "Overstated: patients whom other attacks fool and this one leaves alone, as a share of those it "
-                       "was tried on.")
+                       "was tried on. ≥: no attack was tried on some patients.")
     attacks = dict.fromkeys(a for pair in rows.pairs() for a in rows.attacks(*pair, "claimed_success_rate"))
     for attack in attacks:
         for model, defense in rows.pairs():
             claimed = rows.one("claimed_success_rate", model, defense, attack)
             if claimed is None:
                 continue
-            worst = rows.one("attack_success_rate", model, defense, WORST, eps=rows.eps)
+            found = robustness(rows, model, defense)
+            worst = bounded(rows.one("attack_success_rate", model, defense, WORST, eps=rows.eps),
+                            found is None or found.partial, "≥")
             name = model + ("" if defense == "none" else f" behind {defense}")
             table.add(attack, [words(name), est(claimed), est(rows.one("claimed_impossible", model, defense, attack)),
-                              est(rows.one("attack_success_rate", model, defense, attack, eps=rows.eps)), est(worst),
+                              est(rows.one("attack_success_rate", model, defense, attack, eps=rows.eps)), worst,
                               est(rows.one(f"overstated[{attack}]", model, defense, WORST)), amount(claimed.n)])
     return table
 
