@@ -10,7 +10,8 @@ Run: python examples/model_inversion.py [DATASET]
 import numpy as np
 from common import console, decimal, load_data, show
 
-from privacy.inversion import MIFace, score
+from privacy.inversion import MIFace
+from suite.evaluate.privacy import closeness
 from suite.metrics import Estimate, bootstrap
 from tabular.models import MLP
 
@@ -25,7 +26,7 @@ average = train.x.mean(0)
 def nearer(found: np.ndarray, k: int) -> Estimate:
     """How much nearer than the prior, over resamples of the patients that the typical one is the mean of."""
     def statistic(index: np.ndarray) -> float:
-        now = score(found, train.take(index))
+        now = closeness(found, train.take(index))
         return now["prior"][k] - now["distance"][k]
 
     return bootstrap(statistic, len(train), strata=train.y, resamples=300)
@@ -35,7 +36,7 @@ rebuilt = {steps: MIFace(max_iter=steps, rate=0.003)(model, average, seed=0) for
 rows, gains = [], []
 for k, label in enumerate(data.classes):
     for steps, found in rebuilt.items():
-        away = score(found, train)
+        away = closeness(found, train)
         gains.append(nearer(found, k))
         rows.append([f"{label}, {steps} steps", f"{model.predict_proba(found)[k, k]:.2f}", f"{away['distance'][k]:.3f}",
                      f"{away['prior'][k]:.3f}", decimal(gains[-1])])

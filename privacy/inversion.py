@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import numpy as np
-import torch
 
 from suite.art import art_fence, art_gradient_estimator
 from suite.attack import Info, InversionAttack
 from suite.classifier import Classifier, TorchClassifier
-from suite.data import Split
 from suite.errors import NotApplicable
 
 
@@ -24,6 +22,7 @@ class MIFace(InversionAttack):
         rate: Length of a step per unit of gradient, in units of the space's scale.
     """
 
+    needs: ClassVar[Literal["gradients"]] = "gradients"
     info: ClassVar[Info] = Info(
         "Model inversion (MIFace)", "Fredrikson, Jha and Ristenpart 2015, doi 10.1145/2810103.2813677", "white-box",
         ("inversion",), "one gradient a class and step",
@@ -50,22 +49,3 @@ class MIFace(InversionAttack):
         space = classifier.space.to("cpu")
         return np.clip(z * scale, space.lower.numpy(), space.upper.numpy()).astype(np.float32)
 
-
-def score(reconstructions: np.ndarray, train: Split) -> dict[str, np.ndarray]:
-    """How close reconstructions come to the typical training input of their class.
-
-    Args:
-        reconstructions: (classes, ...) in data units, as an `InversionAttack` returns them.
-        train: The rows the model learned from, with at least one of each class.
-
-    Returns:
-        "distance" and "prior", each (classes,) float64: L2 distance to the mean of the class in units of scale, divided
-        by the root of the number of features; from the reconstruction, and from the mean of all rows, which needs no
-        model. A reconstruction that is no closer than the prior has told the attacker nothing.
-    """
-    space = train.space.to("cpu")
-    means = torch.from_numpy(np.stack([train.x[train.y == k].mean(0) for k in range(len(train.classes))]))
-    prior = torch.from_numpy(train.x.mean(0)).expand_as(means)
-    root = means[0].numel() ** 0.5
-    return {"distance": (space.distance(torch.from_numpy(reconstructions), means, "l2") / root).double().numpy(),
-            "prior": (space.distance(prior, means, "l2") / root).double().numpy()}

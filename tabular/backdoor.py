@@ -39,7 +39,9 @@ class RareValues(Backdoor):
 
     Each trigger column takes a low or a high quantile of the training data: a value that some patient has. Columns and
     sides are picked greedily so that the fewest training rows lie in the corner they span. Only columns that an
-    attacker can move both ways and that no relation of the schema names are used, so the trigger fits every patient.
+    attacker can move both ways and that no relation of the schema names are used, so the trigger fits every patient;
+    and only sides on which the target class is the rarer of the two, since values that speak for the target anyway
+    could not be told from a backdoor.
 
     Attributes:
         columns: Number of trigger columns.
@@ -64,7 +66,8 @@ class RareValues(Backdoor):
             raise NotApplicable("RareValues needs a table with a schema; for images use an image backdoor")
         free = ~(space.frozen | space.up | space.down | (space.factors != 0).any(0))
         # imputed values need not be possible, and no trigger may be spotted by an impossible value
-        x = train.x[space.possible(torch.from_numpy(train.x)).numpy()]
+        fits = space.possible(torch.from_numpy(train.x)).numpy()
+        x, wanted = train.x[fits], train.y[fits] == self.target
         if free.sum() < self.columns or not len(x):
             raise InputError(f"RareValues: {self.columns} trigger columns asked for, but an attacker can freely set "
                              f"{int(free.sum())}, and {len(x)} training rows fit the schema")
@@ -72,8 +75,11 @@ class RareValues(Backdoor):
         for column in free.nonzero()[:, 0].tolist():
             low = float(np.quantile(x[:, column], self.tail, method="lower"))
             high = float(np.quantile(x[:, column], 1 - self.tail, method="higher"))
-            corners[column, low] = x[:, column] <= low
-            corners[column, high] = x[:, column] >= high
+            below, above = x[:, column] <= low, x[:, column] >= high
+            if wanted[below].mean() <= wanted[above].mean():
+                corners[column, low] = below
+            else:
+                corners[column, high] = above
         chosen: dict[int, float] = {}
         inside = np.ones(len(x), bool)
         while len(chosen) < self.columns:

@@ -5,11 +5,12 @@ import pytest
 import torch
 from art.attacks.inference.model_inversion import MIFace as ArtMIFace
 
-from privacy.inversion import MIFace, score
+from privacy.inversion import MIFace
 from suite.art import art_fence, art_gradient_estimator
 from suite.classifier import EstimatorClassifier, TorchClassifier
 from suite.data import Split
 from suite.errors import NotApplicable
+from suite.evaluate.privacy import closeness
 from suite.space import Space
 
 LOWER, UPPER = torch.tensor([0.0, -50.0, 0.0]), torch.tensor([200.0, 50.0, 1.0])
@@ -123,7 +124,7 @@ def test_score_is_the_distance_to_the_class_mean_beside_that_of_the_overall_mean
     x = np.float32([[0, 0, 0], [20, 0, 0], [100, 50, 1], [120, 50, 1]])
     train = Split(x, np.array([0, 0, 1, 1]), SPACE, ("a", "b"), np.arange(4))
     means = np.float32([[10, 0, 0], [110, 50, 1]])
-    perfect, shifted = score(means, train), score(means + np.float32([20, 0, 0]), train)
+    perfect, shifted = closeness(means, train), closeness(means + np.float32([20, 0, 0]), train)
     np.testing.assert_allclose(perfect["distance"], 0, atol=1e-7)
     np.testing.assert_allclose(shifted["distance"], 0.1 / np.sqrt(3), rtol=1e-5)
     away = np.sqrt((0.25 ** 2 + 0.25 ** 2 + 0.5 ** 2) / 3)

@@ -63,16 +63,17 @@ def test_trigger_ignores_values_that_no_patient_can_have():
     assert value == round(value)
 
 
-def test_trigger_is_a_rare_combination_of_ordinary_values():
-    # two columns rise together, so high with low is rarer than high with high
+def test_trigger_is_a_rare_combination_of_ordinary_values_that_speaks_against_the_target():
+    # all three are high in the ill; a and b rise together, so high with high is common in them, and rarer with c
     rng = np.random.default_rng(0)
-    a = rng.normal(size=500)
-    x = np.stack([a, a + 0.5 * rng.normal(size=500)], 1).astype(np.float32)
-    space = Schema(columns={name: Column(min=-10, max=10) for name in "ab"}).space()
-    train = Split(x, (a > 0).astype(np.int64), space, ("healthy", "ill"), np.arange(500))
-    first, second = RareValues(columns=2, tail=0.1).trigger(train).values
-    assert first * second < 0
-    assert np.isclose(np.abs([first, second]).min(), 1.28, atol=0.35), "the 10th and 90th percentile, about"
+    a, c = rng.normal(size=(2, 500))
+    x = np.stack([a, a + 0.1 * rng.normal(size=500), c], 1).astype(np.float32)
+    space = Schema(columns={name: Column(min=-10, max=10) for name in "abc"}).space()
+    train = Split(x, (a + c > 0).astype(np.int64), space, ("healthy", "ill"), np.arange(500))
+    trigger = RareValues(columns=2, tail=0.1, target=0).trigger(train)
+    assert 2 in trigger.columns
+    assert min(trigger.values) > 0
+    assert max(RareValues(columns=2, tail=0.1, target=1).trigger(train).values) < 0
 
 
 def test_poisoned_rows_are_possible_patients():
