@@ -36,6 +36,8 @@ def make_plan(what: str | None, flags: dict[str, Any], quick: bool = False) -> P
     if isinstance(table := raw.get("table", {}), dict) and "table" in given:
         given["table"] = table | given["table"]
     wanted = raw | given
+    if given.get("data"):  # the plan's heading speaks of the plan's data
+        wanted["title"] = f"Security audit: {Path(given['data'][0]).stem}"
     if "models" in given:
         for kind in ("attacks", "defenses"):
             wanted[kind] = _only_for("models", given["models"], wanted.get(kind), kind in given)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sized
+from contextlib import nullcontext
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from suite import registry, threats
@@ -47,12 +48,14 @@ def run_audit(plan: Plan, folder: Path, jobs: int | None = None) -> None:
     audit = Audit(plan, data, why)
     if jobs is None:  # one GPU is not shared
         jobs = 1 if audit.device.type == "cuda" else min(4, cores())
-    console.print(f"[bold]plan[/]  {escape(plan.title)}: {len(audit.models)} models, {len(plan.attacks)} attacks, "
-                  f"{len(plan.defenses)} defenses; {len(audit.cells)} cells; {describe_device(audit.device)}")
+    counts = (_count(getattr(plan, kind), kind) for kind in ("models", "attacks", "defenses"))
+    console.print(f"[bold]plan[/]  {escape(plan.title)}")
+    console.print(f"      {', '.join(counts)}; {_count(audit.cells, 'cells')}; {describe_device(audit.device)}")
     began = time.perf_counter()
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
-               TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True) as progress:
+    now = TextColumn("{task.description}", table_column=Column(ratio=1, no_wrap=True, overflow="ellipsis"))
+    columns = (SpinnerColumn(), now, BarColumn(10), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("left"),
+               TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True, expand=True) as progress:
         task = progress.add_task("starting", total=len(audit.cells))
 
         def started(cell: Cell, number: int, _: int) -> None:
@@ -62,14 +65,18 @@ def run_audit(plan: Plan, folder: Path, jobs: int | None = None) -> None:
             cell = progress.tasks[0].description.split(" · ")[0]
             progress.update(task, description=f"{cell} · {what} {done}/{total}")
 
-        with listening(inside):
+        with listening(inside) if jobs == 1 else nullcontext():  # of several cells at once, nobody could tell which
             run = audit.run(folder, started, jobs)
         progress.update(task, completed=len(audit.cells), description="writing the report")
         page = write_report(run)
     show_findings(run)
-    console.print(f"\n[bold]{len(audit.cells)} cells[/] in {time.perf_counter() - began:.0f} s")
+    console.print(f"\n[bold]{_count(audit.cells, 'cells')}[/] in {time.perf_counter() - began:.0f} s")
     console.print(f"report        {page}", soft_wrap=True)
     console.print(f"measurements  {run.measurements_file}", soft_wrap=True)
+
+
+def _count(things: Sized, plural: str) -> str:
+    return f"{len(things)} {plural if len(things) != 1 else plural.removesuffix('s')}"
 
 
 def show_findings(run: Run) -> None:

@@ -128,7 +128,9 @@ def named(items):
 
 def test_flags_override_the_plan(toml):
     plan = make_plan(toml, {"eps": 0.2, "seed": 5, "data": ["pima"], "device": None})
-    assert (plan.eps, plan.seed, plan.data, plan.title, plan.device) == (0.2, 5, ("pima",), "T", "auto")
+    assert (plan.eps, plan.seed, plan.data, plan.title, plan.device) == (
+        0.2, 5, ("pima",), "Security audit: pima", "auto")
+    assert make_plan(toml, {"seed": 5}).title == "T"
 
 
 def test_named_models_keep_their_parameters_and_restrictions_shrink_with_them(toml):
