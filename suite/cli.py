@@ -24,7 +24,8 @@ RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.
 def main() -> None:
     """Entry point: one line and exit code 2 for whatever the user can mend, never a traceback."""
     try:
-        code = app(standalone_mode=False)  # which returns the code of a `typer.Exit`, and 130 after Ctrl-C
+        # returns the code of a `typer.Exit`, and 130 after Ctrl-C
+        code = app(prog_name="medsec", standalone_mode=False)
     except InputError as e:
         _fail(str(e))
     except BrokenPipeError:  # piped into `head`
