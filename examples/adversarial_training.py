@@ -39,7 +39,7 @@ for name, defense in (("none", Plain()), ("PGD training", AdversarialTraining())
     balanced = bootstrap(lambda i, p=pred: balanced_accuracy(p[i], test.y[i]), len(test), strata=test.y)
     rows.append([name + (" COLLAPSED" if collapsed(pred, test.y) else ""), f"{model.notes.get('eps', 0):.1%}",
                  decimal(balanced), percent(proportion(right[name])), percent(proportion(kept[name]))])
-show(f"An MLP on {len(test)} test patients, before and under attack within {EPS:.0%} of each range",
+show(f"An MLP on {len(test)} test patients, under attack within {EPS:.0%} of each range",
      ["Defense", "Trained at", "Balanced", "Accuracy", "Under attack"], rows)
 
 for name in ("PGD training", "TRADES"):

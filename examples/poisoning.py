@@ -51,7 +51,7 @@ for target, label in enumerate(data.classes):
         lifts.append(gap(hit, base))
         rows.append([f"{label}, {poisoned.mask.mean():.0%}", accuracy(model),
                      *(percent(e) for e in (proportion(hit), proportion(base), lifts[-1]))])
-show("XGBoost with a backdoor: what the trigger makes of patients of the other class",
+show("XGBoost with a backdoor: patients of the other class under the trigger",
      ["Label, rows", "Accuracy", "Success", "Clean model", "Lift"], rows)
 values = zip(poisoned.trigger.columns, poisoned.trigger.values, strict=True)
 console.print(f"Last trigger: {', '.join(f'{data.features[column]} {value:g}' for column, value in values)}. "

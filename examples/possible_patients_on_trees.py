@@ -50,6 +50,7 @@ delta = (fewest - test.x)[right & (plain.predict(fewest) != test.y)]
 unit = {name: column.unit for name, column in data.space.schema.columns.items()}
 rows = [[name, percent(proportion(d != 0)), f"{np.median(np.abs(d[d != 0])):.3g} {unit[name]}"]
         for name, d in zip(data.features, delta.T, strict=True) if (d != 0).any()]
-show(f"{len(delta)} patients for whom changes within {max(BUDGETS):.0%} suffice, fewest columns first",
+show(f"{len(delta)} patients fooled within {max(BUDGETS):.0%}",
      ["Column", "Changed in", "Median change"], rows)
-console.print(f"One column is enough for {percent(proportion((delta != 0).sum(1) == 1))} of them.")
+console.print("These are the fewest columns that suffice; a single one does for "
+              f"{percent(proportion((delta != 0).sum(1) == 1))} of these patients.")
