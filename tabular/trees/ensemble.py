@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -109,7 +110,7 @@ def _boxes(trees: list[Tree], bias: np.ndarray, roundoff: float, columns: int) -
             low.append(first), high.append(last), scores.append(t.scores[node])
         starts.append(len(low))
     scores = np.array(scores, np.float64)
-    size = np.abs(bias).max() + sum(np.abs(scores[a:b]).max() for a, b in zip(starts[:-1], starts[1:], strict=True))
+    size = np.abs(bias).max() + sum(np.abs(scores[a:b]).max() for a, b in pairwise(starts))
     # The error of a sum in any order; doubled for a difference of two; the rest is for the link function.
     slack = 2 * (len(trees) + 2) * roundoff * size + 16 * roundoff
     return Ensemble(cuts, np.array(low, np.int32), np.array(high, np.int32), scores, np.array(starts), bias, slack)

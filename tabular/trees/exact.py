@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from itertools import combinations
 from typing import Literal
 
@@ -14,22 +15,28 @@ from suite.space import Space
 from tabular.trees import search
 from tabular.trees.ensemble import Ensemble
 from tabular.trees.reach import Cells, Reach
-from tabular.trees.relate import ROUNDING, bound, nearest
+from tabular.trees.relate import bound, generous, nearest
 from tabular.trees.search import Groups, Leaves, Stack
 
 Predict = Callable[[np.ndarray], np.ndarray]
 """(n, columns) float32 rows -> (n,) labels, by the model itself."""
 
-FIRST_QUOTA = 1 << 14
+FIRST_QUOTA = 1 << 13
 """Boxes looked at before the trees of a row are merged: most rows need far fewer, and merging costs milliseconds."""
+
+ROUNDS = 3
+"""Times that pairs of groups of trees are merged."""
 
 GROWTH = 1.25
 """Each radius tried is this much larger than the last, until a flip is found."""
 
+TIES = 256
+"""Near ties that are put to the model at once."""
+
 LEARNED = 32
 """Sums of relations kept per row."""
 
-RESOLUTION = 1e-6
+RESOLUTION = 1e-5
 """Bounds that differ by less, in units of the scale, count as equal: relations are solved in floating point."""
 
 
@@ -54,8 +61,9 @@ class Robustness:
     nodes: int
 
 
-def solve(ensemble: Ensemble, predict: Predict, space: Space | Reach, x: np.ndarray, norm: Literal["linf", "l0"] = "linf",
-          eps: float = np.inf, seconds: float = 5.0, label: int | None = None) -> Robustness:
+def solve(ensemble: Ensemble, predict: Predict, space: Space | Reach, x: np.ndarray,
+          norm: Literal["linf", "l0"] = "linf", eps: float = np.inf, seconds: float = 5.0,
+          label: int | None = None) -> Robustness:
     """The least change of a row that changes its prediction, among all possible patients.
 
     Args:
@@ -74,6 +82,21 @@ def solve(ensemble: Ensemble, predict: Predict, space: Space | Reach, x: np.ndar
         Bounds and witness. When there is no flip within a finite `eps`, lower is `eps` for "linf" (the truth may be
         anything above) and infinite for "l0" (no number of columns changed within `eps` is enough).
     """
+    _compile_kernels()
+    return _solve(ensemble, predict, space, x, norm, eps, seconds, label)
+
+
+@cache
+def _compile_kernels() -> None:
+    """Solve a stump, so that no row pays for compilation (seconds on a fresh installation, nothing later)."""
+    cells = np.array([[0], [1]], np.int32)
+    stump = Ensemble((np.zeros(1, np.float32),), cells, cells, np.eye(2), np.array([0, 2]), np.zeros(2), 0.0)
+    _solve(stump, lambda z: stump.margin(z).argmax(1), Space(-1.0, 1.0), np.ones(1, np.float32), "linf", np.inf, np.inf,
+           label=1)
+
+
+def _solve(ensemble: Ensemble, predict: Predict, space: Space | Reach, x: np.ndarray, norm: str, eps: float,
+           seconds: float, label: int | None) -> Robustness:
     started = time.perf_counter()
     reach = space if isinstance(space, Reach) else Reach(ensemble, space)
     x = np.ascontiguousarray(x, np.float32)
@@ -84,8 +107,8 @@ def solve(ensemble: Ensemble, predict: Predict, space: Space | Reach, x: np.ndar
     lower = np.inf
     for turn, rival in enumerate(rivals):
         share = (started + seconds - time.perf_counter()) / (len(rivals) - turn)
-        search_one = _Rival(row, rival, time.perf_counter() + share)
-        lower = min(lower, search_one.nearest() if norm == "linf" else search_one.fewest())
+        hunt = _Rival(row, rival, time.perf_counter() + share)
+        lower = min(lower, hunt.nearest() if norm == "linf" else hunt.fewest())
     if norm == "linf":
         upper = row.limit if row.witness is not None else np.inf
         lower = min(lower, upper, np.inf if row.complete else eps)
@@ -95,8 +118,8 @@ def solve(ensemble: Ensemble, predict: Predict, space: Space | Reach, x: np.ndar
     if row.witness is not None and predict(row.witness[None])[0] == label:
         # The model contradicts its own trees, so nothing that was concluded from them can be trusted.
         lower, upper, row.witness = 0.0, np.inf, None
-    exact = lower == upper or upper - lower <= RESOLUTION
-    return Robustness(lower, upper, row.witness, exact, time.perf_counter() - started, row.nodes)
+    exact = bool(lower == upper or upper - lower <= RESOLUTION)
+    return Robustness(float(lower), float(upper), row.witness, exact, time.perf_counter() - started, row.nodes)
 
 
 class _Row:
@@ -104,8 +127,9 @@ class _Row:
 
     def __init__(self, ensemble: Ensemble, predict: Predict, reach: Reach, x: np.ndarray, label: int, cells: Cells,
                  eps: float) -> None:
-        self.ensemble, self.predict, self.reach, self.x, self.label, self.cells = ensemble, predict, reach, x, label, cells
-        self.start = self.limit = float(np.nextafter(eps * (1 + RESOLUTION), np.inf))
+        self.ensemble, self.predict, self.reach = ensemble, predict, reach
+        self.x, self.label, self.cells = x, label, cells
+        self.start = self.limit = eps * (1 + 1e-6)  # a change of just eps, in float32, may be a little more
         self.complete = bool(self.limit > cells.distance[np.isfinite(cells.distance)].max())
         """Whether the limit leaves out nothing that can be reached."""
         self.witness: np.ndarray | None = None
@@ -133,15 +157,17 @@ class _Rival:
         e, cells = row.ensemble, row.cells
         score = e.scores[:, row.label] - e.scores[:, rival]
         self.constant = float(e.bias[row.label] - e.bias[rival])
-        low, high, self.distances = np.empty(e.low.shape, np.int16), np.empty(e.low.shape, np.int16), np.empty(len(e.low))
+        low, high = np.empty(e.low.shape, np.int16), np.empty(e.low.shape, np.int16)
+        self.distances = np.empty(len(e.low))
         search.leaf_distances(e.low, e.high, cells, low, high, self.distances)
         self.leaves = Leaves(low, high, score, e.starts)
-        factors, limits, slack = row.reach.relations
-        self.relations = factors, limits + slack * (1 + ROUNDING)
-        self.tolerance = RESOLUTION / 2 if len(limits) else 0.0
+        self.relations = row.reach.relations[0], generous(row.reach)
+        self.tolerance = RESOLUTION / 2 if len(self.relations[0]) else 0.0
         """Gains too small to look for."""
-        self.unsettled = np.inf
-        """Distance of the nearest box that could neither be dismissed nor yield a witness."""
+        self.cells = cells
+        """The cells of the row; where the fewest columns are sought, those that stay put are pinned to its values."""
+        self.unsettled, self.barren = np.inf, False
+        """Distance of the nearest box whose witness lies farther off than is proven; whether a box yielded none."""
 
     # ---- the nearest flip
 
@@ -165,7 +191,8 @@ class _Rival:
                 target *= GROWTH
             else:
                 target, quota, pull = lower, quota * 2, pull / 2
-        return min(lower, row.limit - self.tolerance, self.unsettled)
+        closest = row.limit if row.witness is None else max(row.limit - self.tolerance, 0.0)
+        return min(lower, closest, self.unsettled)
 
     def _first_open(self, steps: np.ndarray) -> int:
         """The first distance at which the bound of the trees, each by itself, leaves a flip open."""
@@ -189,7 +216,8 @@ class _Rival:
         return low.astype(np.int16), (low + inside.sum(1) - 1).astype(np.int16)
 
     def _compile(self, limit: float, low: np.ndarray, high: np.ndarray, merged: bool) -> tuple[Groups, Stack]:
-        groups = search.compile_box(self.leaves, self.distances, limit, low, high, self.constant, 3 if merged else 0, 64)
+        rounds = ROUNDS if merged else 0
+        groups = search.compile_box(self.leaves, self.distances, limit, low, high, self.constant, rounds)
         depth, columns = int((high - low).sum()) + 2, len(low)
         stack = Stack(np.empty((depth, columns), np.int16), np.empty((depth, columns), np.int16),
                       np.empty((depth, len(groups.every)), np.uint64), np.empty(depth))
@@ -200,47 +228,60 @@ class _Rival:
         row, top = self.row, 1
         stack.low[0], stack.high[0] = low, high
         search.enter(groups, stack, 0)
-        best = np.empty((4, len(low)), np.int16)
+        flip, ties = np.empty((2, len(low)), np.int16), np.empty((TIES, 2, len(low)), np.int16)
         while True:
             limit = min(target, row.limit - self.tolerance if row.witness is not None else np.inf)
-            slice_ = min(quota, max(256, 1_000_000 // (len(groups.every) + 1)))
-            status, top, nodes, reached = search.descend(groups, row.cells, stack, top, limit, row.ensemble.slack,
-                                                         *self.relations, slice_, best)
+            once = min(quota, max(256, 1_000_000 // (len(groups.every) + 1)))
+            status, top, nodes, reached, near = search.descend(groups, self.cells, stack, top, limit, row.ensemble.slack,
+                                                               *self.relations, once, flip, ties)
             row.nodes += nodes
             quota -= nodes
             if reached < limit:
-                row.improve(*row.point(*best[:2]))
+                row.improve(*row.point(*flip))
+            if status == search.FLIP:
+                self._settle(flip)
+            if near:
+                self._ask(ties[:near])
             if status == search.DONE:
                 return True
-            if status != search.PAUSE:
-                self._judge(best[2:], status == search.FLIP)
             if quota <= 0 or time.perf_counter() > self.deadline:
                 return False
 
-    def _judge(self, box: np.ndarray, sure: bool) -> None:
-        """Settle a box on which the model is constant: does it flip there, and is a possible patient in it?"""
+    def _ask(self, boxes: np.ndarray) -> None:
+        """Near ties: let the model itself say on which of the boxes it flips."""
+        labels = self.row.predict(np.stack([self.row.point(*box)[0] for box in boxes]))
+        for box in boxes[labels != self.row.label]:
+            self._settle(box)
+
+    def _settle(self, box: np.ndarray) -> None:
+        """The model flips on all of this box: take the nearest possible patient in it as witness, if there is one."""
         row = self.row
         z, distance = row.point(*box)
-        if not sure and row.predict(z[None])[0] == row.label:
+        if distance >= row.limit:
             return
-        if distance < row.limit and row.reach.contains(z, row.x):
+        if row.reach.contains(z, row.x):
             row.improve(z, distance)
             return
-        nearer, weights = bound(row.reach, row.cells, row.x, *box)
+        nearer, weights = bound(row.reach, self.cells, row.x, *box)
         self._learn(weights)
         if nearer >= row.limit:
             return
-        for share in (1 + ROUNDING, 1 - ROUNDING):
-            z, at_least = nearest(row.reach, row.cells, row.x, *box, share)
-            if share > 1:
-                nearer = max(distance, at_least - RESOLUTION / 2)
-            if nearer >= row.limit:
-                return
+        _, limits, slack = row.reach.relations
+        z, at_least = nearest(row.reach, self.cells, row.x, *box, generous(row.reach))
+        nearer = max(distance, at_least - RESOLUTION / 4)
+        if nearer >= row.limit:
+            return
+        # What the space accepts lies a little inside of what no patient exceeds.
+        for strict in (limits + slack, limits + slack / 2, limits):
             if z is not None and row.reach.contains(z, row.x):
-                if row.distance(z) < row.limit:
-                    row.improve(z, row.distance(z))
-                break
-        self.unsettled = min(self.unsettled, nearer)
+                found = row.distance(z)
+                if found < row.limit:
+                    row.improve(z, found)
+                if found - nearer > RESOLUTION / 2:
+                    self.unsettled = min(self.unsettled, nearer)
+                return
+            z, _ = nearest(row.reach, self.cells, row.x, *box, strict)
+        self.unsettled, self.barren = min(self.unsettled, nearer), True
 
     def _learn(self, weights: np.ndarray) -> None:
         """Keep the weighted sum of relations that ruled out a box: it will rule out others inside the kernel."""
@@ -266,10 +307,19 @@ class _Rival:
             for columns in combinations(movable, size):
                 fixed = np.ones(len(low), bool)
                 fixed[list(columns)] = False
-                finished = self._descend(groups, stack, np.where(fixed, cells.own, low), np.where(fixed, cells.own, high),
-                                         np.inf, 1 << 62)
-                if not finished or np.isfinite(self.unsettled):
+                a, b = np.where(fixed, cells.own, low), np.where(fixed, cells.own, high)
+                if self.relations[0].size:
+                    self._pin(fixed)
+                finished = self._descend(groups, stack, a, b, np.inf, 1 << 62)
+                if not finished or self.barren:
                     proven = min(proven, size)
                 if not finished:
                     return proven
         return min(proven, row.changed)
+
+    def _pin(self, fixed: np.ndarray) -> None:
+        """Keep relations from moving a fixed column inside of its cell."""
+        at, own = np.flatnonzero(fixed), self.row.cells.own[fixed]
+        least, most = self.row.cells.least.copy(), self.row.cells.most.copy()
+        least[at, own] = most[at, own] = self.row.x[fixed]
+        self.cells = self.row.cells._replace(least=least, most=most)

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from suite.errors import NotApplicable
 from suite.space import Space
 from tabular.trees.ensemble import Ensemble
 
@@ -42,9 +43,12 @@ class Reach:
     def __init__(self, ensemble: Ensemble, space: Space) -> None:
         self.ensemble, self.space = ensemble, space.to("cpu")
         columns, cells = ensemble.columns, max(len(c) for c in ensemble.cuts) + 1
+        if cells > np.iinfo(np.int16).max:
+            raise NotApplicable(f"the trees cut one column at {cells - 1} places, too many for exact tree attacks")
         self.scale = np.broadcast_to(self.space.scale.double().numpy(), columns).copy()
-        self.integer = np.broadcast_to(getattr(space, "integer", torch.zeros(1, dtype=torch.bool)).cpu().numpy(), columns)
         self.codes = {f: codes.cpu().double().numpy() for f, codes in getattr(space, "values", {}).items()}
+        self.integer = np.zeros(columns, bool) | getattr(space, "integer", torch.tensor(False)).cpu().numpy()
+        self.integer[list(self.codes)] = False
         self._below, self._above = np.full((columns, cells), np.inf), np.full((columns, cells), -np.inf)
         for f, cuts in enumerate(ensemble.cuts):
             self._below[f, :len(cuts) + 1] = [-np.inf, *np.nextafter(cuts, np.float32(np.inf))]
@@ -76,7 +80,8 @@ class Reach:
             least[f] = padded[np.searchsorted(codes, least[f]) + 1]
             most[f] = padded[np.searchsorted(codes, most[f], side="right")]
         # Where the row is, it may stay, whatever the grid says.
-        least[columns, own], most[columns, own] = np.minimum(least[columns, own], at), np.maximum(most[columns, own], at)
+        least[columns, own] = np.minimum(least[columns, own], at)
+        most[columns, own] = np.maximum(most[columns, own], at)
         index = np.arange(least.shape[1])
         near = np.where(index > own[:, None], least, most)
         near[columns, own] = at

@@ -7,8 +7,12 @@ from scipy.optimize import Bounds, LinearConstraint, linprog, milp
 
 from tabular.trees.reach import Cells, Reach
 
-ROUNDING = 1e-3
-"""Share of the slack of a relation by which bounds are looser and witnesses tighter than the space itself."""
+
+def generous(reach: Reach) -> np.ndarray:
+    """(relations,) limits that no possible patient exceeds: the space sums in float32 and then grants its slack."""
+    factors, limits, slack = reach.relations
+    # The slack is 1e-6 of the greatest terms, so this is twice the largest error of such a sum.
+    return limits + slack * (1 + 0.12 * (factors.shape[1] + 1))
 
 
 def bound(reach: Reach, cells: Cells, x: np.ndarray, low: np.ndarray, high: np.ndarray) -> tuple[float, np.ndarray]:
@@ -18,28 +22,28 @@ def bound(reach: Reach, cells: Cells, x: np.ndarray, low: np.ndarray, high: np.n
         The bound, and the (relations,) weights >= 0 with which the weighted sum of the relations alone gives the same
         bound. Such a sum holds for every possible patient, so it can rule out other boxes as well.
     """
-    factors, limits, slack = reach.relations
+    factors, limits, _ = reach.relations
     index = np.arange(len(x))
     problem = linprog(np.r_[np.zeros(len(x)), 1],
                       np.vstack([np.pad(factors, ((0, 0), (0, 1))), _change(reach, 0)]),
-                      np.r_[limits + (1 + ROUNDING) * slack, x / reach.scale, -x / reach.scale],
+                      np.r_[generous(reach), x / reach.scale, -x / reach.scale],
                       bounds=[*zip(cells.least[index, low], cells.most[index, high], strict=True), (0, None)])
     if problem.status != 0:
         return 0.0, np.zeros(len(limits))
     return float(problem.fun), np.maximum(-problem.ineqlin.marginals[:len(limits)], 0)
 
 
-def nearest(reach: Reach, cells: Cells, x: np.ndarray, low: np.ndarray, high: np.ndarray, share: float
+def nearest(reach: Reach, cells: Cells, x: np.ndarray, low: np.ndarray, high: np.ndarray, limits: np.ndarray
             ) -> tuple[np.ndarray | None, float]:
     """The row of the box that meets all relations and is nearest to `x`, by mixed-integer programming.
 
     Args:
-        share: Part of the space's slack that relations may use.
+        limits: (relations,) what the relations may reach.
 
     Returns:
         A (columns,) float32 row and its distance; `None` and infinity when the box holds no possible patient.
     """
-    factors, limits, slack = reach.relations
+    factors = reach.relations[0]
     columns, index = len(x), np.arange(len(x))
     least, most = cells.least[index, low], cells.most[index, high]
     options = {f: np.unique(np.r_[codes, x[f]]) for f, codes in reach.codes.items() if least[f] < most[f]}
@@ -47,7 +51,7 @@ def nearest(reach: Reach, cells: Cells, x: np.ndarray, low: np.ndarray, high: np
     picks = sum(len(values) for values in options.values())
     # Variables: the columns, their greatest scaled change, one binary per code that can be picked.
     rules = [LinearConstraint(_change(reach, picks), ub=np.r_[x / reach.scale, -x / reach.scale]),
-             LinearConstraint(np.pad(factors, ((0, 0), (0, 1 + picks))), ub=limits + share * slack)]
+             LinearConstraint(np.pad(factors, ((0, 0), (0, 1 + picks))), ub=limits)]
     place = columns + 1
     for f, values in options.items():
         pick = np.zeros((2, columns + 1 + picks))

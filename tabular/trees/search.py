@@ -1,9 +1,9 @@
 """Compiled kernels of the exact tree attacks.
 
-A box is a range of cells per column. Each group of trees has its leaves sorted by score, lowest first, as bits of words,
-so that a box of a group is a set of bits (after QuickScorer, Lucchese et al. 2015), its lowest score is the lowest bit
-that is set, and cutting a box is one `and` per word. The sum of the lowest scores bounds the score of a box from below.
-Groups begin as single trees; merging two of them (all pairs of leaves that overlap) tightens the bound
+A box is a range of cells per column. Each group of trees has its leaves sorted by score, lowest first, as bits of
+words, so that the leaves met in a box are a set of bits (after QuickScorer, Lucchese et al. 2015), the lowest score is
+the lowest bit set, and cutting a box is one `and` per word. The sum of the lowest scores bounds the score of the box
+from below. Groups begin as single trees; merging two of them (all pairs of leaves that overlap) tightens the bound
 (Chen et al. 2019, arXiv 1906.03849).
 """
 
@@ -18,8 +18,11 @@ from numba.extending import intrinsic
 
 from tabular.trees.reach import Cells
 
-DONE, FLIP, NEAR, PAUSE = 0, 1, 2, 3
-"""How `descend` comes back: nothing is left; a box that flips, or may flip, is to be judged; its quota is spent."""
+DONE, FLIP, FULL, PAUSE = 0, 1, 2, 3
+"""Why `descend` comes back: no box is left; a flip is to be judged; no room for near ties; its quota is spent."""
+
+CAP, WINDOW = 64, 24
+"""Leaves that a merged group may have, so that it fits in one word; and partners tried for each group."""
 
 
 class Leaves(NamedTuple):
@@ -118,12 +121,12 @@ def root_bound(leaves: Leaves, distance: np.ndarray, limit: float) -> float:
 
 @njit(cache=True, nogil=True)
 def compile_box(leaves: Leaves, distance: np.ndarray, limit: float, low: np.ndarray, high: np.ndarray, constant: float,
-                rounds: int, cap: int) -> Groups:
-    """The groups of the box `low .. high`, after `rounds` of merging pairs with at most `cap` overlapping leaves."""
+                rounds: int) -> Groups:
+    """The groups of the box `low .. high`, after `rounds` of merging pairs of groups."""
     kept, constant = _clip(leaves, distance, limit, low, high, constant)
     for _ in range(rounds):
         before = len(kept.starts)
-        kept = _merge(kept, cap)
+        kept = _merge(kept)
         if len(kept.starts) == before:
             break
     return _pack(kept, low, high, constant)
@@ -168,8 +171,8 @@ def _overlap(leaves, i, j):  # noqa: ANN001, ANN202
 
 
 @njit(cache=True, nogil=True)
-def _pair(leaves, a, b, cap):  # noqa: ANN001, ANN202
-    """How many pairs of leaves of two groups overlap (it stops counting above `cap`), and how much the bound gains."""
+def _pair(leaves, a, b):  # noqa: ANN001, ANN202
+    """How many pairs of leaves of two groups overlap (it stops counting above `CAP`), and how much the bound gains."""
     count, lowest, low_a, low_b = 0, np.inf, np.inf, np.inf
     for j in range(leaves.starts[b], leaves.starts[b + 1]):
         low_b = min(low_b, leaves.score[j])
@@ -179,17 +182,13 @@ def _pair(leaves, a, b, cap):  # noqa: ANN001, ANN202
             if _overlap(leaves, i, j):
                 count += 1
                 lowest = min(lowest, leaves.score[i] + leaves.score[j])
-        if count > cap:
+        if count > CAP:
             break
     return count, lowest - low_a - low_b
 
 
-WINDOW = 8
-"""Partners tried for each group when merging."""
-
-
 @njit(cache=True, nogil=True)
-def _merge(leaves, cap):  # noqa: ANN001, ANN202
+def _merge(leaves):  # noqa: ANN001, ANN202
     groups, columns = len(leaves.starts) - 1, leaves.low.shape[1]
     order = np.argsort(np.diff(leaves.starts), kind="mergesort")
     mate, free, total = np.full(groups, -1), np.ones(groups, np.bool_), 0
@@ -206,10 +205,10 @@ def _merge(leaves, cap):  # noqa: ANN001, ANN202
             tried += 1
             if tried > WINDOW:
                 break
-            count, gain = _pair(leaves, a, b, cap)
+            count, gain = _pair(leaves, a, b)
             grown = count - size_a - (leaves.starts[b + 1] - leaves.starts[b])
             gain = (gain + 1e-9) / max(grown + 20, 10)
-            if count <= cap and gain > best:
+            if count <= CAP and gain > best:
                 best, size, mate[a] = gain, count, b
         if mate[a] >= 0:
             free[mate[a]] = False
@@ -327,9 +326,10 @@ def _related(cells, factors, limits, low, high, limit):  # noqa: ANN001, ANN202
 
 
 @njit(cache=True, nogil=True)
-def _choose(groups, words, low, high):  # noqa: ANN001, ANN202
-    """Where to cut: a side of the lowest leaf of the group whose leaves differ most. The leaf is -1 when each group has
-    one leaf left; else, as leaves of a group are disjoint, one of its sides cuts the box."""
+def _choose(groups, words, bound, low, high, scratch):  # noqa: ANN001, ANN202
+    """Where to cut: of the sides of one leaf, the one after which the bounds of both halves rise most. The leaf is the
+    lowest of the group whose leaves differ most, or -1 when each group has one leaf left. As leaves of a group are
+    disjoint, one of its sides does cut the box."""
     widest, leaf = -1.0, -1
     for g in range(len(groups.words) - 1):
         a, b = -1, -1
@@ -341,33 +341,40 @@ def _choose(groups, words, low, high):  # noqa: ANN001, ANN202
         if a != b and groups.score[b] - groups.score[a] > widest:
             widest, leaf = groups.score[b] - groups.score[a], a
     best, column, cell = -1.0, -1, 0
-    if leaf >= 0:  # cut along the most central side of that leaf
+    if leaf >= 0:
         for f in range(len(low)):
             for at in (np.int64(groups.low[leaf, f]), np.int64(groups.high[leaf, f] + 1)):
                 if low[f] < at <= high[f]:
-                    central = min(at - low[f], high[f] - at + 1) / (high[f] - low[f] + 1)
-                    if central > best:
-                        best, column, cell = central, f, at
+                    below = _cut(groups, words, groups.upto[groups.row[f] + at - 1], scratch)
+                    above = _cut(groups, words, groups.from_[groups.row[f] + at], scratch)
+                    rise = min(below, 0.0) + min(above, 0.0) - 2 * bound  # above 0 a half is closed: more is no better
+                    if column < 0 or rise > best:
+                        best, column, cell = rise, f, at
     return leaf, column, cell
 
 
 @njit(cache=True, nogil=True)
 def descend(groups: Groups, cells: Cells, stack: Stack, top: int, limit: float, slack: float, factors: np.ndarray,
-            limits: np.ndarray, quota: int, best: np.ndarray) -> tuple[int, int, int, float]:
+            limits: np.ndarray, quota: int, flip: np.ndarray, ties: np.ndarray) -> tuple[int, int, int, float, int]:
     """Branch and bound over the first `top` boxes of the stack, for flips nearer than `limit`.
 
-    Without relations the box of a sure flip is kept in `best[:2]` and lowers the limit at once; with relations, and where
-    rounding decides, the box is left in `best[2:]` and the caller judges it. `best` is (4, columns) int16.
+    Without relations a sure flip lowers the limit at once; with relations the caller judges it. Where rounding decides,
+    the box is put aside in `ties`, and the caller asks the model itself.
+
+    Args:
+        flip: (2, columns) int16, receives the box of the last flip.
+        ties: (room, 2, columns) int16, receives boxes on which the model is constant but its label is uncertain.
 
     Returns:
-        Status, boxes left, boxes looked at, limit.
+        Status, boxes left, boxes looked at, limit, near ties put aside.
     """
+    near = 0
     low, high = np.empty_like(stack.low[0]), np.empty_like(stack.high[0])
-    words = np.empty_like(groups.every)
+    words, scratch = np.empty_like(groups.every), np.empty_like(groups.every)
     nodes = 0
     while top > 0:
         if nodes >= quota:
-            return PAUSE, top, nodes, limit
+            return PAUSE, top, nodes, limit, near
         top -= 1
         nodes += 1
         low[:], high[:], words[:] = stack.low[top], stack.high[top], stack.words[top]
@@ -387,14 +394,19 @@ def descend(groups: Groups, cells: Cells, stack: Stack, top: int, limit: float, 
                 bound = _cut(groups, words, groups.upto[groups.row[f] + high[f]], words)
         if empty or bound > slack or not _related(cells, factors, limits, low, high, limit):
             continue
-        leaf, column, cell = _choose(groups, words, low, high)
+        leaf, column, cell = _choose(groups, words, bound, low, high, scratch)
         if leaf < 0:  # the model is constant on this box
-            if bound < -slack and len(limits) == 0:
-                limit = _box_distance(cells, low, high)
-                best[0], best[1] = low, high
+            if bound >= -slack:
+                ties[near, 0], ties[near, 1] = low, high
+                near += 1
+                if near == len(ties):
+                    return FULL, top, nodes, limit, near
                 continue
-            best[2], best[3] = low, high
-            return (FLIP if bound < -slack else NEAR), top, nodes, limit
+            flip[0], flip[1] = low, high
+            if len(limits):
+                return FLIP, top, nodes, limit, near
+            limit = _box_distance(cells, low, high)
+            continue
         # The half that holds the leaf is the more promising one: it goes on top.
         upper = top + 1 if cell == groups.low[leaf, column] else top
         lower = 2 * top + 1 - upper
@@ -403,4 +415,4 @@ def descend(groups: Groups, cells: Cells, stack: Stack, top: int, limit: float, 
         stack.bound[lower] = _cut(groups, words, groups.upto[groups.row[column] + cell - 1], stack.words[lower])
         stack.bound[upper] = _cut(groups, words, groups.from_[groups.row[column] + cell], stack.words[upper])
         top += 2
-    return DONE, top, nodes, limit
+    return DONE, top, nodes, limit, near
