@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import Manager, get_context, parent_process
+from multiprocessing import get_context, parent_process
 from typing import TYPE_CHECKING, Any
 
 from suite.errors import InputError
@@ -44,9 +44,10 @@ def carry_out(audit: Audit, chains: list[Chain], after: dict[int, int], run: Run
     """
     # read by whatever starts threads in the new processes, which would otherwise each use all cores
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores() // jobs)))
-    with Manager() as manager, ProcessPoolExecutor(
-            jobs, get_context("spawn"), _prepare,
-            (audit.plan, audit.data, audit.why, messages := manager.Queue())) as pool:
+    # nothing is forked: a process that outlived a killed parent would hold on to the lock of the run folder
+    context = get_context("spawn")
+    messages = context.Queue()
+    with ProcessPoolExecutor(jobs, context, _prepare, (audit.plan, audit.data, audit.why, messages)) as pool:
         pending: dict[Future[None], int] = {}
         waiting = set(range(len(chains)))
         finished: set[int] = set()
@@ -86,6 +87,7 @@ def _prepare(plan: Any, data: Any, why: str, messages: Any) -> None:
 
     global _audit, _messages
     threading.Thread(target=lambda: (parent_process().join(), os._exit(1)), daemon=True).start()
+    messages.cancel_join_thread()  # whoever has stopped listening must not keep this process from ending
     _audit, _messages = Audit(plan, data, why), messages
 
 
