@@ -5,14 +5,17 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from suite.audit import Audit
 from suite.errors import InputError
 from suite.measurement import Measurement, Sheet
 from suite.metrics import Estimate
+from suite.request import make_plan, open_data
 from suite.run import Run, WriteError, write_atomic, write_json
 
 MANIFEST = {"plan": {"eps": 0.1, "models": ["mlp"]}, "data": {"sha256": "abc"}, "files": {}, "cells": ["b", "a"]}
@@ -246,3 +249,23 @@ class TestKilled:
         assert run["limited"]["error"].startswith("WriteError: cannot write ")
         assert "no space left on the disk" in run["limited"]["error"]
         assert run["ended"]["error"] == "" and len(run["ended"]["started"]) <= 4
+
+
+def test_several_processes_that_are_killed_with_their_parent_leave_a_run_that_goes_on(tmp_path):
+    plan = tmp_path / "p.toml"
+    plan.write_text('data = "breast-cancer"\nmodels = ["logistic-regression", "random-forest"]\n'
+                    'attacks = ["noise", "fgsm"]\nrows = 10\n')
+    first = subprocess.Popen([sys.executable, "-m", "suite.cli", "audit", str(plan), "--jobs", "2", "--out",
+                              str(tmp_path / "r")], cwd=Path(__file__).parents[2], stdout=subprocess.DEVNULL)
+    while first.poll() is None and not list(tmp_path.glob("r/cells/*.json")):
+        time.sleep(0.01)
+    first.kill()  # its workers are not told
+    first.wait()
+    made = make_plan(str(plan), {})
+    audit = Audit(made, *open_data(made))
+    done = {f.stem for f in tmp_path.glob("r/cells/*.json")}
+    started = []
+    again = audit.run(tmp_path / "r", lambda cell, *_: started.append(cell.key))
+    assert done and not done & set(started)
+    whole = audit.run(tmp_path / "whole")
+    assert timeless([r.model_dump() for r in again.rows()]) == timeless([r.model_dump() for r in whole.rows()])
