@@ -45,12 +45,12 @@ console.print(f"At {EPS:.0%} HopSkipJump overstates robustness by {percent(overs
               f"adversarial patients changes exact robustness by {percent(gain)} and accuracy by "
               f"{percent(gap(right_hard, right))}.")
 
-fewest = ExactFewest(eps=max(BUDGETS)).search(plain, x, y, seed=0).x_adv.numpy()
+fewest = ExactFewest(eps=max(BUDGETS), seconds_per_row=0.5).search(plain, x, y, seed=0).x_adv.numpy()
 delta = (fewest - test.x)[right & (plain.predict(fewest) != test.y)]
 unit = {name: column.unit for name, column in data.space.schema.columns.items()}
 rows = [[name, percent(proportion(d != 0)), f"{np.median(np.abs(d[d != 0])):.3g} {unit[name]}"]
         for name, d in zip(data.features, delta.T, strict=True) if (d != 0).any()]
 show(f"{len(delta)} patients fooled within {max(BUDGETS):.0%}",
      ["Column", "Changed in", "Median change"], rows)
-console.print("These are the fewest columns that suffice; a single one does for "
+console.print("These are the fewest columns found to suffice; a single one does for "
               f"{percent(proportion((delta != 0).sum(1) == 1))} of these patients.")
