@@ -36,8 +36,6 @@ class _ExactTrees(CertifiedAttack):
     workers: int = 1
 
     needs: ClassVar[Literal["trees"]] = "trees"
-    counted: ClassVar[Literal["linf", "l0"]] = "linf"
-    """What is to be smallest."""
 
     def __post_init__(self) -> None:
         if not (self.eps > 0 and self.seconds_per_row > 0 and self.workers >= 1):

@@ -12,11 +12,13 @@ from typing import Literal
 import numpy as np
 
 from suite.space import Space
+from tabular.trees import groups as layout
 from tabular.trees import search
 from tabular.trees.ensemble import Ensemble
+from tabular.trees.groups import Groups, Leaves
 from tabular.trees.reach import Cells, Reach
 from tabular.trees.relate import bound, generous, nearest
-from tabular.trees.search import Groups, Leaves, Stack
+from tabular.trees.search import Stack
 
 Predict = Callable[[np.ndarray], np.ndarray]
 """(n, columns) float32 rows -> (n,) labels, by the model itself."""
@@ -130,7 +132,10 @@ class _Row:
         self.ensemble, self.predict, self.reach = ensemble, predict, reach
         self.x, self.label, self.cells = x, label, cells
         self.start = self.limit = eps * (1 + 1e-6)  # a change of just eps, in float32, may be a little more
-        self.complete = bool(self.limit > cells.distance[np.isfinite(cells.distance)].max())
+        farthest = cells.distance
+        if reach.relations[0].size:  # they may ask for more than the nearest value of a cell
+            farthest = np.maximum(x[:, None] - cells.least, cells.most - x[:, None]) / reach.scale[:, None]
+        self.complete = self.limit == np.inf or bool(self.limit > farthest[np.isfinite(cells.distance)].max())
         """Whether the limit leaves out nothing that can be reached."""
         self.witness: np.ndarray | None = None
         self.changed = np.inf
@@ -159,7 +164,7 @@ class _Rival:
         self.constant = float(e.bias[row.label] - e.bias[rival])
         low, high = np.empty(e.low.shape, np.int16), np.empty(e.low.shape, np.int16)
         self.distances = np.empty(len(e.low))
-        search.leaf_distances(e.low, e.high, cells, low, high, self.distances)
+        layout.leaf_distances(e.low, e.high, cells, low, high, self.distances)
         self.leaves = Leaves(low, high, score, e.starts)
         self.relations = row.reach.relations[0], generous(row.reach)
         self.tolerance = RESOLUTION / 2 if len(self.relations[0]) else 0.0
@@ -191,7 +196,7 @@ class _Rival:
                 target *= GROWTH
             else:
                 target, quota, pull = lower, quota * 2, pull / 2
-        closest = row.limit if row.witness is None else max(row.limit - self.tolerance, 0.0)
+        closest = max(row.limit - self.tolerance, 0.0) if row.limit < row.start else row.limit
         return min(lower, closest, self.unsettled)
 
     def _first_open(self, steps: np.ndarray) -> int:
@@ -199,7 +204,7 @@ class _Rival:
         a, b = 0, len(steps) - 1
         while a < b:
             middle = (a + b) // 2
-            bound = search.root_bound(self.leaves, self.distances, np.nextafter(steps[middle], np.inf))
+            bound = layout.root_bound(self.leaves, self.distances, np.nextafter(steps[middle], np.inf))
             a, b = (middle + 1, b) if bound + self.constant > self.row.ensemble.slack else (a, middle)
         return a
 
@@ -217,7 +222,7 @@ class _Rival:
 
     def _compile(self, limit: float, low: np.ndarray, high: np.ndarray, merged: bool) -> tuple[Groups, Stack]:
         rounds = ROUNDS if merged else 0
-        groups = search.compile_box(self.leaves, self.distances, limit, low, high, self.constant, rounds)
+        groups = layout.compile_box(self.leaves, self.distances, limit, low, high, self.constant, rounds)
         depth, columns = int((high - low).sum()) + 2, len(low)
         stack = Stack(np.empty((depth, columns), np.int16), np.empty((depth, columns), np.int16),
                       np.empty((depth, len(groups.every)), np.uint64), np.empty(depth))
@@ -230,10 +235,10 @@ class _Rival:
         search.enter(groups, stack, 0)
         flip, ties = np.empty((2, len(low)), np.int16), np.empty((TIES, 2, len(low)), np.int16)
         while True:
-            limit = min(target, row.limit - self.tolerance if row.witness is not None else np.inf)
+            limit = min(target, row.limit - self.tolerance if row.limit < row.start else np.inf)
             once = min(quota, max(256, 1_000_000 // (len(groups.every) + 1)))
-            status, top, nodes, reached, near = search.descend(groups, self.cells, stack, top, limit, row.ensemble.slack,
-                                                               *self.relations, once, flip, ties)
+            status, top, nodes, reached, near = search.descend(
+                groups, self.cells, stack, top, limit, row.ensemble.slack, *self.relations, once, flip, ties)
             row.nodes += nodes
             quota -= nodes
             if reached < limit:
@@ -298,7 +303,10 @@ class _Rival:
         row, cells = self.row, self.row.cells
         low, high = self._inside(row.start)
         groups, stack = self._compile(row.start, low, high, merged=False)
-        movable, proven = np.flatnonzero(low < high), np.inf
+        # A column that the model cannot tell apart may still have to move for the sake of a relation.
+        at = np.arange(len(low)), cells.own
+        loose = self.relations[0].any(0) & (cells.least[at] < cells.most[at])
+        movable, proven = np.flatnonzero((low < high) | loose), np.inf
         for size in range(1, len(movable) + 1):
             if size > row.changed:
                 break
