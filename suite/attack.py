@@ -118,6 +118,8 @@ class CertifiedAttack(EvasionAttack):
     """An evasion attack that also proves how far no attack can come. Never misses: `minimal`."""
 
     minimal: ClassVar[bool] = True
+    counted: ClassVar[Literal["linf", "l0"]] = "linf"
+    """What the bounds count: distance in Linf, or features changed."""
 
     @abstractmethod
     def search(self, classifier: Classifier, x: Tensor, y: Tensor, seed: int = 0) -> Certified:

@@ -267,7 +267,8 @@ class Audit:
         """The finished evasion cells on the same model."""
         same = [c for c in self.cells if c.attack and (c.model, c.defense) == (cell.model, cell.defense)]
         found = [(c, self.attacks[id(c.attack)], run.arrays(c.key)) for c in same]
-        return [Part(c.attack.name, a, arrays) for c, a, arrays in found if isinstance(a, EvasionAttack) and arrays]
+        return [Part(c.attack.name, a, arrays) for c, a, arrays in found
+                if isinstance(a, EvasionAttack) and "linf" in arrays]
 
     def _sheet(self, cell: Cell) -> Sheet:
         source = self.data.provenance

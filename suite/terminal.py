@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections import Counter
 from collections.abc import Iterable, Sized
 from contextlib import nullcontext
 from dataclasses import fields
@@ -79,16 +80,20 @@ def _count(things: Sized, plural: str) -> str:
     return f"{len(things)} {plural if len(things) != 1 else plural.removesuffix('s')}"
 
 
-def show_findings(run: Run) -> None:
-    """The findings of a run as a table, worst first."""
+def show_findings(run: Run, most: int = 12) -> None:
+    """The findings of a run, worst first; the report has those beyond `most`."""
     from suite.report.findings import findings
+    from suite.report.page import merged
 
-    table = Table(title="Findings", title_justify="left", show_lines=False, expand=False)
-    for heading in ("", "model", "finding"):
-        table.add_column(heading, overflow="fold")
-    for finding in findings(run.rows(), run.manifest):
-        table.add_row(f"[{finding.colour}]{finding.level}[/]", escape(finding.model), escape(finding.text))
+    found = merged(findings(run.rows(), run.manifest))
+    table = Table.grid(padding=(0, 2))
+    for finding in found[:most]:
+        table.add_row(f"[{finding.colour}]{finding.level}[/]",
+                      f"[bold]{escape(finding.model)}[/]  {escape(finding.text)}")
+    console.print("\n[bold]findings[/], worst first\n")
     console.print(table)
+    if left := Counter(finding.level for finding in found[most:]):
+        console.print("\nand in the report " + ", ".join(f"{count} more {level}" for level, count in left.items()))
 
 
 def show_list(kind: str | None, as_json: bool) -> None:

@@ -17,6 +17,8 @@ from suite.measurement import Sheet
 
 SLACK = 1e-5
 """Budgets are compared in float32."""
+FEATURES = 3
+"""Success of attacks that change few features is told up to this many."""
 
 
 @measure.register
@@ -25,6 +27,8 @@ def evasion(attack: EvasionAttack, subject: Subject, sheet: Sheet, rows: int | N
 
     A row that is fooled within one budget is fooled within every larger one, and is not attacked again.
     """
+    if isinstance(attack, CertifiedAttack) and attack.counted == "l0":
+        return _fewest(attack, subject, sheet, rows)
     model, test, space = subject.classifier, subject.test(rows), subject.classifier.space
     x, y = (torch.from_numpy(a).to(model.device) for a in (test.x, test.y))
     wrong = model.predict(test.x) != test.y
@@ -79,7 +83,8 @@ def evasion(attack: EvasionAttack, subject: Subject, sheet: Sheet, rows: int | N
     if isinstance(model, TorchClassifier):
         sheet.add("gradients", model.gradients / len(test), len(test), **at)
     if "lower" in extra:
-        solved = extra["upper"] - extra["lower"] <= SLACK
+        with np.errstate(invalid="ignore"):  # infinite less infinite: proven unreachable
+            solved = extra["upper"] - extra["lower"] <= SLACK
         unreachable = extra["lower"] >= max(subject.budgets) - SLACK
         sheet.add("solved", metrics.proportion((solved | unreachable)[~wrong]), **at)
     _describe(subject, sheet, test, best, distance, wrong, at)
@@ -89,6 +94,23 @@ def evasion(attack: EvasionAttack, subject: Subject, sheet: Sheet, rows: int | N
     linf = space.distance(best, x).double().cpu().numpy()
     return {"positions": subject.positions(rows), "wrong": wrong, "distance": distance,
             "linf": np.where(np.isfinite(distance), linf, np.inf), "x_adv": best.cpu().numpy(), **extra}
+
+
+def _fewest(attack: CertifiedAttack, subject: Subject, sheet: Sheet, rows: int | None) -> Arrays:
+    """How many features must change, by however much, until the model judges differently."""
+    model, test = subject.classifier, subject.test(rows)
+    x, y = (torch.from_numpy(a).to(model.device) for a in (test.x, test.y))
+    right = model.predict(test.x) == test.y
+    model.queries, started = 0, time.perf_counter()
+    found = replace(attack, eps=float("inf")).search(model, x, y, subject.seed)
+    params = {k: v for k, v in asdict(attack).items() if k != "eps"}
+    at = {"attack_params": params, "queries": model.queries / len(test), "seconds": time.perf_counter() - started}
+    fooled = fools(model, found.x_adv, y) & right
+    changed = np.where(fooled, (found.x_adv != x).flatten(1).sum(1).cpu().numpy(), np.inf)
+    for most in range(1, FEATURES + 1):
+        sheet.add(f"flipped_by_features[{most}]", metrics.proportion(changed[right] <= most), **at)
+    sheet.add("solved", metrics.proportion((found.upper == found.lower)[right]), **at)
+    return {"positions": subject.positions(rows), "changed": changed}
 
 
 def fools(model, x: torch.Tensor, y: torch.Tensor) -> np.ndarray:  # noqa: ANN001

@@ -45,7 +45,7 @@ THRESHOLDS = {
                             0.1, 0.25),
 }
 """Topic -> thresholds."""
-TOPICS = ("errors", "trust", "evasion", "performance", "subgroups", "poisoning", "backdoor", "defense", "membership",
+TOPICS = ("errors", "evasion", "trust", "performance", "subgroups", "poisoning", "backdoor", "defense", "membership",
           "attribute", "inversion", "extraction")
 """All topics; harm to the patient who is judged comes before harm to privacy, and that before harm to the owner."""
 

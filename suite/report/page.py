@@ -85,7 +85,7 @@ def verdict(rows: Rows, found: list[Finding]) -> list[str]:
         models = {t: {f.model for f in own if (f.level, f.topic) == (level, t)} for t in TOPICS}
         listed = [f"{t} ({len(m)} of {plural(len(rows.models), 'model')})" for t, m in models.items() if m]
         if listed:
-            out.append(f"Level {level}, undefended: {join(listed)}.")
+            out.append(f"Rated {level} without a defense: {join(listed)}.")
     if not any(f.level in ("high", "medium", "error") for f in found):
         out.append("Nothing that was tried exceeds the thresholds below. That is no proof of safety: it covers these "
                    "attacks, these budgets and these patients only.")

@@ -63,18 +63,20 @@ def inversion(rows: Rows) -> list[Finding]:
     for model in rows.models:
         for attack in rows.attacks(model, "none", next(
                 (r.metric for r in rows.all if r.metric.startswith("inversion_distance[")), "")):
-            found, prior = (rows.named(f"inversion_{m}", model, attack=attack) for m in ("distance", "prior_distance"))
-            covered = {k: 1 - found[k].value / prior[k].value for k in found if k in prior and prior[k].value}
-            if not covered:
+            prior = rows.named("inversion_prior_distance", model, attack=attack)
+            tried = [(1 - row.value / prior[k].value, k, row) for k in prior if prior[k].value
+                     for row in rows.of(f"inversion_distance[{k}]", model, attack=attack)]
+            if not tried:
                 continue
-            best = max(covered, key=covered.__getitem__)
-            threshold, gain = THRESHOLDS["inversion"], covered[best]
+            gain, best, row = max(tried, key=lambda t: t[0])
+            threshold = THRESHOLDS["inversion"]
             level: Level = ("high" if gain >= threshold.high else "medium" if gain >= threshold.medium
                             else "low" if gain > 0 else "good")
             nearer = "nearer to" if gain > 0 else "farther from"
-            text = (f"{attack} reconstructs “{best}” at a distance of {number(found[best].value, 3)} of the scale from "
-                    f"its mean patient, {nearer} it than the mean of everyone ({number(prior[best].value, 3)}).")
-            out.append(Finding(level, model, text, "inversion", figure=number(found[best].value, 2), weight=gain))
+            text = (f"{attack} reconstructs “{best}” at a distance of {number(row.value, 3)} of the scale from its "
+                    f"mean patient, {nearer} it than the mean of everyone ({number(prior[best].value, 3)}); the best of "
+                    f"{len(tried)} reconstructions, which the attacker cannot tell from the others.")
+            out.append(Finding(level, model, text, "inversion", figure=number(row.value, 2), weight=gain))
     return out
 
 

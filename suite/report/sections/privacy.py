@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from suite.report import known
 from suite.report.rows import Rows
 from suite.report.show import NONE, join, number
 from suite.report.tables import Cell, Table, amount, est, plain, words
@@ -63,13 +64,14 @@ def inversion(rows: Rows) -> Table:
         ran = dict.fromkeys(r.attack for r in rows.all if (r.model, r.defense) == (model, defense)
                             and r.metric.startswith("inversion_distance["))
         for attack in ran:
-            away, prior, sure = (rows.named(f"inversion_{m}", model, defense, attack)
-                                 for m in ("distance", "prior_distance", "confidence"))
-            for name, row in away.items():
-                nearer = name in prior and row.value < prior[name].value
-                cell = words(number(row.value, 3), "warn" if nearer else "")
-                table.add(group, [words(name), words(attack), cell, plain(prior.get(name), 3), plain(sure.get(name), 3),
-                                  amount(row.queries)])
+            for name in rows.named("inversion_distance", model, defense, attack):
+                tried = [rows.of(f"inversion_{m}[{name}]", model, defense, attack)
+                         for m in ("distance", "prior_distance", "confidence")]
+                for away, prior, sure in zip(*tried, strict=False):
+                    cell = words(number(away.value, 3), "warn" if away.value < prior.value else "")
+                    how = known.parameters(attack, away.attack_params)
+                    table.add(group, [words(name), words(f"{attack} ({how})" if how else attack), cell, plain(prior, 3),
+                                      plain(sure, 3), amount(away.queries)])
     return table
 
 

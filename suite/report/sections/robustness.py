@@ -37,6 +37,22 @@ def by_attack(rows: Rows, model: str, defense: str, caption: str) -> Table:
     return table.pruned()
 
 
+def sparse(rows: Rows) -> Table:
+    """How few columns must change, by however much."""
+    prefix = "flipped_by_features"
+    table = Table("How few columns are enough", ["attack", "one column", "at most two", "at most three", "solved",
+                                                     "n"],
+                  note="Share of the rightly judged patients who are misjudged once so many columns take other possible "
+                       "values, however far from their own.")
+    for model, defense in rows.pairs():
+        for attack in rows.attacks(model, defense, f"{prefix}[1]"):
+            shares = [rows.one(f"{prefix}[{k}]", model, defense, attack) for k in (1, 2, 3)]
+            table.add(model + ("" if defense == "none" else f" behind {defense}"),
+                      [words(attack), *map(est, shares), est(rows.one("solved", model, defense, attack)),
+                       amount(shares[0].n)])
+    return table
+
+
 def per_model(rows: Rows) -> list[Table]:
     """`by_attack` of every undefended model."""
     where = f"attacks at {budget(rows.eps)} of each column's range"
