@@ -91,13 +91,21 @@ class Audit:
                     out += self._chain(model, defense)
         return _unique(out)
 
+    @property
+    def idle(self) -> list[str]:
+        """Names of the plan's attacks that can be used on none of its models."""
+        busy = {id(cell.attack) for cell in self.cells}
+        return list(dict.fromkeys(a.name for a in self.plan.attacks if id(a) not in busy))
+
     def _chain(self, model: Item, defense: Item) -> list[Cell]:
         """The cells of one model behind one defense."""
         name = f"{model.slug}--{defense.slug}"
         attacks = [a for a in self.plan.attacks if self._applies(a, model, defense)]
         cells = [Cell(f"{name}--fit", "fit", model, defense)]
         cells += [Cell(f"{name}--{a.slug}", "attack", model, defense, a) for a in attacks]
-        if any(isinstance(self.attacks[id(a)], EvasionAttack) for a in attacks):
+        made = [self.attacks[id(a)] for a in attacks]
+        # counts of features changed say nothing about budgets
+        if any(isinstance(a, EvasionAttack) and getattr(a, "counted", "linf") == "linf" for a in made):
             cells.append(Cell(f"{name}--{WORST}", "worst-case", model, defense))
         return cells
 
@@ -153,7 +161,7 @@ class Audit:
             "splits": {s: len(getattr(self.data, s)) for s in ("train", "val", "test")},
             "budget": self.data.space.describe(self.plan.eps), "versions": versions(),
             "device": describe_device(self.device), "created": time.strftime("%Y-%m-%d %H:%M"),
-            "threads": torch.get_num_threads(), "cells": [c.key for c in self.cells]}
+            "cells": [c.key for c in self.cells]}
 
     def _files(self) -> dict[str, str]:
         """Checksums of the user's own files: a run goes on only with the same ones."""
@@ -321,7 +329,7 @@ def resolve_device(name: str) -> torch.device:
 
 def describe_device(device: torch.device) -> str:
     """For the report."""
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU with {workers.cores()} cores"
 
 
 def _unique(cells: list[Cell]) -> list[Cell]:

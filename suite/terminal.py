@@ -33,6 +33,8 @@ from suite.plan import Table as CsvOptions
 from suite.run import Run
 
 console = Console(highlight=False)
+SMALL = 256
+"""Inputs with fewer values are faster with one thread."""
 
 
 def run_audit(plan: Plan, folder: Path, jobs: int | None = None) -> None:
@@ -41,6 +43,8 @@ def run_audit(plan: Plan, folder: Path, jobs: int | None = None) -> None:
 
     data, why = open_data(plan)
     console.print(f"[bold]data[/]  {escape(why)}", soft_wrap=True)
+    import torch
+
     from suite.audit import Audit, Cell, describe_device
     from suite.progress import listening
     from suite.report import write_report
@@ -49,9 +53,14 @@ def run_audit(plan: Plan, folder: Path, jobs: int | None = None) -> None:
     audit = Audit(plan, data, why)
     if jobs is None:  # one GPU is not shared
         jobs = 1 if audit.device.type == "cuda" else min(4, cores())
+    if data.train.x[0].size < SMALL:
+        torch.set_num_threads(1)
     counts = (_count(getattr(plan, kind), kind) for kind in ("models", "attacks", "defenses"))
     console.print(f"[bold]plan[/]  {escape(plan.title)}")
-    console.print(f"      {', '.join(counts)}; {_count(audit.cells, 'cells')}; {describe_device(audit.device)}")
+    console.print(f"      {', '.join(counts)}; {_count(audit.cells, 'cells')}; {describe_device(audit.device)}, "
+                  f"{jobs} process{'es' if jobs > 1 else ''}")
+    if idle := audit.idle:
+        console.print(f"      [dim]not applicable here: {', '.join(idle)}[/]")
     began = time.perf_counter()
     now = TextColumn("{task.description}", table_column=Column(ratio=1, no_wrap=True, overflow="ellipsis"))
     columns = (SpinnerColumn(), now, BarColumn(10), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("left"),

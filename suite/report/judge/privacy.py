@@ -74,8 +74,8 @@ def inversion(rows: Rows) -> list[Finding]:
                             else "low" if gain > 0 else "good")
             nearer = "nearer to" if gain > 0 else "farther from"
             text = (f"{attack} reconstructs “{best}” at a distance of {number(row.value, 3)} of the scale from its "
-                    f"mean patient, {nearer} it than the mean of everyone ({number(prior[best].value, 3)}); the best of "
-                    f"{len(tried)} reconstructions, which the attacker cannot tell from the others.")
+                    f"mean patient, {nearer} it than the mean of everyone ({number(prior[best].value, 3)}); the best "
+                    f"of {len(tried)} reconstructions, which the attacker cannot tell from the others.")
             out.append(Finding(level, model, text, "inversion", figure=number(row.value, 2), weight=gain))
     return out
 

@@ -40,10 +40,10 @@ def by_attack(rows: Rows, model: str, defense: str, caption: str) -> Table:
 def sparse(rows: Rows) -> Table:
     """How few columns must change, by however much."""
     prefix = "flipped_by_features"
-    table = Table("How few columns are enough", ["attack", "one column", "at most two", "at most three", "solved",
-                                                     "n"],
-                  note="Share of the rightly judged patients who are misjudged once so many columns take other possible "
-                       "values, however far from their own.")
+    head = ["attack", "one column", "at most two", "at most three", "solved", "n"]
+    table = Table("How few columns are enough", head,
+                  note="Share of the rightly judged patients who are misjudged once so many columns take other "
+                       "possible values, however far from their own.")
     for model, defense in rows.pairs():
         for attack in rows.attacks(model, defense, f"{prefix}[1]"):
             shares = [rows.one(f"{prefix}[{k}]", model, defense, attack) for k in (1, 2, 3)]
