@@ -19,7 +19,8 @@ from suite.classifier import Classifier
 from suite.data import Dataset
 from suite.defenses.plain import Plain
 from suite.errors import InputError, NotApplicable
-from suite.evaluate import Subject, measure, measure_clean
+from suite.evaluate import Outcome, Subject, measure, measure_clean, measure_gains
+from suite.evaluate.subject import Arrays
 from suite.evaluate.worst_case import Part, measure_worst_case
 from suite.measurement import Sheet, versions
 from suite.plan import Item, Plan
@@ -37,7 +38,7 @@ class Cell:
     """One unit of work: training a model, one attack on it, or the worst case over its evasion attacks."""
 
     key: str
-    what: Literal["fit", "attack", "worst-case"]
+    what: Literal["fit", "attack", "worst-case", "compare"]
     model: Item
     defense: Item
     attack: Item | None = None
@@ -46,7 +47,8 @@ class Cell:
     def title(self) -> str:
         """For people: what runs now."""
         behind = "" if self.defense is NONE else f" behind {self.defense.name}"
-        doing = {"fit": "train", "worst-case": "worst case on"}.get(self.what) or f"{self.attack.name} on"
+        fixed = {"fit": "train", "worst-case": "worst case on", "compare": "compare the defenses of"}
+        doing = fixed.get(self.what) or f"{self.attack.name} on"
         return f"{doing} {self.model.name}{behind}"
 
 
@@ -89,7 +91,10 @@ class Audit:
             for defense in (NONE, *self.plan.defenses):
                 if self._trainable(model, defense):
                     out += self._chain(model, defense)
-        return _unique(out)
+        # last, and in this process: they need everything else, and take no time
+        chains = {(c.model.name, c.defense.name): c for c in out}
+        compared = [m for m in self.plan.models if sum(name == m.name for name, _ in chains) > 1]
+        return _unique(out + [Cell(f"{m.slug}--compare", "compare", m, NONE) for m in compared])
 
     @property
     def idle(self) -> list[str]:
@@ -182,13 +187,13 @@ class Audit:
         run = Run.create(folder, self.manifest())
         with run.locked():
             todo = [cell for cell in self.cells if not run.done(cell.key)]
-            before = len(self.cells) - len(todo)
-            if jobs > 1 and todo:
-                self._share_out(todo, run, jobs, started)
-            else:
-                for number, cell in enumerate(todo):
-                    started(cell, before + number, len(self.cells))
-                    self.carry_out(cell, run)
+            shared = [cell for cell in todo if jobs > 1 and cell.what != "compare"]
+            if shared:
+                self._share_out(shared, run, jobs, started)
+            alone = [cell for cell in todo if cell not in shared]
+            for number, cell in enumerate(alone, len(self.cells) - len(alone)):
+                started(cell, number, len(self.cells))
+                self.carry_out(cell, run)
             run.collect()
         return run
 
@@ -224,13 +229,15 @@ class Audit:
         begun, arrays = time.perf_counter(), None
         try:
             if cell.what == "fit":
-                self._fit(cell, run, sheet)
+                arrays = self._fit(cell, run, sheet)
+            elif cell.what == "compare":
+                self._compare(cell, run, sheet)
             else:
                 subject = self._subject(cell, run)
                 if cell.what == "attack":
                     arrays = measure(self.attacks[id(cell.attack)], subject, sheet, cell.attack.rows)
                 else:
-                    measure_worst_case(subject, sheet, self._parts(cell, run))
+                    arrays = measure_worst_case(subject, sheet, self._parts(cell, run))
         except WriteError:
             raise
         except Exception as e:
@@ -243,14 +250,27 @@ class Audit:
         sheet.add("cell_seconds", time.perf_counter() - begun)
         run.finish(cell.key, sheet.rows, arrays)
 
-    def _fit(self, cell: Cell, run: Run, sheet: Sheet) -> None:
+    def _compare(self, cell: Cell, run: Run, sheet: Sheet) -> None:
+        """Each defense of a model against none; what failed is told by the cell that did."""
+        def outcome(defense: Item) -> Outcome:
+            chain = f"{cell.model.slug}--{defense.slug}"
+            return Outcome(run.arrays(f"{chain}--fit"), run.arrays(f"{chain}--{WORST}"))
+
+        plain = outcome(NONE)
+        for defense in self.plan.defenses:
+            if plain.fit and (defended := outcome(defense)).fit:
+                own = self._sheet(replace(cell, defense=defense))
+                measure_gains(own, self.data.test, plain, defended, self.plan.eps, WORST, self.plan.seed)
+                sheet.rows += own.rows
+
+    def _fit(self, cell: Cell, run: Run, sheet: Sheet) -> Arrays:
         defense = self.defenses[cell.defense.name]
         if cell.model.name not in self.fitted and not isinstance(defense, Front):
             recipe, train, val = self.models[cell.model.name], self.data.train, self.data.val
             trained = defense(recipe, train, val, self.plan.seed, str(self.device))
             with run.model_folder(cell.key) as folder:
                 artifacts.save(trained, folder, cell.model.name)
-        measure_clean(self._subject(cell, run), sheet)
+        return measure_clean(self._subject(cell, run), sheet)
 
     def _classifier(self, cell: Cell, run: Run) -> Classifier:
         """The model that a cell is about, from the run folder."""

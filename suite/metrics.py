@@ -59,6 +59,12 @@ def bootstrap(statistic: Callable[[np.ndarray], float], n: int, seed: int = 0, s
     return Estimate(value, float(min(low, value)), float(max(high, value)), n)
 
 
+def paired(after: np.ndarray, before: np.ndarray, seed: int = 0) -> Estimate:
+    """Mean difference `after - before` of two outcomes of the same rows, (n,) each, bool or numbers."""
+    difference = after.astype(float) - before
+    return bootstrap(lambda i: float(difference[i].mean()), len(difference), seed)
+
+
 def auroc(score: np.ndarray, positive: np.ndarray) -> float:
     """Area under the ROC curve (Mann-Whitney U, ties count half); NaN when a class is missing.
 

@@ -5,13 +5,10 @@ from __future__ import annotations
 import time
 from dataclasses import asdict
 
-import numpy as np
-
 from suite import metrics
 from suite.attack import Poisoned, PoisoningAttack
 from suite.evaluate.subject import Arrays, Subject, measure
 from suite.measurement import Sheet
-from suite.metrics import Estimate
 
 
 @measure.register
@@ -26,10 +23,10 @@ def poisoning(attack: PoisoningAttack, subject: Subject, sheet: Sheet, rows: int
     under = metrics.classification(test.y, pred, victim.predict_proba(test.x), test.classes, subject.seed)
     sheet.extend({f"attacked_{name}": value for name, value in under.items()}, **at)
     sheet.add("poisoned_share", metrics.proportion(poisoned.mask), **at)
-    sheet.add("accuracy_change", _paired(pred == test.y, before == test.y, subject.seed), **at)
+    sheet.add("accuracy_change", metrics.paired(pred == test.y, before == test.y, subject.seed), **at)
     if len(test.classes) == 2:
         sick = test.y == 1
-        sheet.add("sensitivity_change", _paired(pred[sick] == 1, before[sick] == 1, subject.seed), **at)
+        sheet.add("sensitivity_change", metrics.paired(pred[sick] == 1, before[sick] == 1, subject.seed), **at)
     if poisoned.trigger is not None:
         _backdoor(poisoned, victim, subject, sheet, at)
     return {"mask": poisoned.mask}
@@ -44,10 +41,5 @@ def _backdoor(poisoned: Poisoned, victim, subject: Subject, sheet: Sheet, at: di
     base = subject.classifier.predict(triggered) == poisoned.target
     sheet.add("attack_success_rate", metrics.proportion(hit), **at)
     sheet.add("base_rate", metrics.proportion(base), **at)
-    sheet.add("lift", _paired(hit, base, subject.seed), **at)
+    sheet.add("lift", metrics.paired(hit, base, subject.seed), **at)
 
-
-def _paired(after: np.ndarray, before: np.ndarray, seed: int) -> Estimate:
-    """Mean difference of two outcomes of the same rows."""
-    difference = after.astype(float) - before
-    return metrics.bootstrap(lambda i: float(difference[i].mean()), len(difference), seed)

@@ -88,7 +88,7 @@ def measure_clean(subject: Subject, sheet: Sheet) -> Arrays:
         if len(test.classes) == 2:
             sick = members & (test.y == 1)
             sheet.add("sensitivity", metrics.proportion(pred[sick] == 1), subgroup=label)
-    return {}
+    return {"pred": pred}
 
 
 def subgroups(split: Split) -> list[tuple[str, np.ndarray]]:

@@ -56,11 +56,12 @@ def measure_worst_case(subject: Subject, sheet: Sheet, parts: list[Part]) -> Arr
             sheet.add("attack_success_rate", metrics.proportion(fooled[rows][~wrong[rows]]), **at)
             for label, members in subgroups(test):
                 sheet.add("robust_accuracy", metrics.proportion(~fooled[members & here]), subgroup=label, **at)
+            robust = ~fooled
             for part in parts:
                 _against(part, parts, fooled, wrong, subject, sheet, at)
     if isinstance(subject.classifier, TorchClassifier):
         _masking(subject, sheet, attacks, wrong)
-    return {}
+    return {"positions": rows, "robust": robust[rows]}
 
 
 def _against(part: Part, parts: list[Part], fooled: np.ndarray, wrong: np.ndarray, subject: Subject, sheet: Sheet,
@@ -69,14 +70,10 @@ def _against(part: Part, parts: list[Part], fooled: np.ndarray, wrong: np.ndarra
     mine, tried = part.fooled(subject.eps, len(fooled))
     for control in (p for p in parts if p.name == CONTROL and p is not part):
         chance, also = control.fooled(subject.eps, len(fooled))
-        sheet.add(f"lift[{part.name}]", _difference(mine, chance, tried & also & ~wrong, subject.seed), **at)
-    sheet.add(f"overstated[{part.name}]", _difference(fooled, mine | wrong, tried, subject.seed), **at)
-
-
-def _difference(a: np.ndarray, b: np.ndarray, rows: np.ndarray, seed: int) -> metrics.Estimate:
-    """Mean of `a - b` over some rows, which are paired."""
-    difference = a[rows].astype(float) - b[rows]
-    return metrics.bootstrap(lambda i: float(difference[i].mean()), len(difference), seed)
+        both = tried & also & ~wrong
+        sheet.add(f"lift[{part.name}]", metrics.paired(mine[both], chance[both], subject.seed), **at)
+    left = mine | wrong
+    sheet.add(f"overstated[{part.name}]", metrics.paired(fooled[tried], left[tried], subject.seed), **at)
 
 
 def _masking(subject: Subject, sheet: Sheet, attacks: list[Part], wrong: np.ndarray) -> None:

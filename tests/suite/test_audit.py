@@ -57,11 +57,13 @@ class TestCells:
             "random-forest--none--membership-loss", "random-forest--none--worst-case",
             "random-forest--plausibility-guard--fit", "random-forest--plausibility-guard--noise",
             "random-forest--plausibility-guard--membership-loss", "random-forest--plausibility-guard--worst-case",
-            "random-forest--confident-learning--fit", "random-forest--confident-learning--label-flip-random"]
+            "random-forest--confident-learning--fit", "random-forest--confident-learning--label-flip-random",
+            # at the end, what needs all others
+            "logistic-regression--compare", "random-forest--compare"]
 
     def test_a_defense_of_networks_is_not_tried_on_trees(self, data):
         audit = Audit(plan(models=["random-forest", "mlp"], defenses=["trades"]), data, "")
-        assert keys(audit) == ["random-forest--none--fit", "mlp--none--fit", "mlp--trades--fit"]
+        assert keys(audit) == ["random-forest--none--fit", "mlp--none--fit", "mlp--trades--fit", "mlp--compare"]
 
     def test_the_plan_may_say_for_what_an_attack_is(self, data):
         audit = Audit(plan(models=["logistic-regression", "random-forest"], defenses=["plausibility-guard"], attacks=[
@@ -262,7 +264,8 @@ class TestUsersOwn:
         assert keys(audit) == [
             "lr.skops--none--fit", "lr.skops--none--noise", "lr.skops--none--membership-loss",
             "lr.skops--none--worst-case", "lr.skops--plausibility-guard--fit", "lr.skops--plausibility-guard--noise",
-            "lr.skops--plausibility-guard--membership-loss", "lr.skops--plausibility-guard--worst-case"]
+            "lr.skops--plausibility-guard--membership-loss", "lr.skops--plausibility-guard--worst-case",
+            "lr.skops--compare"]
         run = audit.run(tmp_path / "r")
         assert not [r.error for r in run.rows() if r.error] and not (tmp_path / "r" / "models").exists()
         assert rows_of(run, cell="lr.skops--none--fit", metric="accuracy", subgroup="")[0].value > 0.9

@@ -100,16 +100,21 @@ def backdoor(rows: Rows) -> list[Finding]:
 
 
 def defenses(rows: Rows) -> list[Finding]:
-    """What each defense buys and costs; a difference counts when the two 95 % intervals do not overlap."""
+    """What each defense buys and costs; a difference counts when its 95 % interval leaves out 0, or, where the patients
+    are not the same, when the two intervals do not overlap."""
     return [found for model, defense in rows.pairs()
             if defense != "none" and (found := _defense(rows, model, defense))]
 
 
 def _defense(rows: Rows, model: str, defense: str) -> Finding | None:
     balanced = "balanced_accuracy"
-    cost = _compare("balanced accuracy", rows.one(balanced, model), rows.one(balanced, model, defense))
+    cost = (_gain("balanced accuracy", rows.one(f"gain[{balanced}]", model, defense))
+            or _compare("balanced accuracy", rows.one(balanced, model), rows.one(balanced, model, defense)))
     before, after = robustness(rows, model), robustness(rows, model, defense)
-    gains = [_compare("robust accuracy", before.accuracy, after.accuracy)] if _both(before, after) else []
+    gains = []
+    if _both(before, after):
+        paired = _gain("robust accuracy", rows.one("gain[robust_accuracy]", model, defense, WORST))
+        gains = [paired or _compare("robust accuracy", before.accuracy, after.accuracy)]
     gains += _leaks(rows, model, defense) + _poisoned(rows, model, defense)
     if cost is None or not gains:
         return None
@@ -130,6 +135,13 @@ def _defense(rows: Rows, model: str, defense: str) -> Finding | None:
 
 def _both(before: Robustness | None, after: Robustness | None) -> bool:
     return bool(before and after and before.attacked and after.attacked)
+
+
+def _gain(name: str, change: Measurement | None) -> tuple[int, str] | None:
+    """As `_compare`, of a difference on the same patients: it counts when its interval leaves out 0."""
+    if change is None or change.ci_low is None:
+        return None
+    return (change.ci_low > 0) - (change.ci_high < 0), f"{name} {points(change)} on the same patients"
 
 
 def _compare(name: str, before: Measurement | None, after: Measurement | None,

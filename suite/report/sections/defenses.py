@@ -10,23 +10,32 @@ from suite.report.tables import Cell, Table, amount, bounded, est, report_per_cl
 
 def comparison(rows: Rows) -> Table:
     """Every model behind every defense, on utility, robustness and leakage."""
-    head = ["defense", "balanced accuracy", "robust accuracy", "membership AUROC", "accuracy", "AUROC",
-            "sensitivity", "refused", "n", "checks"]
+    head = ["defense", "balanced accuracy", "change", "robust accuracy", "change", "membership AUROC", "accuracy",
+            "AUROC", "sensitivity", "refused", "n", "checks"]
     table = Table("Every model behind every defense", head,
                   note="Small lines: value and 95% interval between 0 and 1. Robust accuracy: the lowest on all "
                        "patients at the main budget; ≤: no attack was tried on some of them. Membership AUROC: that of "
-                       "the strongest attack that ran; 0.50 is guessing. n: clean test patients.")
+                       "the strongest attack that ran; 0.50 is guessing. Change: against no defense, patient by "
+                       "patient. n: clean test patients.")
     for model, defense in rows.pairs():
         accuracy = rows.one("accuracy", model, defense)
         if accuracy is None:
             continue
         robust = robustness(rows, model, defense)
         get = {m: rows.one(m, model, defense) for m in ("balanced_accuracy", "auroc", "sensitivity", "refused")}
-        table.add(model, [words(defense), est(get["balanced_accuracy"], bar=True), _robust(robust),
+        table.add(model, [words(defense), est(get["balanced_accuracy"], bar=True),
+                          _change(rows.one("gain[balanced_accuracy]", model, defense)), _robust(robust),
+                          _change(rows.one("gain[robust_accuracy]", model, defense, WORST)),
                           est(leakage(rows, model, defense), bar=True), est(accuracy), est(get["auroc"]),
                           est(get["sensitivity"]), est(get["refused"]), amount(accuracy.n),
                           _trust(rows, model, defense)])
     return table.pruned()
+
+
+def _change(row: Measurement | None) -> Cell:
+    """A paired difference, marked where its interval leaves out 0."""
+    sure = row is not None and row.ci_low is not None
+    return est(row, "good" if sure and row.ci_low > 0 else "bad" if sure and row.ci_high < 0 else "")
 
 
 def _robust(found: Robustness | None) -> Cell:
