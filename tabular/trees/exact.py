@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import combinations
@@ -12,12 +12,11 @@ from typing import Literal
 import numpy as np
 
 from suite.space import Space
-from tabular.trees import groups as layout
 from tabular.trees import search
 from tabular.trees.ensemble import Ensemble
-from tabular.trees.groups import Groups, Leaves
+from tabular.trees.groups import Groups, Leaves, compile_box, leaf_distances, root_bound
 from tabular.trees.reach import Cells, Reach
-from tabular.trees.relate import bound, generous, nearest
+from tabular.trees.relate import bound, generous, nearest, resolution
 from tabular.trees.search import Stack
 
 Predict = Callable[[np.ndarray], np.ndarray]
@@ -35,11 +34,11 @@ GROWTH = 1.25
 TIES = 256
 """Near ties that are put to the model at once."""
 
+SHORTCUT = 3
+"""Number of columns from which on some witness is sought before all subsets are searched."""
+
 LEARNED = 32
 """Sums of relations kept per row."""
-
-RESOLUTION = 1e-5
-"""Bounds that differ by less, in units of the scale, count as equal: relations are solved in floating point."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +49,7 @@ class Robustness:
         lower: Proven: no possible patient nearer than this has another prediction. Infinite: none at all has.
         upper: Distance of the witness; infinite without one.
         witness: (columns,) float32 possible patient with another prediction by the model itself, or `None`.
-        exact: `lower` and `upper` meet.
+        exact: `lower` and `upper` meet; with relations, up to about 1e-5, as those have slack.
         seconds: Time it took.
         nodes: Boxes looked at.
     """
@@ -120,7 +119,7 @@ def _solve(ensemble: Ensemble, predict: Predict, space: Space | Reach, x: np.nda
     if row.witness is not None and predict(row.witness[None])[0] == label:
         # The model contradicts its own trees, so nothing that was concluded from them can be trusted.
         lower, upper, row.witness = 0.0, np.inf, None
-    exact = bool(lower == upper or upper - lower <= RESOLUTION)
+    exact = bool(lower == upper or upper - lower <= row.resolution)
     return Robustness(float(lower), float(upper), row.witness, exact, time.perf_counter() - started, row.nodes)
 
 
@@ -139,10 +138,15 @@ class _Row:
         """Whether the limit leaves out nothing that can be reached."""
         self.witness: np.ndarray | None = None
         self.changed = np.inf
+        self.resolution = resolution(reach)
+        self.counting = False
+        """Whether the fewest columns are sought, and not the nearest patient."""
         self.nodes = 0
 
     def improve(self, z: np.ndarray, distance: float) -> None:
-        self.witness, self.limit, self.changed = z, distance, int((z != self.x).sum())
+        changed = int((z != self.x).sum())
+        if not self.counting or changed <= self.changed:
+            self.witness, self.limit, self.changed = z, distance, changed
 
     def point(self, low: np.ndarray, high: np.ndarray) -> tuple[np.ndarray, float]:
         """The possible values of a box that are nearest to the row, relations aside, and their distance."""
@@ -164,10 +168,10 @@ class _Rival:
         self.constant = float(e.bias[row.label] - e.bias[rival])
         low, high = np.empty(e.low.shape, np.int16), np.empty(e.low.shape, np.int16)
         self.distances = np.empty(len(e.low))
-        layout.leaf_distances(e.low, e.high, cells, low, high, self.distances)
+        leaf_distances(e.low, e.high, cells, low, high, self.distances)
         self.leaves = Leaves(low, high, score, e.starts)
         self.relations = row.reach.relations[0], generous(row.reach)
-        self.tolerance = RESOLUTION / 2 if len(self.relations[0]) else 0.0
+        self.tolerance = row.resolution / 2
         """Gains too small to look for."""
         self.cells = cells
         """The cells of the row; where the fewest columns are sought, those that stay put are pinned to its values."""
@@ -204,7 +208,7 @@ class _Rival:
         a, b = 0, len(steps) - 1
         while a < b:
             middle = (a + b) // 2
-            bound = layout.root_bound(self.leaves, self.distances, np.nextafter(steps[middle], np.inf))
+            bound = root_bound(self.leaves, self.distances, np.nextafter(steps[middle], np.inf))
             a, b = (middle + 1, b) if bound + self.constant > self.row.ensemble.slack else (a, middle)
         return a
 
@@ -222,7 +226,7 @@ class _Rival:
 
     def _compile(self, limit: float, low: np.ndarray, high: np.ndarray, merged: bool) -> tuple[Groups, Stack]:
         rounds = ROUNDS if merged else 0
-        groups = layout.compile_box(self.leaves, self.distances, limit, low, high, self.constant, rounds)
+        groups = compile_box(self.leaves, self.distances, limit, low, high, self.constant, rounds)
         depth, columns = int((high - low).sum()) + 2, len(low)
         stack = Stack(np.empty((depth, columns), np.int16), np.empty((depth, columns), np.int16),
                       np.empty((depth, len(groups.every)), np.uint64), np.empty(depth))
@@ -273,7 +277,7 @@ class _Rival:
             return
         _, limits, slack = row.reach.relations
         z, at_least = nearest(row.reach, self.cells, row.x, *box, generous(row.reach))
-        nearer = max(distance, at_least - RESOLUTION / 4)
+        nearer = max(distance, at_least - self.tolerance / 4)
         if nearer >= row.limit:
             return
         # What the space accepts lies a little inside of what no patient exceeds.
@@ -282,7 +286,7 @@ class _Rival:
                 found = row.distance(z)
                 if found < row.limit:
                     row.improve(z, found)
-                if found - nearer > RESOLUTION / 2:
+                if found - nearer > self.tolerance:
                     self.unsettled = min(self.unsettled, nearer)
                 return
             z, _ = nearest(row.reach, self.cells, row.x, *box, strict)
@@ -300,30 +304,53 @@ class _Rival:
 
     def fewest(self) -> float:
         """Search for the fewest columns; returns the proven lower bound."""
-        row, cells = self.row, self.row.cells
-        low, high = self._inside(row.start)
-        groups, stack = self._compile(row.start, low, high, merged=False)
+        row = self.row
+        row.counting = True
+        box = self._inside(row.start)
+        layout = self._compile(row.start, *box, merged=False)
         # A column that the model cannot tell apart may still have to move for the sake of a relation.
-        at = np.arange(len(low)), cells.own
-        loose = self.relations[0].any(0) & (cells.least[at] < cells.most[at])
-        movable, proven = np.flatnonzero((low < high) | loose), np.inf
+        at = np.arange(len(row.x)), row.cells.own
+        loose = self.relations[0].any(0) & (row.cells.least[at] < row.cells.most[at])
+        movable, proven = np.flatnonzero((box[0] < box[1]) | loose), np.inf
         for size in range(1, len(movable) + 1):
+            if size == SHORTCUT and row.witness is None:
+                self._shortcut(layout, box, movable)
             if size > row.changed:
                 break
-            if size < row.changed:
-                row.limit = row.start
+            row.limit = row.start if size < row.changed else row.distance(row.witness)
             for columns in combinations(movable, size):
-                fixed = np.ones(len(low), bool)
-                fixed[list(columns)] = False
-                a, b = np.where(fixed, cells.own, low), np.where(fixed, cells.own, high)
-                if self.relations[0].size:
-                    self._pin(fixed)
-                finished = self._descend(groups, stack, a, b, np.inf, 1 << 62)
+                finished = self._change(layout, box, columns, 1 << 62)
                 if not finished or self.barren:
                     proven = min(proven, size)
                 if not finished:
                     return proven
         return min(proven, row.changed)
+
+    def _change(self, layout: tuple[Groups, Stack], box: tuple[np.ndarray, np.ndarray], columns: Sequence[int],
+                quota: int) -> bool:
+        """Search among changes of these columns only; whether it was finished."""
+        if time.perf_counter() > self.deadline:
+            return False
+        fixed = np.ones(len(self.row.x), bool)
+        fixed[list(columns)] = False
+        if self.relations[0].size:
+            self._pin(fixed)
+        low, high = (np.where(fixed, self.row.cells.own, side) for side in box)
+        return self._descend(*layout, low, high, np.inf, quota)
+
+    def _shortcut(self, layout: tuple[Groups, Stack], box: tuple[np.ndarray, np.ndarray],
+                  columns: Sequence[int]) -> None:
+        """Some witness, for an upper bound in time: drop one column after the other from all that are changed."""
+        row, before = self.row, np.inf
+        self._change(layout, box, columns, FIRST_QUOTA)
+        while row.changed < before:
+            before, changed = row.changed, np.flatnonzero(row.witness != row.x)
+            for columns in combinations(changed, before - 1):
+                row.limit = row.start
+                self._change(layout, box, columns, FIRST_QUOTA)
+                if row.changed < before:
+                    break
+        self.barren = False
 
     def _pin(self, fixed: np.ndarray) -> None:
         """Keep relations from moving a fixed column inside of its cell."""

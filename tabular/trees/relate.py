@@ -11,8 +11,15 @@ from tabular.trees.reach import Cells, Reach
 def generous(reach: Reach) -> np.ndarray:
     """(relations,) limits that no possible patient exceeds: the space sums in float32 and then grants its slack."""
     factors, limits, slack = reach.relations
-    # The slack is 1e-6 of the greatest terms, so this is twice the largest error of such a sum.
-    return limits + slack * (1 + 0.12 * (factors.shape[1] + 1))
+    # The slack is 1e-6 of the greatest terms, so this is twice the largest error of a sum of so many.
+    return limits + slack * (1 + 0.12 * (1 + (factors != 0).sum(1)))
+
+
+def resolution(reach: Reach) -> float:
+    """How far, in units of the scale, bounds and witnesses may differ only because relations have slack."""
+    factors, _, slack = reach.relations
+    width = np.abs(factors) @ reach.scale
+    return max(1e-5, float((4 * slack[width > 0] / width[width > 0]).max(initial=0))) if len(slack) else 0.0
 
 
 def bound(reach: Reach, cells: Cells, x: np.ndarray, low: np.ndarray, high: np.ndarray) -> tuple[float, np.ndarray]:
