@@ -80,7 +80,7 @@ class Goal:
     def lead(self, logits: Tensor) -> Tensor:
         """(..., n) by how much the best of the logits that shall win exceeds the others: positive when fooled."""
         if self.weights is not None:
-            return (logits * self.weights).sum(-1)
+            return torch.linalg.vecdot(logits, self.weights)
         return (logits + self.wins).amax(-1) - (logits + self.others).amax(-1)
 
     def loss(self, logits: Tensor, name: Loss) -> Tensor:
@@ -146,14 +146,14 @@ class Hunt:
         self._waiting: list[tuple[Tensor, Tensor]] = []
 
     def note(self, possible: Tensor, logits: Tensor) -> Tensor | None:
-        """Remember candidates; the positions to go on with if some rows leave."""
+        """Remember candidates, which must not be overwritten; the positions to go on with if some rows leave."""
         if self.early_stop:
             return self._dismiss(possible, self.goal.lead(logits))
         if possible.numel() > _WAITING:
             self._keep_better(possible, self.goal.lead(logits))
             return None
         # of small candidates, comparing many steps at once is cheaper than comparing each
-        self._waiting.append((possible.clone(), logits))
+        self._waiting.append((possible, logits))
         if len(self._waiting) * possible.numel() > _WAITING:
             self._compare()
         return None

@@ -63,7 +63,7 @@ class BIM(Search):
     step: float = 0.1
 
     def _attack(self, classifier: TorchClassifier, reach: Reach, goal: Goal, generator: torch.Generator) -> Tensor:
-        return self._climb(classifier, reach, goal, reach.x.clone())[0]
+        return self._climb(classifier, reach, goal, reach.x)[0]
 
     def _climb(self, classifier: TorchClassifier, reach: Reach, goal: Goal, z: Tensor,
                decay: float = 0.0) -> tuple[Tensor, Tensor]:
@@ -86,7 +86,8 @@ class BIM(Search):
             if decay:
                 size = (grad * scale).flatten(1).abs().sum(1).clamp_(min=1e-30)
                 grad = velocity.mul_(decay).add_(grad.div_(per_row(size, grad))).clone()
-            z = z.addcmul_(uphill(grad, hunt.reach, scale, self.norm), pace)
+            ahead = uphill(grad, hunt.reach, scale, self.norm)
+            z = torch.addcmul(z, ahead, pace, out=ahead)  # not into `z`, which the hunt may keep
             z = project(z, hunt.reach, scale, self.eps, self.norm)
         return hunt.finish(hunt.reach.snap(z, inward))
 
@@ -127,4 +128,4 @@ class MIFGSM(BIM):
     decay: float = 1.0
 
     def _attack(self, classifier: TorchClassifier, reach: Reach, goal: Goal, generator: torch.Generator) -> Tensor:
-        return self._climb(classifier, reach, goal, reach.x.clone(), self.decay)[0]
+        return self._climb(classifier, reach, goal, reach.x, self.decay)[0]

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from suite.attack import Info
+from suite.attacks._boundary import step
 from suite.attacks._search import Goal, Search, per_row
 from suite.classifier import TorchClassifier
-from suite.space import Norm, Reach, Space
+from suite.space import Norm, Reach
 
 
 @dataclass(frozen=True)
@@ -37,65 +38,40 @@ class DeepFool(_Minimal):
 
     Attributes:
         steps: Most steps for a row.
-        overshoot: Share by which each step goes beyond the linearised boundary.
+        overshoot: Share by which a step goes beyond the linearised boundary. From the sixth on it grows by half from
+            step to step, for the few rows that rounding keeps from crossing.
         candidates: With many classes, how many of the best wrong labels are considered.
     """
 
     info: ClassVar[Info] = Info(
         "DeepFool", "Moosavi-Dezfooli, Fawzi and Frossard 2015, arXiv 1511.04599", "white-box", ("evasion",),
-        "a few forward passes, each with one input-gradient pass for each candidate label, of the rows not yet fooled",
+        "a few forward passes, each with one input-gradient pass for each candidate label, of fewer and fewer rows",
         "searches scaled features; a feature at its limit, or immutable, leaves the linearisation; judges each step at "
-        "the nearest possible input")
+        "the nearest possible input; the overshoot grows after five steps")
     steps: int = 50
     overshoot: float = 0.02
     candidates: int = 10
 
     def _attack(self, classifier: TorchClassifier, reach: Reach, goal: Goal, generator: torch.Generator) -> Tensor:
-        space, found = classifier.space, reach.x.clone()
-        rows, z = torch.arange(len(found), device=found.device), reach.x
-        for _ in range(self.steps):
+        space, z = classifier.space, reach.x.clone(memory_format=torch.contiguous_format)
+        rows, square = torch.arange(len(z), device=z.device), space.scale.square().expand(z.shape[1:]).contiguous()
+        for k in range(self.steps):
             possible = reach.snap(z)
-            lead, gaps, grads = goal.rivals(classifier, possible, self.candidates)
-            fooled = lead > 0
-            step, length = self._shortest(gaps, grads, z, reach, space.scale)
-            # rows of length 0 have nowhere to go
-            left = ((length > 0) & ~fooled).nonzero()[:, 0]
+            possible = possible if len(rows) == len(z) else possible[rows]
+            _, gaps, grads = goal.rivals(classifier, possible, self.candidates)
+            left = step(z, rows, gaps, grads, reach, square, 1 + self.overshoot * 1.5 ** max(k - 4, 0))
             if len(left) < len(rows):
-                self._keep_near(found, rows, fooled, possible, reach, space)
-                if not len(left):
-                    return found
-                rows, z, step, reach, goal = rows[left], z[left], step[left], reach.take(left), goal.take(left)
-            z = torch.clamp(step.add_(z), reach.lower, reach.upper)
-        with torch.no_grad():
-            possible = reach.snap(z)
-            self._keep_near(found, rows, goal.lead(classifier.logits(possible)) > 0, possible, reach, space)
-        return found
-
-    def _shortest(self, gaps: Tensor, grads: list[Tensor], z: Tensor, reach: Reach,
-                  scale: Tensor) -> tuple[Tensor, Tensor]:
-        """(n, ...) the shortest step, in data units, beyond one of the linearised boundaries; and (n,) its length."""
-        step = length = None
-        for gap, grad in zip(gaps, grads, strict=True):
-            # a feature that cannot go where the gradient points is no part of the way there
-            slope = grad * torch.where(grad > 0, reach.upper, reach.lower).ne(z) * scale
-            size = slope.flatten(1).norm(dim=1)
-            way = (gap.abs() + 1e-4) * (1 + self.overshoot) / size
-            ahead = slope * per_row((way / size).nan_to_num_(0, 0, 0), z) * scale
-            way = way.nan_to_num_(0, 0, 0)
-            if step is None:
-                step, length = ahead, way
-            else:
-                nearer = (way > 0) & ((way < length) | (length == 0))
-                step, length = torch.where(per_row(nearer, z), ahead, step), torch.where(nearer, way, length)
-        return step, length
-
-    def _keep_near(self, found: Tensor, rows: Tensor, fooled: Tensor, possible: Tensor, reach: Reach,
-                   space: Space) -> None:
-        """Write the inputs that fool, and are near enough, into `found`."""
-        if self.eps < float("inf"):
-            fooled = fooled & (space.distance(possible, reach.x, "l2") <= self.eps)
-        good = fooled.nonzero()[:, 0]
-        found[rows[good]] = possible[good]
+                rows, goal = rows[left], goal.take(left)
+                if not len(rows):
+                    break
+        else:
+            with torch.no_grad():
+                failed = rows[goal.lead(classifier.logits(reach.snap(z)[rows])) <= 0]
+            z[failed] = reach.x[failed]
+        found = reach.snap(z)
+        if self.eps == float("inf"):
+            return found
+        return torch.where(per_row(space.distance(found, reach.x, "l2") <= self.eps, found), found, reach.x)
 
 
 @dataclass(frozen=True)
@@ -138,36 +114,42 @@ class CarliniWagnerL2(_Minimal):
                  c: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """For one `c` a row: the nearest input that fools, its distance, and whether there is one."""
         scale = classifier.space.scale
-        found, nearest = reach.x.clone(), torch.full_like(c, torch.inf)
-        rows, limit = torch.arange(len(c), device=c.device), torch.full_like(c, torch.inf)
+        found, shortest = reach.x.clone(), torch.full_like(c, torch.inf)
+        best, nearest = found, shortest  # of the rows that still descend
+        rows, limit = torch.arange(len(c), device=c.device), shortest
         middle, half = (reach.lower + reach.upper) / 2, (reach.upper - reach.lower) / 2
         w = torch.atanh(((reach.x - middle) / half.clamp(min=1e-12)).clamp(-1, 1) * 0.999999)
         pace = scale / half.clamp(min=1e-12)  # so that a step of Adam is `lr` in units of scale
         mean, square = torch.zeros_like(w), torch.zeros_like(w)
         for k in range(1, self.steps + 1):
             bent = torch.tanh(w)
-            z = torch.clamp(middle + half * bent, reach.lower, reach.upper)
+            z = torch.addcmul(middle, half, bent)
+            z = torch.clamp(z, reach.lower, reach.upper, out=z)
             possible = reach.snap(z)
             logits, grad = goal.gradient(classifier, possible, "margin")
-            lead, delta = goal.lead(logits), (z - reach.x) / scale
-            distance = ((possible - reach.x) / scale).flatten(1).norm(dim=1)
-            hit = (lead > 0) & (distance < nearest[rows])
-            found[rows[hit]], nearest[rows[hit]] = possible[hit], distance[hit]
+            lead, delta = goal.lead(logits), (z - reach.x).div_(scale)
+            distance = delta if possible is z else (possible - reach.x).div_(scale)
+            distance = torch.linalg.vector_norm(distance.flatten(1), dim=1)
+            closer = (lead > 0) & (distance < nearest)
+            best, nearest = torch.where(per_row(closer, z), possible, best), torch.where(closer, distance, nearest)
             # d(loss)/dw by hand: through the rounding as if it were not there, and through the tanh
             pull = per_row(c * (lead < self.kappa), z)
-            slope = (2 * delta / scale - pull * grad).mul_(half).mul_(1 - bent * bent)
-            mean.mul_(0.9).add_(slope, alpha=0.1)
+            slope = (delta * (2 / scale)).addcmul_(pull, grad, value=-1).mul_(half)
+            slope.addcmul_(slope * bent, bent, value=-1)
+            mean.lerp_(slope, 0.1)
             square.mul_(0.999).addcmul_(slope, slope, value=0.001)
             rate = self.lr * (1 - (k - 1) / self.steps) / (1 - 0.9**k)
-            w = w - rate * pace * mean / ((square / (1 - 0.999**k)).sqrt_() + 1e-8)
+            w.addcdiv_(mean * pace, (square / (1 - 0.999**k)).sqrt_().add_(1e-8), value=-rate)
             if k % max(self.steps // 10, 1) == 0:
                 loss = delta.flatten(1).square().sum(1) + c * (self.kappa - lead).clamp_(min=0)
                 left = (loss < 0.9999 * limit).nonzero()[:, 0]
                 if len(left) < len(rows):
                     if not len(left):
                         break
-                    rows, c, loss, w, mean, square = (t[left] for t in (rows, c, loss, w, mean, square))
-                    middle, half, pace = middle[left], half[left], pace[left]
+                    found[rows], shortest[rows] = best, nearest
+                    rows, best, nearest, c, loss, w, mean, square, middle, half, pace = (
+                        t[left] for t in (rows, best, nearest, c, loss, w, mean, square, middle, half, pace))
                     reach, goal = reach.take(left), goal.take(left)
                 limit = loss
-        return found, nearest, nearest < torch.inf
+        found[rows], shortest[rows] = best, nearest
+        return found, shortest, shortest < torch.inf
