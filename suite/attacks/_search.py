@@ -36,7 +36,7 @@ class Search(GradientAttack):
         with classifier.frozen(), torch.enable_grad():
             found = [self._attack(classifier, classifier.space.reach(part, self.eps),
                                   Goal(classifier, labels, self.target), generator)
-                     for part, labels in zip(x.split(classifier.batch), y.split(classifier.batch), strict=True)
+                     for part, labels in zip(x.detach().split(classifier.batch), y.split(classifier.batch), strict=True)
                      if len(part)]
         return torch.cat(found) if found else x.clone()
 
