@@ -73,13 +73,14 @@ def build(frame: pd.DataFrame, schema: Schema, y: np.ndarray, classes: tuple[str
 
     lost = {name: int(n) for name, n in zip(schema.names, missing.sum(0), strict=True) if n}
     notes = [source.note, lost and f"{missing.sum()} missing values in {len(lost)} columns set to the training medians"]
+    repeated = len(y) - len(np.unique(same))
     card = {
         "read from": source.read_from,
         "rows": f"{len(y)}: {len(train)} to train, {len(val)} to validate, {len(test)} to test (split seed {seed})",
         "classes": ", ".join(f"{name} {n} ({n / len(y):.1%})"
                              for name, n in zip(classes, np.bincount(y, minlength=len(classes)), strict=True)),
         "missing values": ", ".join(f"{name} {n} ({n / len(y):.1%})" for name, n in lost.items()) or "none",
-        "repeated rows": f"{len(y) - len(np.unique(same))}, each kept in the split of its twin",
+        "repeated rows": f"{repeated}, each kept in the split of its twin" if repeated else "none",
     }
     if group is not None:
         card["kept together"] = f"rows of one '{group}' ({frame[group].nunique()} different)"

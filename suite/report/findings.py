@@ -36,13 +36,14 @@ THRESHOLDS = {
     "poisoning": Threshold("loss of sensitivity by poisoned training data (accuracy, beyond two classes)", 0.05, 0.2),
     "backdoor": Threshold("share of patients for whom the trigger works, above the same trigger on the clean model",
                           0.1, 0.5),
-    "membership": Threshold("AUROC of telling training patients from others, above 0.5", 0.05, 0.15),
+    "membership": Threshold("AUROC of telling training patients from others; judged by how far it exceeds 0.5",
+                            0.05, 0.15),
     "attribute": Threshold("accuracy of guessing a hidden column with the model's answer, above imputation alone",
                            0.05, 0.15),
     "inversion": Threshold("share of the distance to a class's mean patient that the reconstruction covers, beyond "
                            "the mean of everyone (no interval)", 0.25, 0.5),
-    "extraction": Threshold("agreement of a stolen copy with the model, above always giving the commonest answer",
-                            0.1, 0.25),
+    "extraction": Threshold("agreement of a stolen copy with the model; judged by how far it exceeds that of always "
+                            "giving the commonest answer", 0.1, 0.25),
 }
 """Topic -> thresholds."""
 TOPICS = ("errors", "evasion", "trust", "performance", "subgroups", "poisoning", "backdoor", "defense", "membership",

@@ -76,7 +76,7 @@ def inversion(rows: Rows) -> list[Finding]:
             text = (f"{attack} reconstructs “{best}” at a distance of {number(row.value, 3)} of the scale from its "
                     f"mean patient, {nearer} it than the mean of everyone ({number(prior[best].value, 3)}); the best "
                     f"of {len(tried)} reconstructions, which the attacker cannot tell from the others.")
-            out.append(Finding(level, model, text, "inversion", figure=number(row.value, 2), weight=gain))
+            out.append(Finding(level, model, text, "inversion", figure=share(max(gain, 0.0)), weight=gain))
     return out
 
 

@@ -31,7 +31,9 @@ def evasion(rows: Rows) -> list[Finding]:
                 "they fool more patients than the attacks that ran, so this is no more than a lower bound of the risk."
                 if found.attacked else "no attack was tried on this model.")
         elif chance is not None:
-            text += f" Random changes of that size fool {percent(chance)}."
+            draws = chance.attack_params.get("draws")
+            text += (f" The worst of {draws} random changes of that size fools" if draws else
+                     " Random changes of that size fool") + f" {percent(chance)}."
         if found.partial and found.attacked:
             text += f" Attacks were tried on {found.attacked} of {kept.n} patients only."
         out.append(Finding(level, model, text, "evasion", figure=share(flips.value), weight=flips.value))

@@ -18,10 +18,10 @@ def data_card(manifest: dict[str, Any]) -> list[tuple[str, str]]:
     names = {"name": "dataset", "source": "source", "licence": "licence", "sha256": "SHA-256", "rows": "rows",
              "note": "note"}
     card = {title: str(source[key]) for key, title in names.items() if source.get(key) not in (None, "")}
-    if splits:
+    own = {k: str(v) for k, v in manifest.get("card", {}).items()}
+    if splits and "rows" not in own:  # the cards of tables say how the rows were split
         card["splits"] = ", ".join(f"{n} {name}" for name, n in splits.items())
-    card |= {k: str(v) for k, v in manifest.get("card", {}).items()}
-    return list(card.items())
+    return list((card | own).items())
 
 
 def model_card(rows: Rows) -> list[tuple[str, str]]:

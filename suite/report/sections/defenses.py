@@ -64,14 +64,19 @@ def _trust(rows: Rows, model: str, defense: str) -> Cell:
 def notes(rows: Rows) -> list[tuple[str, str]]:
     """What trainings found out, decided or claim."""
     names = {"epsilon_claimed": "ε claimed", "epsilon_independent": "ε independent", "delta": "δ",
-             "eps": "piloted budget"}
+             "eps": "budget trained against", "round": "best round", "added": "training rows added",
+             "robust_validation": "robust accuracy on validation rows", "cut_short": "searches cut short"}
     out = []
     for model, defense in rows.pairs():
-        said = [f"{names.get(k, k.replace('_', ' '))} {r.value:.3g}"
+        said = [f"{names.get(k, k.replace('_', ' '))} {_plain(r.value)}"
                 for k, r in rows.named("note", model, defense).items()]
         if said:
             out.append((model + ("" if defense == "none" else f", {defense}"), ", ".join(said)))
     return out
+
+
+def _plain(value: float) -> str:
+    return f"{value:,.0f}" if value == int(value) else f"{value:.3g}"
 
 
 def reports(rows: Rows) -> list[tuple[str, list[Table]]]:

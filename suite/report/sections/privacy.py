@@ -15,7 +15,7 @@ def membership(rows: Rows) -> Table:
     shown = [f for f in FPRS if any(r.metric == f"tpr_at_fpr[{f}]" for r in rows.all)]
     withheld = [f"{100 * float(f):g}%" for f in FPRS if f not in shown]
     head = ["attack", "defense", "AUROC", "advantage", *[f"TPR at {100 * float(f):g}% FPR" for f in shown],
-            "smallest FPR", "queries / patient", "n"]
+            "smallest FPR", "queries per patient", "n"]
     note = ("AUROC 0.50 is guessing. TPR at FPR: share of training patients found when that share of others is accused "
             "wrongly. Smallest FPR: one non-member; below it nothing can be counted, and figures are withheld")
     note += f" (here at {join(withheld)} FPR)." if withheld else "."

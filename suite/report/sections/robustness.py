@@ -12,7 +12,7 @@ from suite.report.tables import Cell, Table, amount, bounded, est, plain, words
 def by_attack(rows: Rows, model: str, defense: str, caption: str) -> Table:
     """One model: what each attack achieves at the main budget, and what it costs."""
     head = ["attack", "knowledge", "robust accuracy", "attack success rate", "lift over noise", "median size",
-            "columns changed", "queries / patient", "gradients / patient", "seconds", "solved", "certified", "n"]
+            "columns changed", "queries per patient", "gradients per patient", "seconds", "solved", "certified", "n"]
     table = Table(caption, head)
     found = robustness(rows, model, defense)
     bound = ", upper bound" if found is None or found.partial else ""
