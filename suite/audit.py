@@ -253,8 +253,10 @@ class Audit:
     def _compare(self, cell: Cell, run: Run, sheet: Sheet) -> None:
         """Each defense of a model against none; what failed is told by the cell that did."""
         def outcome(defense: Item) -> Outcome:
-            chain = f"{cell.model.slug}--{defense.slug}"
-            return Outcome(run.arrays(f"{chain}--fit"), run.arrays(f"{chain}--{WORST}"))
+            fit = run.arrays(f"{cell.model.slug}--{defense.slug}--fit")
+            chain = replace(cell, defense=defense)
+            leaks = {c.attack.name: arrays for c in self._attacked(chain) if "member" in (arrays := run.arrays(c.key))}
+            return Outcome(fit, self._parts(chain, run), leaks)
 
         plain = outcome(NONE)
         for defense in self.plan.defenses:
@@ -293,10 +295,13 @@ class Audit:
 
     def _parts(self, cell: Cell, run: Run) -> list[Part]:
         """The finished evasion cells on the same model."""
-        same = [c for c in self.cells if c.attack and (c.model, c.defense) == (cell.model, cell.defense)]
-        found = [(c, self.attacks[id(c.attack)], run.arrays(c.key)) for c in same]
+        found = [(c, self.attacks[id(c.attack)], run.arrays(c.key)) for c in self._attacked(cell)]
         return [Part(c.attack.name, a, arrays) for c, a, arrays in found
                 if isinstance(a, EvasionAttack) and "linf" in arrays]
+
+    def _attacked(self, cell: Cell) -> list[Cell]:
+        """The cells of all attacks on the same model behind the same defense."""
+        return [c for c in self.cells if c.attack and (c.model, c.defense) == (cell.model, cell.defense)]
 
     def _sheet(self, cell: Cell) -> Sheet:
         source = self.data.provenance

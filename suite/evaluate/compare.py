@@ -2,45 +2,85 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from suite import metrics
 from suite.data import Split
 from suite.evaluate.subject import Arrays
+from suite.evaluate.worst_case import Part, withstood
 from suite.measurement import Sheet
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What the cells of one model behind one defense left: of training (`pred`), and of the worst case (may be empty).
+    """What the cells of one model behind one defense left.
+
+    Attributes:
+        fit: Of training (`pred`).
+        parts: Of its evasion attacks.
+        leaks: Of its membership attacks (`score` and `member`), by name.
     """
 
     fit: Arrays
-    worst: Arrays
+    parts: list[Part] = field(default_factory=list)
+    leaks: Mapping[str, Arrays] = field(default_factory=dict)
 
 
 def measure_gains(sheet: Sheet, test: Split, plain: Outcome, defended: Outcome, eps: float, attack: str,
                   seed: int = 0) -> None:
-    """Add `gain[...]` rows: the defended model less the plain one, on the same test patients.
+    """Add `gain[...]` rows: the defended model less the plain one, on the same patients and under the same attacks.
+
+    A defense that fewer attacks were tried on would otherwise look strong for it.
 
     Args:
         sheet: Receives the rows.
         test: The test split.
         plain, defended: The model without a defense, and behind one.
-        eps: The budget at which the worst cases were taken.
+        eps: The budget of the worst case.
         attack: Name of the worst case in rows.
         seed: Of the bootstrap.
     """
-    before, after, y = plain.fit["pred"], defended.fit["pred"], test.y
-    sheet.add("gain[accuracy]", metrics.paired(after == y, before == y, seed))
+    before, after, y = plain.fit["pred"] == test.y, defended.fit["pred"] == test.y, test.y
+    sheet.add("gain[accuracy]", metrics.paired(after, before, seed))
+    sheet.add("gain[balanced_accuracy]", _balanced(after, before, y, seed))
+    if len(test.classes) == 2:
+        for name, k in (("sensitivity", 1), ("specificity", 0)):
+            sheet.add(f"gain[{name}]", metrics.paired(after[y == k], before[y == k], seed))
+    _robustness(sheet, y, plain, defended, eps, attack, seed)
+    for name, leak in plain.leaks.items():
+        if name in defended.leaks:
+            _leakage(sheet, name, leak, defended.leaks[name], seed)
 
-    def balanced(i: np.ndarray) -> float:
-        return metrics.balanced_accuracy(after[i], y[i]) - metrics.balanced_accuracy(before[i], y[i])
 
-    sheet.add("gain[balanced_accuracy]", metrics.bootstrap(balanced, len(y), seed, y))
-    if plain.worst and defended.worst:
-        _, mine, theirs = np.intersect1d(defended.worst["positions"], plain.worst["positions"], return_indices=True)
-        gain = metrics.paired(defended.worst["robust"][mine], plain.worst["robust"][theirs], seed)
-        sheet.add("gain[robust_accuracy]", gain, attack=attack, attack_params={"eps": eps})
+def _balanced(after: np.ndarray, before: np.ndarray, y: np.ndarray, seed: int) -> metrics.Estimate:
+    """Mean over the classes of the change in the share of right answers."""
+    def change(i: np.ndarray) -> float:
+        return float(np.mean([after[i][y[i] == k].mean() - before[i][y[i] == k].mean() for k in np.unique(y)]))
+
+    return metrics.bootstrap(change, len(y), seed, y)
+
+
+def _robustness(sheet: Sheet, y: np.ndarray, plain: Outcome, defended: Outcome, eps: float, attack: str,
+                seed: int) -> None:
+    """The worst case over the attacks that ran on both, on the patients that met one of them."""
+    (theirs, met), (mine, faced) = (
+        withstood([p for p in one.parts if any(p.same(q) for q in other.parts)], one.fit["pred"] != y, eps)
+        for one, other in ((plain, defended), (defended, plain)))
+    rows = met & faced
+    if rows.any():
+        at = {"attack": attack, "attack_params": {"eps": eps}}
+        sheet.add("gain[robust_accuracy]", metrics.paired(mine[rows], theirs[rows], seed), **at)
+        sheet.add("gain[robust_balanced_accuracy]", _balanced(mine[rows], theirs[rows], y[rows], seed), **at)
+
+
+def _leakage(sheet: Sheet, attack: str, plain: Arrays, defended: Arrays, seed: int) -> None:
+    """Change of the membership AUROC; above 0, the defended model leaks more."""
+    before, after, member = plain["score"], defended["score"], plain["member"]
+
+    def change(i: np.ndarray) -> float:
+        return metrics.auroc(after[i], member[i]) - metrics.auroc(before[i], member[i])
+
+    sheet.add("gain[membership_auroc]", metrics.bootstrap(change, len(member), seed, member), attack=attack)

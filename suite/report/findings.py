@@ -30,7 +30,8 @@ class Threshold(NamedTuple):
 
 
 THRESHOLDS = {
-    "performance": Threshold("share of patients with the disease that the model misses, without any attack", 0.2, 0.5),
+    "performance": Threshold("share of patients with the disease (beyond two classes, of the class missed most) that "
+                             "the model misses, without any attack", 0.2, 0.5),
     "evasion": Threshold("share of rightly judged patients who are misjudged after changes within the budget",
                          0.1, 0.3),
     "poisoning": Threshold("loss of sensitivity by poisoned training data (accuracy, beyond two classes)", 0.05, 0.2),

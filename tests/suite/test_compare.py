@@ -3,24 +3,32 @@
 import numpy as np
 import pytest
 
+from suite.attacks.gradient import FGSM, PGD
+from suite.attacks.noise import RandomNoise
 from suite.data import Split
 from suite.evaluate.compare import Outcome, measure_gains
+from suite.evaluate.worst_case import Part
 from suite.measurement import Sheet
 from suite.space import Space
 
 Y = np.array([0, 0, 0, 0, 0, 0, 1, 1])
+ATTACKS = {"pgd": PGD(), "fgsm": FGSM(), "noise": RandomNoise()}
 
 
-def gains(pred_before, pred_after, worst_before=None, worst_after=None):
-    test = Split(np.zeros((8, 1), np.float32), Y, Space(0, 1), ("healthy", "ill"), np.arange(8))
+def gains(before, after, classes=("healthy", "ill"), y=Y):
+    """Rows by metric; `before` and `after` are outcomes, or no more than predictions."""
+    test = Split(np.zeros((len(y), 1), np.float32), y, Space(0, 1), classes, np.arange(len(y)))
     sheet = Sheet(cell="c", dataset="d", data_sha256="", synthetic=True, model="m", defense="x", device="cpu", seed=0)
-    measure_gains(sheet, test, Outcome({"pred": np.array(pred_before)}, worst_before or {}),
-                  Outcome({"pred": np.array(pred_after)}, worst_after or {}), 0.05, "worst-case")
+    before, after = (o if isinstance(o, Outcome) else outcome(o) for o in (before, after))
+    measure_gains(sheet, test, before, after, 0.05, "worst-case")
     return {row.metric: row for row in sheet.rows}
 
 
-def worst(positions, robust):
-    return {"positions": np.array(positions), "robust": np.array(robust, bool)}
+def outcome(pred=Y, leaks=None, **robust):
+    """`robust` says for each attack, by position, whom it failed to fool."""
+    parts = [Part(name, ATTACKS[name], {"positions": np.array(list(kept)), "linf": np.where(list(kept.values()), 1, 0)})
+             for name, kept in robust.items()]
+    return Outcome({"pred": np.array(pred)}, parts, leaks or {})
 
 
 def test_known_gains():
@@ -28,22 +36,48 @@ def test_known_gains():
     found = gains([1, 0, 0, 0, 0, 0, 1, 1], [0, 0, 0, 0, 0, 0, 0, 1])
     assert found["gain[accuracy]"].value == 0
     assert found["gain[balanced_accuracy]"].value == pytest.approx((1 / 6 - 1 / 2) / 2)
-    assert "gain[robust_accuracy]" not in found
+    assert (found["gain[sensitivity]"].value, found["gain[sensitivity]"].n) == (-1 / 2, 2)
+    assert found["gain[specificity]"].value == pytest.approx(1 / 6)
+    assert "gain[robust_accuracy]" not in found and "gain[membership_auroc]" not in found
+
+
+def test_no_sensitivity_beyond_two_classes():
+    found = gains([0, 1, 2], [0, 1, 1], ("a", "b", "c"), np.array([0, 1, 2]))
+    assert set(found) == {"gain[accuracy]", "gain[balanced_accuracy]"}
 
 
 def test_robustness_is_compared_on_the_rows_that_both_met():
-    found = gains(Y, Y, worst([0, 2, 4, 6], [1, 0, 0, 1]), worst([2, 4, 6, 7], [1, 1, 0, 1]))["gain[robust_accuracy]"]
-    assert (found.value, found.n) == (pytest.approx(1 / 3), 3)
-    assert (found.attack, found.attack_params, found.defense) == ("worst-case", {"eps": 0.05}, "x")
+    kept = {2: 0, 4: 0, 6: 1}
+    found = gains(outcome(pgd=kept), outcome(pgd={2: 1, 4: 1, 6: 0}))
+    gain = found["gain[robust_accuracy]"]
+    assert (gain.value, gain.n) == (pytest.approx(1 / 3), 3)
+    assert (gain.attack, gain.attack_params, gain.defense) == ("worst-case", {"eps": 0.05}, "x")
+    # two of two healthy gained, one of one ill lost
+    assert found["gain[robust_balanced_accuracy]"].value == 0
 
 
-def test_no_change_is_sure_and_a_refusal_is_no_right_answer():
-    same = gains(Y, Y)["gain[accuracy]"]
-    assert (same.value, same.ci_low, same.ci_high) == (0, 0, 0)
+def test_an_attack_that_ran_on_one_of_the_two_is_left_out():
+    everyone = dict.fromkeys(range(8), 1)
+    strong = outcome(pgd=everyone, fgsm=dict.fromkeys(range(8), 0))
+    assert gains(strong, outcome(pgd=everyone))["gain[robust_accuracy]"].value == 0
+    assert gains(strong, outcome(fgsm=everyone))["gain[robust_accuracy]"].value == 1
+    assert "gain[robust_accuracy]" not in gains(strong, outcome(noise=everyone))
+    other_rows = outcome(fgsm={0: 1})
+    assert "gain[robust_accuracy]" not in gains(outcome(fgsm=everyone), other_rows)
+    assert "gain[robust_accuracy]" not in gains(outcome(noise=everyone), outcome(noise=everyone))
+
+
+def test_more_leakage_is_a_change_above_0():
+    member = np.repeat([True, False], 20)
+    chance = {"score": np.tile([0.0, 1.0], 20), "member": member}
+    told = {"score": member.astype(float), "member": member}
+    found = gains(outcome(leaks={"membership-loss": chance}), outcome(leaks={"membership-loss": told}))
+    row = found["gain[membership_auroc]"]
+    assert row.value == pytest.approx(0.5) and row.ci_low > 0 and row.attack == "membership-loss"
+    assert "gain[membership_auroc]" not in gains(outcome(leaks={"membership-rule": chance}),
+                                                 outcome(leaks={"membership-loss": told}))
+
+
+def test_a_refusal_is_no_right_answer():
+    assert gains(Y, Y)["gain[accuracy]"].value == 0
     assert gains(Y, [-1, 0, 0, 0, 0, 0, 1, 1])["gain[accuracy]"].value == pytest.approx(-1 / 8)
-
-
-def test_pairing_is_sharper_than_two_intervals():
-    before = {"positions": np.arange(8), "robust": np.array([1, 0, 0, 0, 0, 0, 0, 0], bool)}
-    after = {"positions": np.arange(8), "robust": np.array([1, 1, 1, 1, 0, 0, 0, 0], bool)}
-    assert gains(Y, Y, before, after)["gain[robust_accuracy]"].ci_low > 0

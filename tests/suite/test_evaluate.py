@@ -328,6 +328,25 @@ class TestMasking:
         assert found["white box beats black box"] == 0.0
         assert found["unlimited attack succeeds"] == 0.0
 
+    def found(self, target, **attacks):
+        out = sheet()
+        measure_worst_case(target, out, [Part(n, a, measure(a, target, sheet())) for n, a in attacks.items()])
+        return {r.metric[6:-1]: r.value for r in out.rows if r.metric.startswith("check[")}
+
+    def test_attacks_of_another_norm_or_of_one_step_are_no_yardstick(self, network):
+        module, data = network
+        target = subject(TorchClassifier(module, 2, data.test.space), data)
+        blind = {"random-search": replace(RandomNoise(), draws=60)}
+        assert not self.found(target, fgsm=FGSM(), **blind)
+        assert not self.found(target, pgd=PGD(steps=20, norm="l2"), fgsm=FGSM(), **blind)
+        assert self.found(target, pgd=PGD(steps=20), **blind)["white box beats black box"] == 1.0
+
+    def test_no_limit_means_the_whole_range_whatever_the_scale(self, network):
+        module, data = network
+        narrow = replace(data, test=replace(data.test, space=Space(-1.0, 1.0, 0.05)))
+        target = subject(TorchClassifier(module, 2, narrow.test.space), narrow)
+        assert self.found(target, pgd=PGD(steps=20))["unlimited attack succeeds"] == 1.0
+
 
 @dataclass(frozen=True)
 class Majority(Recipe):

@@ -87,20 +87,36 @@ def test_a_failed_masking_check_makes_a_figure_untrustworthy():
     assert f.level == "high" and "many steps beat one" in f.text and "not to be trusted" in f.text
 
 
-def test_a_defense_with_overlapping_intervals_gains_nothing():
-    rows = clean() + evasion((0.4, 0.3, 0.5), (0.45, 0.36, 0.55)) + clean(defense="x")
-    rows += evasion((0.3, 0.2, 0.4), (0.53, 0.43, 0.62), defense="x")
+def change(metric, value, low, high, **fields):
+    """A row of what a defense changed, patient by patient."""
+    where = {"attack": "worst-case", "eps": 0.05} if metric.startswith("robust") else {}
+    return row(f"gain[{metric}]", value, low, high, defense="x", **where | fields)
+
+
+def test_a_defense_whose_changes_reach_across_0_gains_nothing():
+    rows = [*clean(), *clean(defense="x"), change("robust_balanced_accuracy", 0.08, -0.01, 0.17)]
     f = only(rows, "defense", defense="x")
     assert f.level == "low" and f.text.startswith("Behind x. Within noise")
-    assert "0.45 (0.36–0.55) → 0.53 (0.43–0.62)" in f.text
+    assert "balanced robust accuracy 8 points (−1 to 17)" in f.text
 
 
-@pytest.mark.parametrize(("balanced", "level", "says"), [
-    ((0.7, 0.6, 0.8), "good", "Buys robust accuracy 0.45 (0.36–0.55) → 0.70 (0.60–0.78)"),
-    ((0.55, 0.51, 0.59), "low", "Costs balanced accuracy 0.70 (0.60–0.80) → 0.55 (0.51–0.59)")])
-def test_a_defense_is_praised_only_without_clear_costs(balanced, level, says):
-    rows = clean() + evasion((0.4, 0.3, 0.5), (0.45, 0.36, 0.55)) + clean(defense="x", balanced=balanced)
-    rows += evasion((0.05, 0.0, 0.1), (0.7, 0.6, 0.78), defense="x")
+def test_without_the_same_attacks_on_both_nothing_is_said_of_robustness():
+    rows = clean() + evasion((0.4, 0.3, 0.5), (0.45, 0.36, 0.55)) + clean(defense="x")
+    rows += evasion((0.05, 0.0, 0.1), (0.7, 0.6, 0.78), defense="x", attack="weaker")
+    assert not found(rows, "defense", defense="x")
+
+
+@pytest.mark.parametrize(("balanced", "more", "level", "says"), [
+    ((0.7, 0.6, 0.8), [], "good", "Buys balanced robust accuracy 25 points (16 to 34)"),
+    ((0.55, 0.51, 0.59), [], "low", "Costs balanced accuracy 0.70 (0.60–0.80) → 0.55 (0.51–0.59)"),
+    ((0.7, 0.6, 0.8), [change("sensitivity", -0.13, -0.22, -0.05)], "low", "Costs sensitivity −13 points (−22 to −5)"),
+    ((0.7, 0.6, 0.8), [row("membership_auroc", 0.6, 0.5, 0.7, attack="a"),
+                       row("membership_auroc", 0.7, 0.6, 0.8, attack="a", defense="x"),
+                       change("membership_auroc", 0.1, 0.02, 0.18, attack="a")], "low",
+     "Costs membership AUROC 0.60 → 0.70, a change of 0.10 (0.02–0.18)")])
+def test_a_defense_is_praised_only_without_clear_costs(balanced, more, level, says):
+    rows = [*clean(), *clean(defense="x", balanced=balanced), change("robust_accuracy", 0.3, 0.2, 0.4),
+            change("robust_balanced_accuracy", 0.25, 0.16, 0.34), *more]
     f = only(rows, "defense", defense="x")
     assert f.level == level and says in f.text
 
@@ -135,7 +151,20 @@ def test_a_trigger_that_works_without_a_backdoor_shows_none():
     f = only(planted((1.0, 0.9, 1.0), (0.99, 0.9, 1.0), (0.01, 0.0, 0.04)), "backdoor")
     assert f.level == "low" and "cannot show a backdoor" in f.text
     f = only(planted((1.0, 0.9, 1.0), (0.2, 0.1, 0.3), (0.8, 0.7, 0.9)), "backdoor")
-    assert f.level == "high" and "80 points (70 to 90)" in f.text
+    assert f.level == "high" and "80 points (70 to 90)" in f.text and "decides for the attacker's label" in f.text
+    f = only(planted((0.07, 0.03, 0.18), (0.0, 0.0, 0.07), (0.07, 0.02, 0.15)), "backdoor")
+    assert f.level == "low" and f.text.startswith("The trigger works on a few")
+
+
+def test_beyond_two_classes_the_class_that_is_missed_most_counts():
+    rows = [row("accuracy", 0.8, 0.7, 0.9), row("recall[well]", 0.9, 0.8, 0.95, 60),
+            row("recall[ill]", 0.4, 0.3, 0.5, 40)]
+    f = only(rows, "performance")
+    assert f.level == "medium" and "misses 60% of the 40 patients of class “ill”, the worst of 2 classes" in f.text
+
+
+def test_the_disease_is_named():
+    assert "of the 40 patients with “ill”" in only(clean(), "performance").text
 
 
 def test_extraction_is_measured_against_guessing():

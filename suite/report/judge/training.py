@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from suite.measurement import Measurement
-from suite.report.findings import Finding, Level, grade, widened
-from suite.report.rows import WORST, Robustness, Rows, robustness
+from suite.report.findings import THRESHOLDS, Finding, Level, grade, widened
+from suite.report.rows import WORST, Rows
 from suite.report.show import interval, join, number, percent, plural, points, share
 
 AGREES = 1.05
@@ -39,17 +39,30 @@ def collapse(rows: Rows) -> list[Finding]:
 
 
 def performance(rows: Rows) -> list[Finding]:
-    """How many patients with the disease an undefended model misses before anyone attacks it."""
+    """How many patients with the disease (of the class missed most, beyond two) an undefended model misses before
+    anyone attacks it."""
     out = []
     for model in rows.models:
-        row = rows.one("sensitivity", model)
+        row, (low, high), whom = _missed(rows, model)
         if row is None or row.ci_low is None:
             continue
-        level = grade("performance", 1 - row.ci_high, 1 - row.ci_low)
-        text = (f"Without any attack it misses {share(1 - row.value)} of the {row.n} patients with the disease: "
-                f"sensitivity {percent(row)}.")
+        level = grade("performance", 1 - high, 1 - low)
+        text = (f"Without any attack it misses {share(1 - row.value)} of the {row.n} patients {whom}: it recognises "
+                f"{percent(row)}.")
         out.append(Finding(level, model, text, "performance", figure=share(1 - row.value), weight=1 - row.value))
     return out
+
+
+def _missed(rows: Rows, model: str) -> tuple[Measurement | None, tuple[float, float], str]:
+    """The sensitivity, or beyond two classes the lowest recall; its interval, widened for the choice; and of whom."""
+    row, classes = rows.one("sensitivity", model), rows.manifest.get("classes", [])
+    if row is not None:
+        return row, widened(row, 1), f"with “{classes[1]}”" if len(classes) == 2 else "with the disease"
+    recalls = {k: r for k, r in rows.named("recall", model).items() if r.n}
+    if not recalls:
+        return None, (0.0, 1.0), ""
+    name, row = min(recalls.items(), key=lambda item: item[1].value)
+    return row, widened(row, len(recalls)), f"of class “{name}”, the worst of {len(recalls)} classes"
 
 
 def poisoning(rows: Rows) -> list[Finding]:
@@ -91,7 +104,9 @@ def backdoor(rows: Rows) -> list[Finding]:
                 text = (f"This trigger cannot show a backdoor: the clean model gives the attacker's label to nearly "
                         f"everyone who carries it ({numbers}). The values of the trigger are an evasion in themselves.")
             elif lift.ci_low > 0:
-                text = f"The trigger decides for the attacker's label: {numbers}; lift {points(lift)}."
+                works = ("decides for the attacker's label" if lift.ci_low >= THRESHOLDS["backdoor"].high else
+                         "works on some patients" if level != "low" else "works on a few")
+                text = f"The trigger {works}: {numbers}; lift {points(lift)}."
             else:
                 text = f"No backdoor effect beyond the trigger itself: {numbers}; lift {points(lift)}."
             out.append(Finding(level, model, text, "backdoor", figure=f"{number(100 * lift.value, 0)} pt",
@@ -100,8 +115,8 @@ def backdoor(rows: Rows) -> list[Finding]:
 
 
 def defenses(rows: Rows) -> list[Finding]:
-    """What each defense buys and costs; a difference counts when its 95 % interval leaves out 0, or, where the patients
-    are not the same, when the two intervals do not overlap."""
+    """What each defense buys and costs; a difference counts when its 95 % interval leaves out 0, or, where it was not
+    taken patient by patient, when the two intervals do not overlap."""
     return [found for model, defense in rows.pairs()
             if defense != "none" and (found := _defense(rows, model, defense))]
 
@@ -110,19 +125,17 @@ def _defense(rows: Rows, model: str, defense: str) -> Finding | None:
     balanced = "balanced_accuracy"
     cost = (_gain("balanced accuracy", rows.one(f"gain[{balanced}]", model, defense))
             or _compare("balanced accuracy", rows.one(balanced, model), rows.one(balanced, model, defense)))
-    before, after = robustness(rows, model), robustness(rows, model, defense)
-    gains = []
-    if _both(before, after):
-        paired = _gain("robust accuracy", rows.one("gain[robust_accuracy]", model, defense, WORST))
-        gains = [paired or _compare("robust accuracy", before.accuracy, after.accuracy)]
-    gains += _leaks(rows, model, defense) + _poisoned(rows, model, defense)
+    gains = [*_withstands(rows, model, defense), *_leaks(rows, model, defense), *_poisoned(rows, model, defense)]
     if cost is None or not gains:
         return None
     collapsed, masked = rows.one("collapsed", model, defense), rows.named("check", model, defense, WORST).values()
     if (collapsed is not None and collapsed.value) or any(r.value == 0 for r in masked):
         return None  # said where collapse and masking are judged: there is nothing to praise
     bought = [text for way, text in gains if way > 0]
-    hurt = [text for way, text in [cost, *gains] if way < 0]
+    # a threshold that has moved costs one class what it gives the other, and the balance of the two hides it
+    shifted = [s for s in (_gain(m, rows.one(f"gain[{m}]", model, defense)) for m in ("sensitivity", "specificity"))
+               if s and s[0] < 0]
+    hurt = [text for way, text in [cost, *shifted, *gains] if way < 0]
     even = [text for way, text in [cost, *gains] if way == 0]
     level: Level = "good" if bought and not hurt else "medium" if hurt and not bought else "low"
     parts = ([f"Buys {'; '.join(bought)}."] if bought else []) + ([f"Costs {'; '.join(hurt)}."] if hurt else [])
@@ -133,8 +146,12 @@ def _defense(rows: Rows, model: str, defense: str) -> Finding | None:
     return Finding(level, model, " ".join(parts), "defense", defense)
 
 
-def _both(before: Robustness | None, after: Robustness | None) -> bool:
-    return bool(before and after and before.attacked and after.attacked)
+def _withstands(rows: Rows, model: str, defense: str) -> list[tuple[int, str]]:
+    """Robust accuracy under the attacks that ran on both, each class counting alike: whoever calls more patients
+    healthy is robust for the healthy ones, who are the most."""
+    names = {"robust_balanced_accuracy": "balanced robust accuracy", "robust_accuracy": "robust accuracy"}
+    found = (_gain(name, rows.one(f"gain[{metric}]", model, defense, WORST)) for metric, name in names.items())
+    return [f for f in found if f][:1]
 
 
 def _gain(name: str, change: Measurement | None) -> tuple[int, str] | None:
@@ -161,6 +178,10 @@ def _leaks(rows: Rows, model: str, defense: str) -> list[tuple[int, str]]:
     if not both:
         return []
     before, after = max(both, key=lambda pair: pair[0].value)
+    change = rows.one("gain[membership_auroc]", model, defense, before.attack)
+    if change is not None and change.ci_low is not None:
+        text = f"membership AUROC {number(before.value)} → {number(after.value)}, a change of {interval(change)}"
+        return [((change.ci_high < 0) - (change.ci_low > 0), text)]
     found = _compare("membership AUROC", before, after, -1)
     return [found] if found else []
 

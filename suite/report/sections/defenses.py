@@ -16,7 +16,7 @@ def comparison(rows: Rows) -> Table:
                   note="Small lines: value and 95% interval between 0 and 1. Robust accuracy: the lowest on all "
                        "patients at the main budget; ≤: no attack was tried on some of them. Membership AUROC: that of "
                        "the strongest attack that ran; 0.50 is guessing. Change: against no defense, patient by "
-                       "patient. n: clean test patients.")
+                       "patient, under the attacks that ran on both. n: clean test patients.")
     for model, defense in rows.pairs():
         accuracy = rows.one("accuracy", model, defense)
         if accuracy is None:
