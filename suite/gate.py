@@ -33,8 +33,9 @@ def check(run: Run, requirements: Iterable[str], lenient: bool = False) -> list[
 
     MODEL is its name in the plan; of a file, its last part with "-" for what is neither letter, digit, "_" nor ".".
     `robust_accuracy` and `attack_success_rate` mean the worst case over all evasion attacks unless an attack is named,
-    at the run's main budget. Without a model or a defense, every one of the run must meet the requirement, and
-    have been measured on it.
+    at the run's main budget. Without a model or a defense, every one of the run must meet the requirement, and every
+    model have been measured on it. No figure about evasion passes for a model that has collapsed, or whose gradients
+    seem masked.
 
     Args:
         run: A finished run.
@@ -76,7 +77,24 @@ def _judge(text: str, rows: list[Measurement], eps: float, lenient: bool) -> Ver
     if unmeasured := {r.model for r in scope} - {r.model for r in chosen}:
         raise InputError(f"requirement '{text}': {metric} was not measured for {min(unmeasured)}; name the model that "
                          "the requirement is for")
+    if doubt := _doubt(scope, chosen):
+        return Verdict(False, f"{text.strip()}: {doubt}")
     return _worst(text, chosen, sign, float(bound), lenient)
+
+
+def _doubt(scope: list[Measurement], chosen: list[Measurement]) -> str:
+    """Why a figure about evasion must not be relied on, whatever it says; empty when nothing speaks against it."""
+    shown = {(r.model, r.defense) for r in chosen
+             if r.metric in ("robust_accuracy", "attack_success_rate") and "eps" in r.attack_params}
+    for row in scope:
+        who = row.model + ("" if row.defense == "none" else f" behind {row.defense}")
+        if (row.model, row.defense) not in shown:
+            continue
+        if row.metric == "collapsed" and row.value:
+            return f"{who} has collapsed, and a constant answer is not robust"
+        if row.metric.startswith("check[") and row.value == 0:
+            return f"the robustness of {who} is not to be trusted, '{row.metric[6:-1]}' failed"
+    return ""
 
 
 def _worst(text: str, rows: list[Measurement], sign: str, bound: float, lenient: bool) -> Verdict:

@@ -99,6 +99,17 @@ def test_a_run_that_is_not_complete_is_an_error(tmp_path):
         check(run, ["mlp: accuracy >= 0.1"])
 
 
+@pytest.mark.parametrize(("flaw", "says"), [("collapsed", "has collapsed"), ("check[many steps beat one]", "failed")])
+def test_a_collapsed_or_masked_model_is_never_robust(tmp_path, flaw, says):
+    bad = row(flaw, float(flaw == "collapsed"), defense="trades")
+    run = make(tmp_path / "r", ROWS | {"mlp": [*ROWS["mlp"], bad, row("collapsed", 0.0), row("check[a]", 1.0)]})
+    for text in ("mlp/trades: robust_accuracy >= 0.1", "robust_accuracy >= 0.1"):
+        verdict, = check(run, [text], lenient=True)
+        assert not verdict.met and "mlp behind trades" in verdict.text and says in verdict.text
+    assert check(run, ["mlp/none: robust_accuracy >= 0.4", "mlp/trades: accuracy >= 0.7"])[1].met
+    assert check(run, ["mlp/none: robust_accuracy >= 0.4"])[0].met
+
+
 @pytest.fixture
 def failed(tmp_path):
     rows = {"mlp": [*ROWS["mlp"], row("error", None, attack="pgd", error="ValueError: boom")], "net": ROWS["net"]}
