@@ -162,7 +162,7 @@ class Audit:
             "plan": self.plan.dump() | {"device": str(self.device)},
             "data": {"name": source.name, "sha256": source.sha256}, "files": self._files(),
             "why": self.why, "provenance": asdict(source), "card": dict(self.data.card),
-            "classes": list(self.data.classes), "features": list(self.data.features),
+            "fitted": list(self.data.fitted), "classes": list(self.data.classes), "features": list(self.data.features),
             "splits": {s: len(getattr(self.data, s)) for s in ("train", "val", "test")},
             "budget": self.data.space.describe(self.plan.eps), "versions": versions(),
             "device": describe_device(self.device), "created": time.strftime("%Y-%m-%d %H:%M"),

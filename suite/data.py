@@ -90,6 +90,8 @@ class Dataset:
         provenance: Source, licence, checksum, row count, synthetic or not.
         features: Column names for tables; empty for images.
         card: Further lines for the report's data card, for example missing values per column.
+        fitted: What was taken from the patients' values before any training, in words, such as medians filled in for
+            missing values. No privacy budget of a training covers it.
     """
 
     name: str
@@ -99,6 +101,7 @@ class Dataset:
     provenance: Provenance
     features: tuple[str, ...] = ()
     card: Mapping[str, str] = field(default_factory=dict)
+    fitted: tuple[str, ...] = ()
 
     @property
     def classes(self) -> tuple[str, ...]:

@@ -42,7 +42,7 @@ class Source:
 
 
 def build(frame: pd.DataFrame, schema: Schema, y: np.ndarray, classes: tuple[str, ...], source: Source, *,
-          subgroups: Sequence[str] = (), group: str | None = None, seed: int = 0) -> Dataset:
+          subgroups: Sequence[str] = (), group: str | None = None, seed: int = 0, inferred: bool = False) -> Dataset:
     """Split, impute and check a table.
 
     Args:
@@ -52,6 +52,7 @@ def build(frame: pd.DataFrame, schema: Schema, y: np.ndarray, classes: tuple[str
         classes: Names of the labels.
         source: For the provenance.
         subgroups, group, seed: See `tabular.data.from_csv`.
+        inferred: The schema was read off these very cells.
 
     Raises:
         InputError: Naming the column, line and value that is wrong.
@@ -86,7 +87,8 @@ def build(frame: pd.DataFrame, schema: Schema, y: np.ndarray, classes: tuple[str
         card["kept together"] = f"rows of one '{group}' ({frame[group].nunique()} different)"
     provenance = Provenance(source.name, source.owner, source.licence, source.sha256, len(y), source.synthetic,
                             "; ".join(note for note in notes if note))
-    return Dataset(source.name, train, val, test, provenance, schema.names, card)
+    fitted = [inferred and "the range of each column", lost and "the medians filled in for missing values"]
+    return Dataset(source.name, train, val, test, provenance, schema.names, card, tuple(f for f in fitted if f))
 
 
 def labels(frame: pd.DataFrame, target: str, positive: str | None = None) -> tuple[np.ndarray, tuple[str, ...]]:

@@ -60,14 +60,14 @@ def from_csv(path: Path, target: str, schema: Path | Schema | None = None, *, po
             check_column(frame, name)
         y, classes = labels(frame, target, positive)
         if schema is None:
-            schema, note = infer(frame, target, outside), "schema inferred from the data"
+            inferred, note = infer(frame, target, outside), "schema inferred from the data"
         else:
             check_schema(frame, schema, [*outside, *subgroups])
-            note = "schema given by the user"
+            inferred, note = None, "schema given by the user"
         source = Source(path.stem, "the user's file", "not stated", cache.sha256_of(path), f"the file {path.name}",
                         note=note)
-        return build(frame.drop(columns=target), schema, y, classes, source, subgroups=subgroups, group=group,
-                     seed=seed)
+        return build(frame.drop(columns=target), inferred or schema, y, classes, source, subgroups=subgroups,
+                     group=group, seed=seed, inferred=inferred is not None)
     except InputError as e:
         raise InputError(f"{path.name}: {e}") from None
 

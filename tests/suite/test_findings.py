@@ -188,6 +188,13 @@ def test_a_claimed_epsilon_needs_confirmation(independent, level):
     assert only(rows, "defense", defense="dp").level == level
 
 
+def test_an_epsilon_does_not_cover_what_was_taken_from_the_patients_before():
+    rows = [row(f"note[epsilon_{who}]", 3.0, defense="dp") for who in ("claimed", "independent")]
+    (f,) = findings(rows, manifest(fitted=["the range of each column", "the medians filled in for missing values"]))
+    assert f.level == "medium" and "the range of each column and the medians" in f.text
+    assert "no such guarantee" in f.text
+
+
 def test_a_group_is_flagged_only_when_its_interval_lies_below_that_of_all():
     rows = [row("sensitivity", 0.8, 0.7, 0.9), row("sensitivity", 0.4, 0.2, 0.6, 20, subgroup="age=<30"),
             row("sensitivity", 0.6, 0.4, 0.75, 20, subgroup="age=30+")]

@@ -356,3 +356,16 @@ def test_inferred_ranges_hold_the_data(seed):
     frame = pd.DataFrame(rng.normal(rng.normal(0, 3, 8), 1, (50, 8)) * scale, columns=list("stuvwxyz"))
     x = torch.tensor(frame.to_numpy(np.float32))
     assert infer(frame).space().possible(x).all()
+
+
+def test_what_was_taken_from_the_patients_is_said(tmp_path):
+    frame = pd.DataFrame({"a": [f"{v}" for v in range(40)], "y": ["0", "1"] * 20})
+    frame.to_csv(tmp_path / "full.csv", index=False)
+    frame.loc[3, "a"] = ""
+    frame.to_csv(tmp_path / "holes.csv", index=False)
+    given = Schema.model_validate({"columns": {"a": {"min": 0, "max": 50, "may_miss": True}}})
+    ranges, medians = "the range of each column", "the medians filled in for missing values"
+    assert from_csv(tmp_path / "full.csv", "y", given).fitted == ()
+    assert from_csv(tmp_path / "full.csv", "y").fitted == (ranges,)
+    assert from_csv(tmp_path / "holes.csv", "y", given).fitted == (medians,)
+    assert from_csv(tmp_path / "holes.csv", "y").fitted == (ranges, medians)

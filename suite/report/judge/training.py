@@ -219,5 +219,11 @@ def epsilon(rows: Rows) -> list[Finding]:
             level, verdict = "good", f"an independent accountant confirms it ({number(independent.value)})"
         else:
             level, verdict = "high", f"an independent accountant finds {number(independent.value)}: do not rely on it"
-        out.append(Finding(level, model, f"Training {said}; {verdict}.", "defense", defense))
+        text = f"Training {said}; {verdict}."
+        if taken := rows.manifest.get("fitted", []):
+            # whoever is not covered by a claim must not read that it was confirmed
+            level = "medium" if level == "good" else level
+            text += (f" That covers the training alone: {join(taken)} came from the same patients without noise, so the "
+                     "model as a whole has no such guarantee.")
+        out.append(Finding(level, model, text, "defense", defense))
     return out
