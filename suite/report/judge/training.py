@@ -223,7 +223,7 @@ def epsilon(rows: Rows) -> list[Finding]:
         if taken := rows.manifest.get("fitted", []):
             # whoever is not covered by a claim must not read that it was confirmed
             level = "medium" if level == "good" else level
-            text += (f" That covers the training alone: {join(taken)} came from the same patients without noise, so the "
-                     "model as a whole has no such guarantee.")
+            text += (f" That covers the training alone: {join(taken)} came from the same patients without noise, so "
+                     "the model as a whole has no such guarantee.")
         out.append(Finding(level, model, text, "defense", defense))
     return out
