@@ -340,16 +340,13 @@ class _Rival:
 
     def _shortcut(self, layout: tuple[Groups, Stack], box: tuple[np.ndarray, np.ndarray],
                   columns: Sequence[int]) -> None:
-        """Some witness, for an upper bound in time: drop one column after the other from all that are changed."""
-        row, before = self.row, np.inf
+        """Some witness, for an upper bound in time: from all columns that it changes, drop one after the other."""
+        row = self.row
         self._change(layout, box, columns, FIRST_QUOTA)
-        while row.changed < before:
-            before, changed = row.changed, np.flatnonzero(row.witness != row.x)
-            for columns in combinations(changed, before - 1):
-                row.limit = row.start
-                self._change(layout, box, columns, FIRST_QUOTA)
-                if row.changed < before:
-                    break
+        for f in columns:
+            if row.witness is not None and row.witness[f] != row.x[f]:
+                row.limit, changed = row.start, np.flatnonzero(row.witness != row.x)
+                self._change(layout, box, changed[changed != f], FIRST_QUOTA // 8)
         self.barren = False
 
     def _pin(self, fixed: np.ndarray) -> None:
