@@ -11,7 +11,8 @@ import torch
 from suite import metrics
 from suite.attack import CertifiedAttack, EvasionAttack
 from suite.attacks.query import QueryAttack
-from suite.classifier import TorchClassifier
+from suite.classifier import Classifier, TorchClassifier
+from suite.data import Split
 from suite.evaluate.subject import Arrays, Subject, measure, subgroups
 from suite.measurement import Sheet
 
@@ -113,14 +114,14 @@ def _fewest(attack: CertifiedAttack, subject: Subject, sheet: Sheet, rows: int |
     return {"positions": subject.positions(rows), "changed": changed}
 
 
-def fools(model, x: torch.Tensor, y: torch.Tensor) -> np.ndarray:  # noqa: ANN001
+def fools(model: Classifier, x: torch.Tensor, y: torch.Tensor) -> np.ndarray:
     """(n,) bool: whether the label is neither `y` nor a refusal."""
     pred = model.judge(x).cpu().numpy() if isinstance(model, TorchClassifier) else model.predict(x.cpu().numpy())
     return (pred != y.cpu().numpy()) & (pred >= 0)
 
 
-def _describe(subject: Subject, sheet: Sheet, test, best: torch.Tensor, distance: np.ndarray, wrong: np.ndarray,  # noqa: ANN001
-              at: dict) -> None:
+def _describe(subject: Subject, sheet: Sheet, test: Split, best: torch.Tensor, distance: np.ndarray,
+              wrong: np.ndarray, at: dict) -> None:
     """Performance under attack at the main budget, and the size of the successful perturbations."""
     fooled = distance <= subject.eps + SLACK
     attacked = np.where(fooled.reshape(-1, *[1] * (test.x.ndim - 1)), best.cpu().numpy(), test.x)

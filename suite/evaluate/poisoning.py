@@ -7,6 +7,7 @@ from dataclasses import asdict
 
 from suite import metrics
 from suite.attack import Poisoned, PoisoningAttack
+from suite.classifier import Classifier
 from suite.evaluate.subject import Arrays, Subject, measure
 from suite.measurement import Sheet
 
@@ -23,16 +24,16 @@ def poisoning(attack: PoisoningAttack, subject: Subject, sheet: Sheet, rows: int
     under = metrics.classification(test.y, pred, victim.predict_proba(test.x), test.classes, subject.seed)
     sheet.extend({f"attacked_{name}": value for name, value in under.items()}, **at)
     sheet.add("poisoned_share", metrics.proportion(poisoned.mask), **at)
-    sheet.add("accuracy_change", metrics.paired(pred == test.y, before == test.y, subject.seed), **at)
+    sheet.add("accuracy_change", metrics.paired(pred == test.y, before == test.y), **at)
     if len(test.classes) == 2:
         sick = test.y == 1
-        sheet.add("sensitivity_change", metrics.paired(pred[sick] == 1, before[sick] == 1, subject.seed), **at)
+        sheet.add("sensitivity_change", metrics.paired(pred[sick] == 1, before[sick] == 1), **at)
     if poisoned.trigger is not None:
         _backdoor(poisoned, victim, subject, sheet, at)
     return {"mask": poisoned.mask}
 
 
-def _backdoor(poisoned: Poisoned, victim, subject: Subject, sheet: Sheet, at: dict) -> None:  # noqa: ANN001
+def _backdoor(poisoned: Poisoned, victim: Classifier, subject: Subject, sheet: Sheet, at: dict) -> None:
     """Success among rows that are not of the target class, and what the trigger alone does to the clean model."""
     test = subject.data.test
     others = test.y != poisoned.target
@@ -41,5 +42,5 @@ def _backdoor(poisoned: Poisoned, victim, subject: Subject, sheet: Sheet, at: di
     base = subject.classifier.predict(triggered) == poisoned.target
     sheet.add("attack_success_rate", metrics.proportion(hit), **at)
     sheet.add("base_rate", metrics.proportion(base), **at)
-    sheet.add("lift", metrics.paired(hit, base, subject.seed), **at)
+    sheet.add("lift", metrics.paired(hit, base), **at)
 
