@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import warnings
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -149,13 +151,23 @@ class Fitted(Recipe):
     def fit(self, train: Split, val: Split, seed: int = 0, device: str = "cpu") -> Classifier:
         raise NotApplicable(f"model {self.source} is already trained, and cannot be trained again")
 
-    def classifier(self, train: Split, device: str = "cpu") -> Classifier:
+    def classifier(self, train: Split, device: str = "cpu", features: tuple[str, ...] = ()) -> Classifier:
         """The model as a classifier, after one trial on two rows of `train`.
 
+        Args:
+            train: Rows of the kind that it will see.
+            device: Where a network is put.
+            features: The dataset's columns, which must be the model's where it remembers them.
+
         Raises:
-            InputError: It fails on these rows, or does not return probabilities of the dataset's classes.
+            InputError: It fails on these rows, does not return probabilities of the dataset's classes, or has learned
+                other columns or classes, or these in another order.
         """
         classes, network = len(train.classes), isinstance(self.model, nn.Module)
+        _check_names(self.source, "columns", getattr(self.model, "feature_names_in_", None), features)
+        _check_names(self.source, "classes", getattr(self.model, "classes_", None), train.classes)
+        # compared just now; what the model is given are arrays
+        warnings.filterwarnings("ignore", "X does not have valid feature names")
         made = (TorchClassifier(self.model, classes, train.space, device=device, recipe=self) if network
                 else EstimatorClassifier(self.model, classes, train.space, recipe=self))
         try:
@@ -171,3 +183,21 @@ class Fitted(Recipe):
         if not np.allclose(proba.sum(1), 1, atol=1e-3) or proba.min() < 0:
             raise InputError(f"model {self.source} does not return probabilities: a row sums to {proba[0].sum():.3g}")
         return made
+
+
+def _check_names(source: str, what: str, learned: Any, given: tuple[str, ...]) -> None:
+    """`InputError` unless a model has `learned` what the data has, in that order; numbers from 0 up say nothing."""
+    known = [] if learned is None else [f"{v:g}" if isinstance(v, int | float | np.number) else str(v) for v in learned]
+    if not known or not given or known in (list(given), [str(i) for i in range(len(given))]):
+        return
+    if set(known) == set(given):
+        hint = "; --positive says which class is the second" if what == "classes" and len(given) == 2 else ""
+        raise InputError(f"model {source} has the data's {what} in another order ({_some(known)}; the data: "
+                         f"{_some(given)}){hint}")
+    lacks, extra = ([name for name in a if name not in b] for a, b in ((given, known), (known, given)))
+    told = [f"it was not trained on {_some(lacks)}" if lacks else "", f"the data lacks {_some(extra)}" if extra else ""]
+    raise InputError(f"model {source} has other {what} than the data: {', and '.join(filter(None, told))}")
+
+
+def _some(names: Sequence[str], most: int = 8) -> str:
+    return ", ".join(names[:most]) + (", ..." if len(names) > most else "")

@@ -76,7 +76,8 @@ class Audit:
         for name, defense in self.defenses.items():
             if not isinstance(defense, Defense):
                 raise InputError(f"'{name}' is not a defense")
-        self.fitted = {name: model.classifier(dataset.train, str(self.device)) for name, model in self.models.items()
+        self.fitted = {name: model.classifier(dataset.train, str(self.device), dataset.features)
+                       for name, model in self.models.items()
                        if isinstance(model, artifacts.Fitted)}
         if plan.attacks and not any(cell.attack for cell in self.cells):
             first = next(iter(self.attacks.values()))

@@ -73,7 +73,7 @@ def build(frame: pd.DataFrame, schema: Schema, y: np.ndarray, classes: tuple[str
     train, val, test = (whole.take(index) for index in parts)
 
     lost = {name: int(n) for name, n in zip(schema.names, missing.sum(0), strict=True) if n}
-    notes = [source.note, lost and f"{missing.sum()} missing values in {len(lost)} columns set to the training medians"]
+    notes = [source.note, lost and f"{missing.sum()} missing values set to the training medians of their columns"]
     repeated = len(y) - len(np.unique(same))
     card = {
         "read from": source.read_from,

@@ -44,7 +44,7 @@ def from_csv(path: Path, target: str, schema: Path | Schema | None = None, *, po
         subgroups: Columns to report by, besides age (in bands), sex and site where columns of that name exist. They
             need not be in the schema; without a schema they are features too, unless dropped.
         group: Column of patient numbers, whose rows are kept in one split. No feature.
-        drop: Columns that are no features.
+        drop: Columns that are no features, even where the schema describes them.
         seed: Of the split.
 
     Raises:
@@ -63,6 +63,7 @@ def from_csv(path: Path, target: str, schema: Path | Schema | None = None, *, po
             inferred, note = infer(frame, target, outside), "schema inferred from the data"
         else:
             check_schema(frame, schema, [*outside, *subgroups])
+            schema = schema.without(outside)  # written before somebody thought of leaving them out
             inferred, note = None, "schema given by the user"
         source = Source(path.stem, "the user's file", "not stated", cache.sha256_of(path), f"the file {path.name}",
                         note=note)

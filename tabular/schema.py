@@ -25,6 +25,7 @@ from __future__ import annotations
 
 import difflib
 import tomllib
+from collections.abc import Collection
 from pathlib import Path
 from typing import Literal, Self
 
@@ -141,6 +142,18 @@ class Schema(BaseModel):
     @property
     def names(self) -> tuple[str, ...]:
         return tuple(self.columns)
+
+    def without(self, names: Collection[str]) -> Schema:
+        """The schema of the other columns; `InputError` where none is left, or a relation needs one of `names`."""
+        for relation in self.relations:
+            for name in relation.terms:
+                if name in names:
+                    raise InputError(f"column '{name}' cannot be left out: the schema's relation '{relation.name}' "
+                                     "needs it")
+        kept = {name: column for name, column in self.columns.items() if name not in names}
+        if not kept:
+            raise InputError("no column of the schema is left")
+        return Schema(columns=kept, relations=self.relations)
 
     def space(self) -> PatientSpace:
         """The possible patients, for attacks."""

@@ -184,6 +184,41 @@ def test_a_model_that_does_not_fit_the_data_is_refused_before_the_run(model, mes
     assert "\n" not in str(caught.value)
 
 
+def named(columns, labels):
+    """A model that remembers its columns and classes."""
+    import pandas as pd
+
+    return LogisticRegression(max_iter=5000).fit(pd.DataFrame(breast()[0].x[:, :len(columns)], columns=columns), labels)
+
+
+@pytest.mark.parametrize(("change", "message"), [
+    (lambda n: [n[1], n[0], *n[2:]], "has the data's columns in another order"),
+    (lambda n: [*n[:-1], "weight"], "other columns than the data: .* on worst fractal dimension, .* lacks weight$"),
+    (lambda n: n[:-1], "it was not trained on worst fractal dimension$"),
+])
+def test_a_model_of_other_columns_is_refused(change, message):
+    train, names = breast()[0], breast()[0].space.schema.names
+    artifacts.Fitted(named(list(names), train.y), "m").classifier(train, features=names)
+    with pytest.raises(InputError, match=message):
+        artifacts.Fitted(named(change(list(names)), train.y), "m").classifier(train, features=names)
+
+
+@pytest.mark.parametrize(("labels", "message"), [
+    (("benign", "malignant"), None), ((0, 1), None),
+    (("sick", "well"), "other classes than the data: it was not trained on benign, malignant, .* lacks sick, well"),
+    (("malignant", "benign"), r"has the data's classes in another order .*--positive"),
+])
+def test_a_model_of_other_classes_is_refused(labels, message):
+    train = breast()[0]
+    model = solver()
+    model.classes_ = np.array(labels)
+    if message is None:
+        assert artifacts.Fitted(model, "m").classifier(train)
+    else:
+        with pytest.raises(InputError, match=message):
+            artifacts.Fitted(model, "m").classifier(train)
+
+
 def test_a_narrow_xgboost_model_is_refused_in_one_line(tmp_path):
     from xgboost import XGBClassifier
 

@@ -233,6 +233,18 @@ def with_schema(path, edit=None, **kwargs):
     return from_csv(path, "Outcome", schema, drop=kwargs.pop("drop", ("patient_no", "Smoker", "Site")), **kwargs)
 
 
+def test_what_is_left_out_is_left_out_of_the_schema_too(tmp_path):
+    path, more = table(tmp_path), {"patient_no": {"min": 0, "max": 999}}
+    assert with_schema(path, more, drop=("Smoker", "Site")).features == ("Age", "Glucose", "patient_no")
+    assert with_schema(path, more).features == ("Age", "Glucose")
+    assert with_schema(path, more, drop=("Smoker", "Site"), group="patient_no").features == ("Age", "Glucose")
+    relation = {"relations": [{"name": "sugar", "terms": {"Glucose": 1, "Age": -1}, "max": 500}]}
+    with pytest.raises(InputError, match=r"'Glucose' cannot be left out: .* relation 'sugar' needs it"):
+        with_schema(path, more=relation, drop=("patient_no", "Smoker", "Site", "Glucose"))
+    with pytest.raises(InputError, match="no column of the schema is left"):
+        with_schema(path, drop=("patient_no", "Smoker", "Site", "Glucose", "Age"))
+
+
 def test_the_schema_says_what_zero_means(tmp_path):
     path = table(tmp_path, Glucose=changed(GLUCOSE, 3, 0))
     with pytest.raises(InputError, match=r"patients.csv: column 'Glucose' line 5: '0' is outside .* 50 to 300"):
