@@ -44,11 +44,11 @@ def measure_gains(sheet: Sheet, test: Split, plain: Outcome, defended: Outcome, 
         seed: Of the bootstrap.
     """
     before, after, y = plain.fit["pred"] == test.y, defended.fit["pred"] == test.y, test.y
-    sheet.add("gain[accuracy]", metrics.paired(after, before, seed))
+    sheet.add("gain[accuracy]", metrics.paired(after, before))
     sheet.add("gain[balanced_accuracy]", _balanced(after, before, y, seed))
     if len(test.classes) == 2:
         for name, k in (("sensitivity", 1), ("specificity", 0)):
-            sheet.add(f"gain[{name}]", metrics.paired(after[y == k], before[y == k], seed))
+            sheet.add(f"gain[{name}]", metrics.paired(after[y == k], before[y == k]))
     _robustness(sheet, y, plain, defended, eps, attack, seed)
     for name, leak in plain.leaks.items():
         if name in defended.leaks:
@@ -60,7 +60,7 @@ def _balanced(after: np.ndarray, before: np.ndarray, y: np.ndarray, seed: int) -
     def change(i: np.ndarray) -> float:
         return float(np.mean([after[i][y[i] == k].mean() - before[i][y[i] == k].mean() for k in np.unique(y)]))
 
-    return metrics.bootstrap(change, len(y), seed, y)
+    return metrics.bootstrap(change, len(y), seed, y, least=-1.0)
 
 
 def _robustness(sheet: Sheet, y: np.ndarray, plain: Outcome, defended: Outcome, eps: float, attack: str,
@@ -72,7 +72,7 @@ def _robustness(sheet: Sheet, y: np.ndarray, plain: Outcome, defended: Outcome, 
     rows = met & faced
     if rows.any():
         at = {"attack": attack, "attack_params": {"eps": eps}}
-        sheet.add("gain[robust_accuracy]", metrics.paired(mine[rows], theirs[rows], seed), **at)
+        sheet.add("gain[robust_accuracy]", metrics.paired(mine[rows], theirs[rows]), **at)
         sheet.add("gain[robust_balanced_accuracy]", _balanced(mine[rows], theirs[rows], y[rows], seed), **at)
 
 
@@ -83,4 +83,4 @@ def _leakage(sheet: Sheet, attack: str, plain: Arrays, defended: Arrays, seed: i
     def change(i: np.ndarray) -> float:
         return metrics.auroc(after[i], member[i]) - metrics.auroc(before[i], member[i])
 
-    sheet.add("gain[membership_auroc]", metrics.bootstrap(change, len(member), seed, member), attack=attack)
+    sheet.add("gain[membership_auroc]", metrics.bootstrap(change, len(member), seed, member, least=-1.0), attack=attack)

@@ -71,9 +71,7 @@ def attribute(attack: AttributeAttack, subject: Subject, sheet: Sheet, rows: int
         at = {"attack_params": asdict(attack) | {"column": name}, "seconds": time.perf_counter() - started}
         sheet.add("attribute_accuracy", metrics.proportion(right), **at)
         sheet.add("attribute_baseline", metrics.proportion(without), **at)
-        gain = right.astype(float) - without
-        sheet.add("attribute_gain", metrics.bootstrap(lambda i, g=gain: float(g[i].mean()), len(gain), subject.seed),
-                  **at)
+        sheet.add("attribute_gain", metrics.paired(right, without), **at)
     return {}
 
 

@@ -97,9 +97,9 @@ def _against(part: Part, parts: list[Part], fooled: np.ndarray, wrong: np.ndarra
     for control in (p for p in parts if p.name == CONTROL and p is not part):
         chance, also = control.fooled(subject.eps, len(fooled))
         both = tried & also & ~wrong
-        sheet.add(f"lift[{part.name}]", metrics.paired(mine[both], chance[both], subject.seed), **at)
+        sheet.add(f"lift[{part.name}]", metrics.paired(mine[both], chance[both]), **at)
     left = mine | wrong
-    sheet.add(f"overstated[{part.name}]", metrics.paired(fooled[tried], left[tried], subject.seed), **at)
+    sheet.add(f"overstated[{part.name}]", metrics.paired(fooled[tried], left[tried]), **at)
 
 
 def _masking(subject: Subject, sheet: Sheet, attacks: list[Part], wrong: np.ndarray) -> None:

@@ -144,3 +144,45 @@ def test_collapse_is_judged_against_the_chance_of_so_many_classes():
     pred = np.where(np.arange(500) % 2 == 0, y, (y + 1) % 5)  # right half the time, where chance is a fifth
     assert metrics.balanced_accuracy(pred, y) == 0.5
     assert not metrics.collapsed(pred, y)
+
+
+def changes(same, gained, lost):
+    """Outcomes after and before of rows that stay right, become right, become wrong."""
+    return np.repeat([True, True, False], [same, gained, lost]), np.repeat([True, False, True], [same, gained, lost])
+
+
+@pytest.mark.parametrize("n", [1, 8, 154])
+def test_no_change_among_n_rows_is_not_certain(n):
+    # with nothing seen to change, Tango's interval ends at -+ z^2 / (n + z^2)
+    end = 1.959963984540054**2 / (n + 1.959963984540054**2)
+    assert metrics.paired(*changes(n, 0, 0))[:3] == pytest.approx((0, -end, end), abs=1e-9)
+
+
+@pytest.mark.parametrize(("same", "gained", "lost"), [(36, 12, 2), (43, 0, 1), (75, 4, 0), (20, 7, 7), (0, 5, 3)])
+def test_the_paired_interval_ends_where_the_score_test_does(same, gained, lost):
+    """Against a search for the likeliest table under each end, which the closed form is not told of."""
+    found, n = metrics.paired(*changes(same, gained, lost)), same + gained + lost
+    assert found.value == pytest.approx((gained - lost) / n) and found.n == n
+    for end in (found.low, found.high):
+        worse = np.linspace(max(0.0, -end), (1 - end) / 2, 200_001)[1:-1]
+        likelihood = gained * np.log(worse + end) + lost * np.log(worse) + same * np.log1p(-end - 2 * worse)
+        q = worse[np.nanargmax(np.where((worse + end > 0), likelihood, -np.inf))]
+        z = (gained - lost - n * end) / math.sqrt(n * (2 * q + end - end**2))
+        assert abs(z) == pytest.approx(1.959963984540054, rel=2e-3)
+
+
+def test_the_paired_interval_covers_what_it_says():
+    rng, held = np.random.default_rng(0), 0
+    for _ in range(400):
+        stays, gained, lost = rng.multinomial(100, [0.87, 0.1, 0.03])
+        found = metrics.paired(*changes(stays, gained, lost))
+        held += found.low <= 0.07 <= found.high
+    assert 0.92 <= held / 400 <= 0.98
+
+
+def test_resamples_that_all_agree_are_no_certainty():
+    label = np.repeat([0, 1], [100, 20])
+    none, everyone = (metrics.bootstrap(lambda i, v=v: v, 120, 0, label) for v in (0.0, 1.0))
+    room = metrics.proportion(0, 20).high
+    assert none[:3] == pytest.approx((0.0, 0.0, room)) and everyone[:3] == pytest.approx((1.0, 1 - room, 1.0))
+    assert metrics.bootstrap(lambda _: 0.0, 120, 0, label, least=-1.0)[:3] == pytest.approx((0.0, -room, room))
