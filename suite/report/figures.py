@@ -89,7 +89,7 @@ def curves(rows: Rows) -> Panels:
             label += (f": accuracy {number(found.clean)} without attack, {interval(found.accuracy)} at "
                       f"{budget(rows.eps)} ({'random noise' if found.accuracy.attack == CONTROL else 'worst case'})")
         panels.append((model, svg.inline(made, f"curve{len(panels)}", label)))
-    caption = ("Robust accuracy against the budget (share of each column's plausible range; square-root scale). "
+    caption = ("Robust accuracy against the budget (share of each column's scale; square-root axis). "
                "Attacks on fewer patients start from the accuracy on these; where no attack met all patients, no worst "
                "case is drawn. The main budget is marked.")
     return Panels(caption, panels, [KINDS[k] for k in KINDS if k in used])
@@ -137,7 +137,7 @@ def _budget_axis(ax: Any, rows: Rows) -> None:
     ax.minorticks_off()
     ax.set_ylim(0, 1)
     ax.set_yticks([0, 0.25, 0.5, 0.75, 1])
-    ax.set_xlabel("budget, % of range", color=svg.INK, fontsize=7.5)
+    ax.set_xlabel("budget, % of scale", color=svg.INK, fontsize=7.5)
     if rows.eps is not None:
         ax.axvline(100 * rows.eps, color=svg.MUTED, linewidth=1, linestyle=(0, (1, 2)), zorder=0)
 

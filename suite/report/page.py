@@ -79,7 +79,7 @@ def verdict(rows: Rows, found: list[Finding]) -> list[str]:
     if fooled:
         low, high = (by(fooled, key=lambda f: f.weight).figure for by in (min, max))
         on = low if low == high else f"{low} to {high}"
-        out.append(f"Changes within {budget(rows.eps)} of each column's range mislead the undefended models on {on} of "
+        out.append(f"Changes within {budget(rows.eps)} of each column's scale mislead the undefended models on {on} of "
                    "the patients whom they judge rightly without an attack.")
     for level in ("high", "medium"):
         models = {t: {f.model for f in own if (f.level, f.topic) == (level, t)} for t in TOPICS}

@@ -69,7 +69,7 @@ def _places(value: float) -> int:
 
 
 def budget(eps: float | None) -> str:
-    """"5% of each column's plausible range"; the unit of budgets."""
+    """"5% of each column's scale"; the unit of budgets."""
     return NONE if eps is None else f"{100 * eps:g}%"
 
 

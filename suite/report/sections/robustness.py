@@ -55,7 +55,7 @@ def sparse(rows: Rows) -> Table:
 
 def per_model(rows: Rows) -> list[Table]:
     """`by_attack` of every undefended model."""
-    where = f"attacks at {budget(rows.eps)} of each column's range"
+    where = f"attacks at {budget(rows.eps)} of each column's scale"
     made = [by_attack(rows, m, "none", f"{m}: {where}") for m in rows.models]
     return [t for t in made if t]
 
