@@ -18,7 +18,7 @@ from suite.attack import Attack, EvasionAttack, PoisoningAttack
 from suite.classifier import Classifier
 from suite.data import Dataset
 from suite.defenses.plain import Plain
-from suite.errors import InputError, NotApplicable
+from suite.errors import UNTRAINED, InputError, NotApplicable
 from suite.evaluate import Outcome, Subject, measure, measure_clean, measure_gains
 from suite.evaluate.subject import Arrays
 from suite.evaluate.worst_case import Part, measure_worst_case
@@ -285,7 +285,7 @@ class Audit:
             behind = NONE if front else cell.defense
             folder = run.model(f"{cell.model.slug}--{behind.slug}--fit")
             if not folder.is_dir():
-                raise InputError(f"there is no trained {cell.model.name} to work with: training it failed")
+                raise InputError(f"{UNTRAINED} {cell.model.name} to work with")
             found = artifacts.load(folder, len(data.classes), data.space, str(self.device))
         return defense.wrap(found, data.train, data.val) if front else found
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -18,6 +18,11 @@ data_app = typer.Typer(no_args_is_help=True, help="Fetch, describe and verify da
 app.add_typer(data_app, name="data")
 
 STOPPED = 130
+Target = Annotated[str | None, typer.Option(metavar="COLUMN", help="CSV: what to predict.")]
+Positive = Annotated[str | None, typer.Option(metavar="VALUE", help="CSV: the target's value that is the disease.")]
+SchemaFile = Annotated[Path | None, typer.Option(metavar="FILE", help="CSV: schema in TOML.")]
+Drop = Annotated[str | None, typer.Option(metavar="a,b", help="CSV: columns to leave out.")]
+Group = Annotated[str | None, typer.Option(metavar="COLUMN", help="CSV: column that names the patient.")]
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.", show_default=False)]
 
 
@@ -53,6 +58,13 @@ def _names(text: str | None) -> list[str] | None:
     return None if text is None else [part.strip() for part in text.split(",") if part.strip()]
 
 
+def _table(target: str | None, positive: str | None, schema: Path | None, drop: str | None,
+           group: str | None) -> dict[str, Any]:
+    """What was said about a CSV, as keys of `suite.plan.Table`."""
+    said = {"target": target, "positive": positive, "schema_file": schema, "drop": _names(drop), "group": group}
+    return {key: value for key, value in said.items() if value is not None}
+
+
 @app.command()
 def audit(
     plan: Annotated[str | None, typer.Argument(metavar="[PRESET | PLAN.toml]", show_default=False,
@@ -63,12 +75,11 @@ def audit(
     attacks: Annotated[str | None, typer.Option(metavar="a,b", help="Attacks, instead of the plan's.")] = None,
     defenses: Annotated[str | None, typer.Option(metavar="a,b", help="Defenses, instead of the plan's; `none` for "
                                                  "none.")] = None,
-    target: Annotated[str | None, typer.Option(metavar="COLUMN", help="CSV: what to predict.")] = None,
-    positive: Annotated[str | None, typer.Option(metavar="VALUE", help="CSV: the target's value that is the "
-                                                 "disease.")] = None,
-    schema: Annotated[Path | None, typer.Option(metavar="FILE", help="CSV: schema in TOML.")] = None,
-    drop: Annotated[str | None, typer.Option(metavar="a,b", help="CSV: columns to leave out.")] = None,
-    group: Annotated[str | None, typer.Option(metavar="COLUMN", help="CSV: column that names the patient.")] = None,
+    target: Target = None,
+    positive: Positive = None,
+    schema: SchemaFile = None,
+    drop: Drop = None,
+    group: Group = None,
     eps: Annotated[float | None, typer.Option(help="Main budget, in shares of each column's plausible range.")] = None,
     out: Annotated[Path | None, typer.Option(metavar="DIR", help="Run folder; runs/PRESET when left out.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of everything random.")] = None,
@@ -87,11 +98,10 @@ def audit(
     """
     from suite import request
 
-    table = {"target": target, "positive": positive, "schema_file": schema, "group": group, "drop": _names(drop)}
-    wanted = _names(defenses)
+    wanted, table = _names(defenses), _table(target, positive, schema, drop, group)
     flags = {"data": _names(data), "models": _names(model), "attacks": _names(attacks),
              "defenses": [d for d in wanted if d != "none"] if wanted is not None else None,
-             "table": {k: v for k, v in table.items() if v is not None} or None, "eps": eps, "seed": seed,
+             "table": table or None, "eps": eps, "seed": seed,
              "device": device, "allow_pickle": allow_pickle or None}
     made = request.make_plan(plan, flags, quick)
     from suite.terminal import run_audit
@@ -149,15 +159,18 @@ def fetch(name: str, url: Annotated[str, typer.Option(help="Another address of t
 @data_app.command()
 def show(
     name: str,
-    target: Annotated[str | None, typer.Option(metavar="COLUMN", help="CSV: what to predict.")] = None,
-    schema: Annotated[Path | None, typer.Option(metavar="FILE", help="CSV: schema in TOML.")] = None,
+    target: Target = None,
+    positive: Positive = None,
+    schema: SchemaFile = None,
+    drop: Drop = None,
+    group: Group = None,
     write_schema: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the schema, inferred or not, to a "
                                                       "TOML file to edit.")] = None,
 ) -> None:
     """Describe a dataset: provenance, splits, columns and what a possible patient is."""
     from suite.terminal import show_data
 
-    show_data(name, target, schema, write_schema)
+    show_data(name, _table(target, positive, schema, drop, group), write_schema)
 
 
 @data_app.command()

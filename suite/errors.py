@@ -1,5 +1,8 @@
 """The exceptions a user may see. The command line prints their message as one line, without a traceback."""
 
+UNTRAINED = "training failed, so there is no"
+"""How the error of a cell begins that needs a model which another cell failed to train."""
+
 
 class InputError(ValueError):
     """Something the user gave is wrong: a file, column, value, name or flag, which the message names.

@@ -60,7 +60,7 @@ def run_audit(plan: Plan, folder: Path, jobs: int | None = None) -> None:
     console.print(f"      {', '.join(counts)}; {_count(audit.cells, 'cells')}; {describe_device(audit.device)}, "
                   f"{jobs} process{'es' if jobs > 1 else ''}")
     if idle := audit.idle:
-        console.print(f"      [dim]not applicable here: {', '.join(idle)}[/]")
+        console.print(Padding(f"[dim]not applicable here: {', '.join(idle)}[/]", (0, 0, 0, 6)))
     began = time.perf_counter()
     now = TextColumn("{task.description}", table_column=Column(ratio=1, no_wrap=True, overflow="ellipsis"))
     columns = (SpinnerColumn(), now, BarColumn(10), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("left"),
@@ -172,12 +172,11 @@ def show_gate(folder: Path, requirements: Iterable[str], lenient: bool) -> int:
     return 0 if all(v.met for v in verdicts) else 1
 
 
-def show_data(name: str, target: str | None, schema: Path | None, write_schema: Path | None) -> None:
-    """`medsec data show`."""
+def show_data(name: str, options: dict[str, Any], write_schema: Path | None) -> None:
+    """`medsec data show`; `options` are keys of `suite.plan.Table`."""
     from suite.request import opened
 
-    plan = Plan(data=(name,), models=("none",), table=CsvOptions(target=target, schema_file=schema))
-    data = opened(name, plan)
+    data = opened(name, Plan(data=(name,), models=("none",), table=CsvOptions(**options)))
     source = data.provenance
     console.print(f"[bold]{data.name}[/]" + ("  [red]SYNTHETIC[/]" if source.synthetic else ""))
     lines = {"source": source.source, "licence": source.licence, "sha256": source.sha256, "note": source.note,

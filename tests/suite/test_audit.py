@@ -231,7 +231,7 @@ class TestErrors:
         failed = {r.cell: r.error for r in run.rows() if r.error}
         assert failed.keys() == {"mlp--none--fit", "mlp--none--noise", "mlp--none--worst-case"}
         assert "training diverged" in failed["mlp--none--fit"]
-        assert "there is no trained mlp to work with" in failed["mlp--none--noise"]
+        assert "training failed, so there is no mlp" in failed["mlp--none--noise"]
 
     def test_a_full_disk_stops_the_run_which_then_goes_on(self, data, tmp_path, monkeypatch):
         audit = Audit(plan(attacks=["noise", "fgsm"]), data, "")

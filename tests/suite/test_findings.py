@@ -2,6 +2,7 @@
 
 import pytest
 
+from suite.errors import UNTRAINED
 from suite.report.findings import LEVELS, THRESHOLDS, TOPICS, findings, grade, widened
 from suite.report.judge import JUDGES
 from tests.suite._rows import clean, evasion, manifest, row
@@ -213,6 +214,13 @@ def test_errors_are_findings_and_the_same_error_is_said_once():
     rows = [row("error", None, attack="a", model=m, error="ValueError: boom (x.py:1)") for m in ("m", "k")]
     (f,) = findings(rows, manifest())
     assert f.level == "error" and f.model == "m and k" and "boom" in f.text and "2 cells" in f.text
+
+
+def test_what_follows_from_a_failed_training_is_said_once_and_last():
+    rows = [row("error", None, error="ValueError: boom (x.py:1)")]
+    rows += [row("error", None, attack=a, error=f"InputError: {UNTRAINED} m to work with (a.py:2)") for a in "abc"]
+    cause, rest = findings(rows, manifest())
+    assert "boom" in cause.text and rest.model == "m" and "3 cells did not run" in rest.text
 
 
 def test_worst_first_and_nothing_from_nothing():

@@ -23,7 +23,7 @@ def evasion(rows: Rows) -> list[Finding]:
         if level == "good" and (found.partial or blinded):
             level = "low"
         text = (f"{percent(flips)} of the {flips.n} rightly judged patients are misjudged after changes within "
-                f"{budget(rows.eps)} of each column's range; accuracy falls from {share(found.clean)} to "
+                f"{budget(rows.eps)} of each column's scale; accuracy falls from {share(found.clean)} to "
                 f"{percent(kept)}, n = {kept.n}.")
         chance = rows.one("attack_success_rate", model, attack=CONTROL, eps=rows.eps)
         if kept.attack == CONTROL:
@@ -45,7 +45,9 @@ def masking(rows: Rows) -> list[Finding]:
     out = []
     for model, defense in rows.pairs():
         failed = [name for name, row in rows.named("check", model, defense, WORST).items() if row.value == 0]
-        if failed:
+        collapsed = rows.one("collapsed", model, defense)
+        # a constant answer fails them too, and not because it blinds anyone
+        if failed and not (collapsed is not None and collapsed.value):
             quoted = join([f"“{name}”" for name in failed])
             text = (f"Its robust accuracy is not to be trusted: {quoted} failed, a sign that the model blinds attacks "
                     "rather than withstands them.")
@@ -62,9 +64,10 @@ def claims(rows: Rows) -> list[Finding]:
         if impossible:
             hits = sum(r.n for r in impossible.values())
             invalid = sum(round(r.value * r.n) for r in impossible.values())
-            text = (f"{attack}, used as its library offers it, claims to have fooled {plural(hits, 'patient')} within "
-                    f"the budget; {invalid} of its results are no possible patient (an immutable column changed, a "
-                    "fraction where only whole numbers occur, or a value out of range).")
+            text = (f"{attack}, told no more than the range of each column, claims to have fooled {plural(hits, 'patient')} within "
+                    f"the budget; {invalid} of its results {'is' if invalid == 1 else 'are'} no possible patient "
+                    "(an immutable column changed, a fraction where only whole numbers occur, or a value out of "
+                    "range).")
             level = "medium" if invalid else "good"
             out.append(Finding(level, join(list(impossible)), text, "trust", figure=share(invalid / hits)))
         missed = {m: r for m in rows.models if (r := rows.one(f"overstated[{attack}]", m, attack=WORST))}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from suite.errors import UNTRAINED
 from suite.measurement import Measurement
 from suite.report.findings import THRESHOLDS, Finding, Level, grade, widened
 from suite.report.rows import WORST, Rows
@@ -12,16 +13,18 @@ AGREES = 1.05
 
 
 def errors(rows: Rows) -> list[Finding]:
-    """Cells that failed, those with the same message together."""
+    """Cells that failed, those with the same message together; then those that wanted a model that failed."""
     same: dict[tuple[str, str], list[Measurement]] = {}
     for row in rows.errors:
-        same.setdefault((row.attack, row.error), []).append(row)
+        same.setdefault(("", UNTRAINED) if UNTRAINED in row.error else (row.attack, row.error), []).append(row)
     out = []
     for (attack, error), failed in same.items():
-        where = [r.model + ("" if r.defense == "none" else f" behind {r.defense}") for r in failed]
-        what = attack or "training or measuring"
-        text = f"{what} failed ({plural(len(failed), 'cell')}): {error}. Nothing is known there."
-        out.append(Finding("error", join(where), text, "errors", weight=len(failed)))
+        where = dict.fromkeys(r.model + ("" if r.defense == "none" else f" behind {r.defense}") for r in failed)
+        cells = plural(len(failed), "cell")
+        text = (f"{cells} did not run for want of the trained model." if error == UNTRAINED else
+                f"{attack or 'training or measuring'} failed ({cells}): {error}.")
+        out.append(Finding("error", join(list(where)), f"{text} Nothing is known there.", "errors",
+                           weight=len(failed) if error != UNTRAINED else 0))
     return out
 
 
