@@ -88,6 +88,11 @@ def test_a_failed_masking_check_makes_a_figure_untrustworthy():
     assert f.level == "high" and "many steps beat one" in f.text and "not to be trusted" in f.text
 
 
+def test_a_constant_answer_blinds_nobody():
+    rows = [*clean(collapsed=1.0), row("check[unlimited attack succeeds]", 0.0, attack="worst-case", eps=0.05)]
+    assert not found(rows, "trust")
+
+
 def change(metric, value, low, high, **fields):
     """A row of what a defense changed, patient by patient."""
     where = {"attack": "worst-case", "eps": 0.05} if metric.startswith("robust") else {}

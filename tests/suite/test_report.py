@@ -11,6 +11,8 @@ import pytest
 from suite.measurement import Measurement
 from suite.report import write_report
 from suite.report.page import render
+from suite.report.rows import Rows
+from suite.report.sections.defenses import leakage
 from suite.report.show import brief, interval, number, percent, points, share
 from suite.run import Run
 from tests.suite._rows import clean, evasion, manifest, row
@@ -216,3 +218,10 @@ def test_numbers_as_text():
     assert interval(row("x", None)) == "–" and interval(None) == "–" and number(float("nan")) == "–"
     assert number(-0.001) == "0.00" and share(0.003) == "0.3%" and share(1.0) == "100%" and share(0.998) == "99.8%"
     assert [brief(v) for v in (1327.4, 28.2, 3.078, 0.0071, 5.0)] == ["1,327", "28.2", "3.08", "0.007", "5"]
+
+
+def test_leakage_is_compared_under_the_attacks_that_ran_behind_every_defense():
+    rows = [row("membership_auroc", v, attack=a, defense=d)
+            for d, a, v in (("none", "few", 0.7), ("none", "all", 0.6), ("x", "all", 0.55))]
+    table = Rows(rows, manifest())
+    assert [leakage(table, "m", d).value for d in ("none", "x")] == [0.6, 0.55]

@@ -64,10 +64,10 @@ def claims(rows: Rows) -> list[Finding]:
         if impossible:
             hits = sum(r.n for r in impossible.values())
             invalid = sum(round(r.value * r.n) for r in impossible.values())
-            text = (f"{attack}, told no more than the range of each column, claims to have fooled {plural(hits, 'patient')} within "
-                    f"the budget; {invalid} of its results {'is' if invalid == 1 else 'are'} no possible patient "
-                    "(an immutable column changed, a fraction where only whole numbers occur, or a value out of "
-                    "range).")
+            text = (f"{attack}, told no more than the range of each column, claims to have fooled "
+                    f"{plural(hits, 'patient')} within the budget; {invalid} of its results "
+                    f"{'is' if invalid == 1 else 'are'} no possible patient (an immutable column changed, a fraction "
+                    "where only whole numbers occur, or a value out of range).")
             level = "medium" if invalid else "good"
             out.append(Finding(level, join(list(impossible)), text, "trust", figure=share(invalid / hits)))
         missed = {m: r for m in rows.models if (r := rows.one(f"overstated[{attack}]", m, attack=WORST))}

@@ -13,7 +13,7 @@ def by_attack(rows: Rows, model: str, defense: str, caption: str) -> Table:
     """One model: what each attack achieves at the main budget, and what it costs."""
     head = ["attack", "knowledge", "robust accuracy", "attack success rate", "lift over noise", "median size",
             "columns changed", "queries per patient", "gradients per patient", "seconds", "solved", "certified", "n"]
-    table = Table(caption, head)
+    table = Table(caption, head, note="Queries, gradients and seconds are those of all budgets together.")
     found = robustness(rows, model, defense)
     bound = ", upper bound" if found is None or found.partial else ""
     lifts = rows.named("lift", model, defense, WORST)
