@@ -260,10 +260,11 @@ class PatientSpace(Space):
         """What a budget means at the bedside, for example `{"Glucose": "± 10 mg/dL"}`; immutable columns left out."""
         out = {}
         for (name, c), scale in zip(self.schema.columns.items(), self.scale.tolist(), strict=True):
-            reach = np.floor(eps * scale + 1e-6) if c.integer else eps * scale
+            step = float(np.diff(c.values).min()) if len(c.values) > 1 else float(c.integer)
+            reach = np.floor(eps * scale / step + 1e-6) * step if step else eps * scale
             sign = {"any": "±", "up": "+", "down": "−"}.get(c.change)
             if sign:
-                out[name] = f"{sign} {reach:.3g} {c.unit}".strip()
+                out[name] = f"{sign} {reach:.3g} {c.unit}".strip() if reach else f"0 (steps of {step:g})"
         return out
 
 

@@ -229,6 +229,11 @@ def test_describe_reads_at_the_bedside():
     text = data.shipped_schema("pima").space().describe(0.05)
     assert text == {"Glucose": "± 10 mg/dL", "BloodPressure": "± 6 mm Hg", "SkinThickness": "± 3 mm",
                     "Insulin": "± 20 uU/mL", "BMI": "± 2 kg/m2"}
+    steps = Schema.model_validate({"columns": {
+        "code": {"min": 3, "max": 7, "values": [3, 6, 7]}, "smoker": {"min": 0, "max": 1, "integer": True},
+        "weight": {"min": 40, "max": 140, "change": "up", "unit": "kg"}}}).space()
+    assert steps.describe(0.1) == {"code": "0 (steps of 1)", "smoker": "0 (steps of 1)", "weight": "+ 10 kg"}
+    assert steps.describe(0.3)["code"] == "± 1" and steps.describe(1.0)["smoker"] == "± 1"
 
 
 # --- files ----------------------------------------------------------------------------------------------------------

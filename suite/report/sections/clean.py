@@ -16,8 +16,9 @@ METRICS = {"accuracy": "accuracy", "balanced_accuracy": "balanced accuracy", "se
 def performance(rows: Rows) -> Table:
     """Everything that is usually said of a classifier, for the undefended models."""
     head = ["model", *METRICS.values(), "accuracy on training rows", "n"]
-    table = Table("Undefended models on clean test patients", head,
-                  note="Value (95% interval). Sensitivity and specificity refer to the second class, the disease.")
+    classes = rows.manifest.get("classes", [])
+    disease = f" Sensitivity and specificity refer to “{classes[1]}”." if len(classes) == 2 else ""
+    table = Table("Undefended models on clean test patients", head, note=f"Value (95% interval).{disease}")
     for model in rows.models:
         found = {m: rows.one(m, model) for m in METRICS}
         if any(found.values()):
