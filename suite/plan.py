@@ -9,7 +9,6 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any, Literal
 
-import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from suite.errors import InputError
@@ -163,10 +162,6 @@ class Plan(BaseModel):
     def dump(self) -> dict[str, Any]:
         """As plain JSON values, defaults included."""
         return self.model_dump(mode="json")
-
-    def toml(self) -> str:
-        """As TOML, defaults left out."""
-        return tomli_w.dumps(self.model_dump(mode="json", exclude_defaults=True, exclude_none=True))
 
     def quick(self) -> Plan:
         """A smaller audit of the same kind: few rows, one budget, and slow attacks on fewer rows still."""
