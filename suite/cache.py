@@ -161,7 +161,8 @@ def first_available(builders: Mapping[str, Builder], **arguments: Any) -> tuple[
             misses.append(f"{name} is not available: {e}")
             continue
         where = dataset.card.get("read from")
-        kind = "SYNTHETIC" if dataset.provenance.synthetic else "real data" + (f" from {where}" if where else "")
+        data = "data" if Path(name).suffix else "real data"  # for a user's own file nobody vouches
+        kind = "SYNTHETIC" if dataset.provenance.synthetic else data + (f" from {where}" if where else "")
         reason = f"{name}: {kind}" + (f", because {'; '.join(misses)}" if misses else "")
         note = "; ".join(part for part in (reason, dataset.provenance.note) if part)
         return replace(dataset, provenance=replace(dataset.provenance, note=note)), reason

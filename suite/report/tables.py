@@ -90,7 +90,8 @@ def confusion(rows: dict[str, Measurement], classes: Iterable[str], caption: str
     names = list(classes)
     if not rows:
         return None
-    table = Table(caption, ["true ↓ said →", *names])
+    n = max(r.n for r in rows.values())  # attacks may have been tried on fewer patients than were judged without one
+    table = Table(f"{caption}, n = {n}", ["true ↓ said →", *names])
     for true in names:
         counts = [rows[key].value if (key := f"{true}->{said}") in rows else 0.0 for said in names]
         total = sum(counts) or 1.0

@@ -211,7 +211,7 @@ def test_first_available_says_what_it_took_and_why():
 def test_first_available_takes_a_builder_that_does_not_say_where_it_read():
     silent = builder_of()
     _, reason = cache.first_available({"mine.py:build": lambda: replace(silent(), card={})})
-    assert reason == "mine.py:build: real data"
+    assert reason == "mine.py:build: data"
 
 
 def test_first_available_never_passes_over_wrong_bytes():

@@ -179,7 +179,7 @@ class TestAudit:
     def test_a_table_of_ones_own(self, medsec, tiny, tmp_path):
         code, out, err = medsec("audit", "--data", tiny, "--target", "Sick", "--positive", "yes", *QUICK)
         assert (code, err) == (0, "")
-        assert out.splitlines()[0] == "data  tiny.csv: real data from the file tiny.csv"
+        assert out.splitlines()[0] == "data  tiny.csv: data from the file tiny.csv"
         assert max(map(len, out.splitlines())) <= 80 and "3 cells in " in out
         run = tmp_path / "runs" / "tabular"
         assert (run / "report.html").stat().st_size > 1000

@@ -5,7 +5,7 @@ from __future__ import annotations
 from suite.measurement import Measurement
 from suite.report.findings import THRESHOLDS, Finding, Level, grade, widened
 from suite.report.rows import Rows
-from suite.report.show import interval, join, number, percent, points, share
+from suite.report.show import interval, join, number, percent, plural, points, share
 
 
 def membership(rows: Rows) -> list[Finding]:
@@ -46,7 +46,7 @@ def attribute(rows: Rows) -> list[Finding]:
             above = [_column(r) for r in gains if widened(r, len(gains))[0] > 0]
             start = (f"The model's answer helps to guess {join(above)}" if above else
                      "It is not settled whether the model's answer helps to guess any column")
-            text = (f"{start} beyond imputation, among {len(gains)} columns; most for {_column(best)}, by "
+            text = (f"{start} beyond imputation, among {plural(len(gains), 'column')}; most for {_column(best)}, by "
                     f"{points(best)}, n = {best.n}.")
             out.append(Finding(grade("attribute", low, high), model, text, "attribute",
                                figure=f"{number(100 * best.value, 0)} pt", weight=best.value))
