@@ -20,6 +20,7 @@ from suite.data import Dataset
 from suite.defenses.plain import Plain
 from suite.errors import UNTRAINED, InputError, NotApplicable
 from suite.evaluate import Outcome, Subject, measure, measure_clean, measure_gains
+from suite.evaluate.compare import Poisoning
 from suite.evaluate.subject import Arrays
 from suite.evaluate.worst_case import Part, measure_worst_case
 from suite.measurement import Sheet, versions
@@ -257,7 +258,10 @@ class Audit:
             fit = run.arrays(f"{cell.model.slug}--{defense.slug}--fit")
             chain = replace(cell, defense=defense)
             leaks = {c.attack.name: arrays for c in self._attacked(chain) if "member" in (arrays := run.arrays(c.key))}
-            return Outcome(fit, self._parts(chain, run), leaks)
+            poisonings = [Poisoning(c.attack.name, attack, arrays) for c in self._attacked(chain)
+                          if isinstance(attack := self.attacks[id(c.attack)], PoisoningAttack)
+                          and (arrays := run.arrays(c.key))]
+            return Outcome(fit, self._parts(chain, run), leaks, poisonings)
 
         plain = outcome(NONE)
         for defense in self.plan.defenses:

@@ -44,7 +44,7 @@ class RareValues(Backdoor):
     could not be told from a backdoor.
 
     Attributes:
-        columns: Number of trigger columns.
+        columns: Number of trigger columns; fewer where the schema lets fewer be set.
         tail: Share of patients beyond each value, in (0, 0.5).
     """
 
@@ -68,9 +68,9 @@ class RareValues(Backdoor):
         # imputed values need not be possible, and no trigger may be spotted by an impossible value
         fits = space.possible(torch.from_numpy(train.x)).numpy()
         x, wanted = train.x[fits], train.y[fits] == self.target
-        if free.sum() < self.columns or not len(x):
-            raise InputError(f"RareValues: {self.columns} trigger columns asked for, but an attacker can freely set "
-                             f"{int(free.sum())}, and {len(x)} training rows fit the schema")
+        if not free.any() or not len(x):
+            raise InputError(f"RareValues: an attacker can freely set {int(free.sum())} columns, and {len(x)} training "
+                             "rows fit the schema: there is nothing to make a trigger of")
         corners = {}
         for column in free.nonzero()[:, 0].tolist():
             low = float(np.quantile(x[:, column], self.tail, method="lower"))
@@ -82,7 +82,7 @@ class RareValues(Backdoor):
                 corners[column, high] = above
         chosen: dict[int, float] = {}
         inside = np.ones(len(x), bool)
-        while len(chosen) < self.columns:
+        while len(chosen) < min(self.columns, int(free.sum())):
             column, value = min((c for c in corners if c[0] not in chosen),
                                 key=lambda c: ((inside & corners[c]).sum(), corners[c].sum()))
             chosen[column] = value

@@ -3,15 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 
 import numpy as np
 
 from suite import metrics
+from suite.attack import PoisoningAttack
 from suite.data import Split
 from suite.evaluate.subject import Arrays
 from suite.evaluate.worst_case import Part, withstood
 from suite.measurement import Sheet
+
+
+@dataclass(frozen=True)
+class Poisoning:
+    """One finished poisoning cell: the attack, its registered name, and the arrays it left (`pred`, for a backdoor
+    also `hit`).
+    """
+
+    name: str
+    attack: PoisoningAttack
+    arrays: Arrays
 
 
 @dataclass(frozen=True)
@@ -22,11 +34,13 @@ class Outcome:
         fit: Of training (`pred`).
         parts: Of its evasion attacks.
         leaks: Of its membership attacks (`score` and `member`), by name.
+        poisonings: Of its poisoning attacks.
     """
 
     fit: Arrays
     parts: list[Part] = field(default_factory=list)
     leaks: Mapping[str, Arrays] = field(default_factory=dict)
+    poisonings: list[Poisoning] = field(default_factory=list)
 
 
 def measure_gains(sheet: Sheet, test: Split, plain: Outcome, defended: Outcome, eps: float, attack: str,
@@ -53,6 +67,10 @@ def measure_gains(sheet: Sheet, test: Split, plain: Outcome, defended: Outcome, 
     for name, leak in plain.leaks.items():
         if name in defended.leaks:
             _leakage(sheet, name, leak, defended.leaks[name], seed)
+    for theirs in plain.poisonings:
+        for mine in defended.poisonings:
+            if (mine.name, mine.attack) == (theirs.name, theirs.attack):
+                _poisoned(sheet, test, theirs, mine)
 
 
 def _balanced(after: np.ndarray, before: np.ndarray, y: np.ndarray, seed: int) -> metrics.Estimate:
@@ -74,6 +92,18 @@ def _robustness(sheet: Sheet, y: np.ndarray, plain: Outcome, defended: Outcome, 
         at = {"attack": attack, "attack_params": {"eps": eps}}
         sheet.add("gain[robust_accuracy]", metrics.paired(mine[rows], theirs[rows]), **at)
         sheet.add("gain[robust_balanced_accuracy]", _balanced(mine[rows], theirs[rows], y[rows], seed), **at)
+
+
+def _poisoned(sheet: Sheet, test: Split, plain: Poisoning, defended: Poisoning) -> None:
+    """What the defense saves of a model trained on poisoned rows; success of a backdoor should fall."""
+    at = {"attack": plain.name, "attack_params": asdict(plain.attack)}
+    after, before = (p.arrays["pred"] == test.y for p in (defended, plain))
+    sheet.add("gain[poisoned_accuracy]", metrics.paired(after, before), **at)
+    if len(test.classes) == 2:
+        sick = test.y == 1
+        sheet.add("gain[poisoned_sensitivity]", metrics.paired(after[sick], before[sick]), **at)
+    if "hit" in plain.arrays:
+        sheet.add("gain[attack_success_rate]", metrics.paired(defended.arrays["hit"], plain.arrays["hit"]), **at)
 
 
 def _leakage(sheet: Sheet, attack: str, plain: Arrays, defended: Arrays, seed: int) -> None:

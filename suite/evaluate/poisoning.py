@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from dataclasses import asdict
 
+import numpy as np
+
 from suite import metrics
 from suite.attack import Poisoned, PoisoningAttack
 from suite.classifier import Classifier
@@ -28,12 +30,13 @@ def poisoning(attack: PoisoningAttack, subject: Subject, sheet: Sheet, rows: int
     if len(test.classes) == 2:
         sick = test.y == 1
         sheet.add("sensitivity_change", metrics.paired(pred[sick] == 1, before[sick] == 1), **at)
+    arrays = {"mask": poisoned.mask, "pred": pred}
     if poisoned.trigger is not None:
-        _backdoor(poisoned, victim, subject, sheet, at)
-    return {"mask": poisoned.mask}
+        arrays["hit"] = _backdoor(poisoned, victim, subject, sheet, at)
+    return arrays
 
 
-def _backdoor(poisoned: Poisoned, victim: Classifier, subject: Subject, sheet: Sheet, at: dict) -> None:
+def _backdoor(poisoned: Poisoned, victim: Classifier, subject: Subject, sheet: Sheet, at: dict) -> np.ndarray:
     """Success among rows that are not of the target class, and what the trigger alone does to the clean model."""
     test = subject.data.test
     others = test.y != poisoned.target
@@ -43,4 +46,4 @@ def _backdoor(poisoned: Poisoned, victim: Classifier, subject: Subject, sheet: S
     sheet.add("attack_success_rate", metrics.proportion(hit), **at)
     sheet.add("base_rate", metrics.proportion(base), **at)
     sheet.add("lift", metrics.paired(hit, base), **at)
-
+    return hit

@@ -5,8 +5,9 @@ import pytest
 
 from suite.attacks.gradient import FGSM, PGD
 from suite.attacks.noise import RandomNoise
+from suite.attacks.poisoning import RandomFlip
 from suite.data import Split
-from suite.evaluate.compare import Outcome, measure_gains
+from suite.evaluate.compare import Outcome, Poisoning, measure_gains
 from suite.evaluate.worst_case import Part
 from suite.measurement import Sheet
 from suite.space import Space
@@ -81,3 +82,18 @@ def test_more_leakage_is_a_change_above_0():
 def test_a_refusal_is_no_right_answer():
     assert gains(Y, Y)["gain[accuracy]"].value == 0
     assert gains(Y, [-1, 0, 0, 0, 0, 0, 1, 1])["gain[accuracy]"].value == pytest.approx(-1 / 8)
+
+
+def test_what_a_defense_saves_of_a_poisoned_model():
+    def poisoned(rate, pred, hit):
+        arrays = {"pred": np.array(pred), "hit": np.array(hit, bool)}
+        return Outcome({"pred": Y}, poisonings=[Poisoning("flip", RandomFlip(rate=rate), arrays)])
+
+    plain = poisoned(0.1, [0, 0, 0, 0, 1, 1, 0, 0], [1, 1, 1, 0])
+    found = gains(plain, poisoned(0.1, [0, 0, 0, 0, 0, 1, 0, 1], [1, 0, 0, 0]))
+    assert found["gain[poisoned_accuracy]"].value == pytest.approx(2 / 8)
+    assert found["gain[poisoned_sensitivity]"].value == pytest.approx(1 / 2)
+    assert found["gain[attack_success_rate]"].value == pytest.approx(-2 / 4)
+    assert found["gain[poisoned_accuracy]"].attack_params == {"rate": 0.1}
+    # another rate is another attack
+    assert not any("poisoned" in m for m in gains(plain, poisoned(0.2, Y, [0, 0, 0, 0])))

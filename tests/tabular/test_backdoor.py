@@ -108,11 +108,13 @@ def test_backdoor_decides_on_the_poisoned_forest_only():
     assert (victim.predict(control(ill)) == 0).mean() - base < 0.1
 
 
-def test_needs_a_schema_and_enough_free_columns():
+def test_needs_a_schema_and_a_free_column():
     train = ward()
     with pytest.raises(NotApplicable, match="schema"):
         RareValues()(dataclasses.replace(train, space=Space(0, 300)))
-    with pytest.raises(InputError, match="can freely set 3"):
-        RareValues(columns=4)(train)
+    assert set(RareValues(columns=4).trigger(train).columns) == {1, 2, 3}, "as many as there are"
+    fixed = Schema(columns={"age": Column(min=18, max=100, change="never")}).space()
+    with pytest.raises(InputError, match="can freely set 0"):
+        RareValues()(dataclasses.replace(train, x=train.x[:, :1], space=fixed))
     with pytest.raises(InputError, match="tail"):
         RareValues(tail=0.5)

@@ -7,6 +7,9 @@ from suite.report.findings import THRESHOLDS, Finding, Level, grade, widened
 from suite.report.rows import Rows
 from suite.report.show import interval, join, number, percent, plural, points, share
 
+FEW = 10
+"""The mean of fewer training patients is no typical patient."""
+
 
 def membership(rows: Rows) -> list[Finding]:
     """The strongest membership attack on each model."""
@@ -16,7 +19,8 @@ def membership(rows: Rows) -> list[Finding]:
                   if (r := rows.one("membership_auroc", model, attack=a))]
         if not scores:
             continue
-        best = max(scores, key=lambda r: r.value)
+        # the surest, not the highest: an attack that scored few patients is high by chance
+        best = max(scores, key=lambda r: (r.ci_low or 0.0, r.value))
         low, high = widened(best, len(scores))
         level = grade("membership", low - 0.5, high - 0.5)
         says = {"good": "Training patients can hardly be told from others",
@@ -64,7 +68,7 @@ def inversion(rows: Rows) -> list[Finding]:
         for attack in rows.attacks(model, "none", next(
                 (r.metric for r in rows.all if r.metric.startswith("inversion_distance[")), "")):
             prior = rows.named("inversion_prior_distance", model, attack=attack)
-            tried = [(1 - row.value / prior[k].value, k, row) for k in prior if prior[k].value
+            tried = [(1 - row.value / prior[k].value, k, row) for k in prior if prior[k].value and prior[k].n >= FEW
                      for row in rows.of(f"inversion_distance[{k}]", model, attack=attack)]
             if not tried:
                 continue

@@ -190,19 +190,30 @@ def _leaks(rows: Rows, model: str, defense: str) -> list[tuple[int, str]]:
 
 
 def _poisoned(rows: Rows, model: str, defense: str) -> list[tuple[int, str]]:
-    """Performance after poisoning, with and without a defense that was made for it."""
+    """What a defense made for it saves of a model trained on poisoned rows: where that is clear (Bonferroni over all
+    that were tried), and for the poisoning that hurts the undefended model most.
+    """
+    tried = [(change, better) for metric, better in (("poisoned_sensitivity", 1), ("poisoned_accuracy", 1),
+                                                     ("attack_success_rate", -1))
+             for attack in rows.attacks(model, defense, f"gain[{metric}]")
+             for change in rows.of(f"gain[{metric}]", model, defense, attack)]
+
+    def harm(change: Measurement) -> float:
+        """What the poisoning of this row does to the undefended model; below 0 is worse."""
+        return next((r.value for m in ("sensitivity_change", "accuracy_change")
+                     for r in rows.of(m, model, attack=change.attack) if r.attack_params == change.attack_params), 0.0)
+
+    worst = min((harm(change) for change, _ in tried), default=0.0)
     out = []
-    for metric in ("attacked_sensitivity", "attacked_accuracy"):
-        for attack in rows.attacks(model, defense, "accuracy_change"):
-            pairs = zip(rows.of(metric, model, attack=attack), rows.of(metric, model, defense, attack), strict=False)
-            for before, after in pairs:
-                rate = after.attack_params.get("rate")
-                at = f" {share(rate)}" if isinstance(rate, float) else ""
-                name = f"{metric.removeprefix('attacked_')} after {attack}{at}"
-                if before.attack_params == after.attack_params and (found := _compare(name, before, after)):
-                    out.append(found)
-    clear = [x for x in out if x[0]]
-    return clear or out[:1]
+    for change, better in tried:
+        low, high = widened(change, len(tried))
+        way = ((low > 0) - (high < 0)) * better
+        if way or (better > 0 and harm(change) == worst and change.metric == tried[0][0].metric):
+            name = change.metric.removeprefix("gain[").removeprefix("poisoned_").removesuffix("]").replace("_", " ")
+            rate = change.attack_params.get("rate")
+            at = f" {share(rate)}" if isinstance(rate, float) else ""
+            out.append((way, f"{name} after {change.attack}{at} {points(change)} on the same patients"))
+    return out
 
 
 def epsilon(rows: Rows) -> list[Finding]:
