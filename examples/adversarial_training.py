@@ -9,13 +9,13 @@ Run: python examples/adversarial_training.py [DATASET]
 
 import numpy as np
 import torch
-from common import console, decimal, gap, load_data, percent, show
+from common import console, decimal, load_data, percent, show
 
 from suite.attacks.apgd import APGD
 from suite.attacks.gradient import PGD
 from suite.defenses.adversarial import AdversarialTraining, Trades
 from suite.defenses.plain import Plain
-from suite.metrics import balanced_accuracy, bootstrap, collapsed, proportion
+from suite.metrics import balanced_accuracy, bootstrap, collapsed, paired, proportion
 from tabular.models import MLP
 
 EPS = 0.05  # of each column's plausible range
@@ -42,7 +42,13 @@ for name, defense in (("none", Plain()), ("PGD training", AdversarialTraining())
 show(f"An MLP on {len(test)} test patients, under attack within {EPS:.0%} of each range",
      ["Defense", "Trained at", "Balanced", "Accuracy", "Under attack"], rows)
 
+
+def sure(change) -> str:
+    """What the interval of a change allows to say."""
+    kind = "surely a gain" if change.low > 0 else "surely a loss" if change.high < 0 else "nothing sure"
+    return f"{percent(change)}, {kind}"
+
+
 for name in ("PGD training", "TRADES"):
-    gain, cost = gap(kept[name], kept["none"]), gap(right[name], right["none"])
-    verdict = "helps" if gain.low > 0 else "harms" if gain.high < 0 else "shows no sure effect on so few patients"
-    console.print(f"{name} {verdict}: {percent(gain)} under attack, {percent(cost)} without one.")
+    gain, cost = paired(kept[name], kept["none"]), paired(right[name], right["none"])
+    console.print(f"{name} changes accuracy under attack by {sure(gain)}; without an attack by {sure(cost)}.")

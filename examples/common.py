@@ -1,8 +1,7 @@
-"""What the examples share: data, a number with its 95 % interval, a comparison of two results, a table."""
+"""What the examples share: data, a number with its 95 % interval, a table."""
 
 import sys
 
-import numpy as np
 import torch
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -12,7 +11,7 @@ from suite import registry
 from suite.cache import first_available
 from suite.data import Dataset
 from suite.errors import InputError
-from suite.metrics import Estimate, bootstrap
+from suite.metrics import Estimate
 
 console = Console(highlight=False, markup=False)  # brackets are intervals here
 
@@ -40,12 +39,6 @@ def percent(e: Estimate) -> str:
 def decimal(e: Estimate) -> str:
     """A number with its 95 % interval, as in "0.61 [0.53, 0.69]"."""
     return f"{e.value:.2f} [{e.low:.2f}, {e.high:.2f}]"
-
-
-def gap(a: np.ndarray, b: np.ndarray) -> Estimate:
-    """Mean of `a - b` for two (n,) outcomes of the same patients: their separate intervals say less about it."""
-    difference = np.asarray(a, float) - np.asarray(b, float)
-    return bootstrap(lambda i: float(difference[i].mean()), len(difference))
 
 
 def show(title: str, headings: list[str], rows: list[list[str]]) -> None:

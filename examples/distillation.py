@@ -9,12 +9,12 @@ Run: python examples/distillation.py [DATASET]
 
 import torch
 import torch.nn.functional as F
-from common import console, gap, load_data, percent, show
+from common import console, load_data, percent, show
 
 from suite.attacks.gradient import PGD
 from suite.defenses.distillation import Distillation
 from suite.defenses.plain import Plain
-from suite.metrics import proportion
+from suite.metrics import paired, proportion
 from tabular.models import MLP
 
 EPS = 0.2  # of each column's plausible range: so far that whoever sees the gradient fools nearly everyone
@@ -49,7 +49,7 @@ for name, defense in (("none", Plain()), ("T = 20", Distillation(temperature=20)
 show(f"Accuracy of an MLP under attack within {EPS:.0%} of each range",
      ["Distilled", "Clean", "Gradient zero", "Textbook PGD", "PGD on logits"], rows)
 
-seeming, real = gap(blind["T = 100"], blind["none"]), gap(seeing["T = 100"], seeing["none"])
-masked = gap(blind["T = 100"], seeing["T = 100"]).low > 0
+seeming, real = paired(blind["T = 100"], blind["none"]), paired(seeing["T = 100"], seeing["none"])
+masked = paired(blind["T = 100"], seeing["T = 100"]).low > 0
 console.print(f"Distillation at T = 100 seems to gain {percent(seeming)}, and gains {percent(real)} once the attack "
               f"climbs the logits: {'the difference is masking' if masked else 'no masking to be seen here'}.")

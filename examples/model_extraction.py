@@ -8,10 +8,10 @@ Run: python examples/model_extraction.py [DATASET]
 """
 
 import numpy as np
-from common import console, gap, load_data, percent, show
+from common import console, load_data, percent, show
 
 from privacy.extraction import Copycat, KnockoffRandom, SurrogateForest
-from suite.metrics import proportion
+from suite.metrics import paired, proportion
 from tabular.models import XGBoost
 
 BUDGETS = (25, 50, 100, 200, 400)
@@ -34,7 +34,7 @@ show(f"Fidelity to an XGBoost on {len(test)} test patients", ["Questions", *copi
 
 best = max(copies, key=lambda name: (copies[name] == says).mean())
 copy = copies[best]
-lift, cost = gap(copy == says, guessed), gap(copy == test.y, says == test.y)
+lift, cost = paired(copy == says, guessed), paired(copy == test.y, says == test.y)
 console.print(f"After {BUDGETS[-1]} questions the best copy ({best}) agrees with the victim {percent(lift)} more often "
               f"than guessing does, and its accuracy differs from the victim's by {percent(cost)}: "
               + ("the model can be copied." if lift.low > 0 else "no proof that it can be copied."))

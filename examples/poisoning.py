@@ -8,10 +8,10 @@ The attacker changes training rows, and knows nothing of the model.
 Run: python examples/poisoning.py [DATASET]
 """
 
-from common import console, gap, load_data, percent, show
+from common import console, load_data, percent, show
 
 from suite.attacks.poisoning import TargetedFlip
-from suite.metrics import proportion
+from suite.metrics import paired, proportion
 from tabular.backdoor import RareValues
 from tabular.models import XGBoost
 
@@ -35,7 +35,7 @@ rows = [["none", accuracy(clean), percent(proportion(found)), ""]]
 for rate in (0.05, 0.1, 0.2):
     poisoned, model = victim(TargetedFlip(rate=rate))
     still = model.predict(sick) == 1
-    flipped, change = f"{poisoned.mask.mean():.0%}", gap(still, found)
+    flipped, change = f"{poisoned.mask.mean():.0%}", paired(still, found)
     rows.append([flipped, accuracy(model), percent(proportion(still)), percent(change)])
 show(f"XGBoost, labels flipped from '{data.classes[1]}' to '{data.classes[0]}'",
      ["Records flipped", "Accuracy", "Sensitivity", "Change of sensitivity"], rows)
@@ -48,7 +48,7 @@ for target, label in enumerate(data.classes):
     for rate in (0.01, 0.05):
         poisoned, model = victim(RareValues(rate=rate, target=target))
         hit, base = (m.predict(poisoned.trigger(others)) == target for m in (model, clean))
-        lifts.append(gap(hit, base))
+        lifts.append(paired(hit, base))
         rows.append([f"{label}, {poisoned.mask.mean():.0%}", accuracy(model),
                      *(percent(e) for e in (proportion(hit), proportion(base), lifts[-1]))])
 show("XGBoost with a backdoor: patients of the other class under the trigger",

@@ -10,10 +10,10 @@ Run: python examples/possible_patients_on_trees.py [DATASET]
 
 import numpy as np
 import torch
-from common import console, gap, load_data, percent, show
+from common import console, load_data, percent, show
 
 from suite.attacks.query import HopSkipJump
-from suite.metrics import proportion
+from suite.metrics import paired, proportion
 from tabular.defenses import RobustTrees
 from tabular.exact import ExactFewest, ExactLinf
 from tabular.models import XGBoost
@@ -38,12 +38,12 @@ for eps in BUDGETS:
     undecided = (kept[1] & (exact.lower < eps - 1e-5)).sum() + (kept[2] & (exact_hard.lower < eps - 1e-5)).sum()
     rows.append([f"{eps:.0%} of range", *(percent(proportion(k)) for k in kept), str(undecided)])
     if eps == EPS:
-        overstated, gain = gap(kept[0], kept[1]), gap(kept[2], kept[1])
+        overstated, gain = paired(kept[0], kept[1]), paired(kept[2], kept[1])
 show(f"Accuracy of XGBoost on {len(test)} test patients under attack",
      ["Change allowed", "HopSkipJump", "Exact", "Exact, hardened", "Undecided"], rows)
 console.print(f"At {EPS:.0%} HopSkipJump overstates robustness by {percent(overstated)}. Training on exact "
               f"adversarial patients changes exact robustness by {percent(gain)} and accuracy by "
-              f"{percent(gap(right_hard, right))}.")
+              f"{percent(paired(right_hard, right))}.")
 
 fewest = ExactFewest(eps=max(BUDGETS), seconds_per_row=0.5).search(plain, x, y, seed=0).x_adv.numpy()
 delta = (fewest - test.x)[right & (plain.predict(fewest) != test.y)]

@@ -9,12 +9,12 @@ Run: python examples/tabular_evasion.py [DATASET]
 
 import numpy as np
 import torch
-from common import console, gap, load_data, percent, show
+from common import console, load_data, percent, show
 
 from suite.attacks.apgd import APGD
 from suite.attacks.gradient import FGSM, PGD
 from suite.attacks.noise import RandomNoise
-from suite.metrics import proportion
+from suite.metrics import paired, proportion
 from tabular.models import MLP
 
 EPS = 0.05  # of each column's plausible range
@@ -44,7 +44,7 @@ show(f"Accuracy of an MLP on {len(data.test)} test patients under attack",
 
 noise, worst = main
 limits = ", ".join(f"{column} {change}" for column, change in model.space.describe(EPS).items())
-lost, luck, skill = gap(clean, worst), gap(clean, noise), gap(noise, worst)
+lost, luck, skill = paired(clean, worst), paired(clean, noise), paired(noise, worst)
 console.print(f"{EPS:.0%} means {limits}. Within it, attacks cost {percent(lost)} of all patients their right answer, "
               f"and the worst of ten random changes costs {percent(luck)}: "
               + ("the difference is the attacker's skill." if skill.low > 0 else "so little takes no skill."))
