@@ -1,0 +1,106 @@
+"""Checks of masked gradients, on a network with and without a mask."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+
+from suite.attacks.gradient import FGSM, PGD
+from suite.attacks.noise import RandomNoise
+from suite.classifier import TorchClassifier
+from suite.evaluate import measure
+from suite.evaluate.worst_case import Part, measure_worst_case
+from suite.space import Space
+from tests.suite._toy import dataset, sheet, split, subject
+
+
+class Mlp(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.body = nn.Sequential(nn.Linear(2, 16), nn.Tanh(), nn.Linear(16, 2))
+
+    def forward(self, x):
+        return self.body(x)
+
+
+class Stairs(nn.Module):
+    """Cuts its input into steps: right as often as the model behind it, and flat between the steps."""
+
+    def __init__(self, body):
+        super().__init__()
+        self.body = body
+
+    def forward(self, x):
+        return self.body((x * 20).round() / 20)
+
+
+class Saturated(nn.Module):
+    """Shouts: whole numbers of logits, ten thousand times as large."""
+
+    def __init__(self, body):
+        super().__init__()
+        self.body = body
+
+    def forward(self, x):
+        return (self.body(x) * 1e4).round()
+
+
+class TestMasking:
+    """The same network three times: as it is, and twice hidden behind a step that has no gradient."""
+
+    @pytest.fixture
+    def network(self):
+        generator = torch.Generator().manual_seed(0)
+        x = torch.rand(400, 2, generator=generator) * 2 - 1
+        y = (x[:, 0] + 0.5 * x[:, 1].sign() * x[:, 1] ** 2 > 0).long()
+        torch.manual_seed(0)
+        module = Mlp()
+        optimizer = torch.optim.Adam(module.parameters(), 0.02)
+        for _ in range(150):
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(module(x[:300]), y[:300]).backward()
+            optimizer.step()
+        return module, dataset(split(x[300:].numpy(), y[300:].numpy(), bound=1.0, scale=2.0))
+
+    def checks(self, module, data):
+        model = TorchClassifier(module, 2, data.test.space)
+        target = subject(model, data)
+        attacks = {"pgd": PGD(steps=20), "fgsm": FGSM(), "noise": RandomNoise()}
+        out = sheet()
+        blind = replace(RandomNoise(), draws=60)
+        parts = [Part(n, a, measure(a, target, sheet())) for n, a in attacks.items()]
+        measure_worst_case(target, out, [*parts, Part("random-search", blind, measure(blind, target, sheet()))])
+        found = {r.metric[6:-1]: r.value for r in out.rows if r.metric.startswith("check[")}
+        assert found.keys() == {"white box beats black box", "many steps beat one", "loss rises with steps",
+                                "unlimited attack succeeds"}
+        return found
+
+    def test_a_sound_network_passes_every_check(self, network):
+        assert set(self.checks(*network).values()) == {1.0}
+
+    @pytest.mark.parametrize("mask", [Stairs, Saturated])
+    def test_a_masked_network_is_caught(self, network, mask):
+        module, data = network
+        found = self.checks(mask(module), data)
+        assert found["white box beats black box"] == 0.0
+        assert found["unlimited attack succeeds"] == 0.0
+
+    def found(self, target, **attacks):
+        out = sheet()
+        measure_worst_case(target, out, [Part(n, a, measure(a, target, sheet())) for n, a in attacks.items()])
+        return {r.metric[6:-1]: r.value for r in out.rows if r.metric.startswith("check[")}
+
+    def test_attacks_of_another_norm_or_of_one_step_are_no_yardstick(self, network):
+        module, data = network
+        target = subject(TorchClassifier(module, 2, data.test.space), data)
+        blind = {"random-search": replace(RandomNoise(), draws=60)}
+        assert not self.found(target, fgsm=FGSM(), **blind)
+        assert not self.found(target, pgd=PGD(steps=20, norm="l2"), fgsm=FGSM(), **blind)
+        assert self.found(target, pgd=PGD(steps=20), **blind)["white box beats black box"] == 1.0
+
+    def test_no_limit_means_the_whole_range_whatever_the_scale(self, network):
+        module, data = network
+        narrow = replace(data, test=replace(data.test, space=Space(-1.0, 1.0, 0.05)))
+        target = subject(TorchClassifier(module, 2, narrow.test.space), narrow)
+        assert self.found(target, pgd=PGD(steps=20))["unlimited attack succeeds"] == 1.0

@@ -1,0 +1,126 @@
+"""What is measured of privacy attacks, on models that remember all or nothing."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+
+from suite.attack import ExtractionAttack, InversionAttack, MembershipAttack
+from suite.classifier import Classifier
+from suite.evaluate import measure
+from tests.suite._toy import dataset, sheet, split, subject, value
+
+
+@dataclass(frozen=True)
+class Confidence(MembershipAttack):
+    def __call__(self, classifier, known, x, y, seed=0):
+        return classifier.predict_proba(x)[np.arange(len(y)), y]
+
+
+class Memory(Classifier):
+    """Is sure of the rows it has seen, if it remembers; else it is as sure of anyone by chance."""
+
+    def __init__(self, seen, remembers):
+        super().__init__(2, seen.space)
+        self.table = {tuple(x): y for x, y in zip(seen.x.tolist(), seen.y.tolist(), strict=True)}
+        self.remembers = remembers
+
+    def _proba(self, x):
+        out = []
+        for row in x.tolist():
+            sure = 0.95 if tuple(row) in self.table else 0.5 + 0.4 * (abs(row[0]) % 1)
+            sure = sure if self.remembers else 0.5 + 0.4 * (abs(row[0] * 7) % 1)
+            label = self.table.get(tuple(row), int(row[1] > 0))
+            out.append([1 - sure, sure] if label else [sure, 1 - sure])
+        return np.array(out)
+
+
+class TestPrivacy:
+    @pytest.fixture
+    def people(self):
+        rng = np.random.default_rng(0)
+        x = rng.normal(size=(800, 2))
+        whole = split(x, (x[:, 1] > 0).astype(int))
+        return dataset(whole.take(slice(500, 800)), whole.take(slice(400)), whole.take(slice(400, 500)))
+
+    def test_a_model_that_memorises_gives_everyone_away(self, people):
+        out = sheet()
+        measure(Confidence(), subject(Memory(people.train, True), people), out)
+        assert value(out, "membership_auroc") == 1.0 == value(out, "membership_advantage")
+        assert value(out, "tpr_at_fpr[0.01]") == 1.0
+        assert value(out, "resolvable_fpr") == pytest.approx(1 / 150)
+        # one in a thousand cannot be counted with 150 non-members
+        assert not [r for r in out.rows if r.metric == "tpr_at_fpr[0.001]"]
+
+    def test_a_model_that_does_not_gives_nothing(self, people):
+        out = sheet()
+        arrays = measure(Confidence(), subject(Memory(people.train, False), people), out)
+        row = next(r for r in out.rows if r.metric == "membership_auroc")
+        assert row.ci_low < 0.5 < row.ci_high and abs(row.value - 0.5) < 0.1
+        assert arrays["member"].sum() == 150 == (~arrays["member"]).sum() and row.n == 300
+
+    def test_scored_rows_are_not_among_those_the_attacker_knows(self, people):
+        @dataclass(frozen=True)
+        class Check(MembershipAttack):
+            def __call__(self, classifier, known, x, y, seed=0):
+                told = {tuple(r) for s in (known.members, known.others) for r in s.x.tolist()}
+                assert not told & {tuple(r) for r in x.tolist()} and len(told) == 40
+                return np.zeros(len(x))
+
+        out = sheet()
+        measure(Check(), subject(Memory(people.train, True), people), out, rows=20)
+        assert value(out, "membership_auroc") == 0.5 and value(out, "membership_advantage") == 0.0
+
+    def test_extraction_counts_agreement_and_queries(self, people):
+        @dataclass(frozen=True)
+        class Copy(ExtractionAttack):
+            def __call__(self, query, pool, budget, seed=0):
+                query(pool.x[:budget])
+                return Says2()
+
+        class Says2:
+            def predict_proba(self, x):
+                return np.stack([x[:, 1] <= 0, x[:, 1] > 0], 1).astype(float)
+
+        out = sheet()
+        victim = Memory(people.train.take(slice(0)), True)
+        measure(Copy(), subject(victim, people), out)
+        rows = [r for r in out.rows if r.metric == "fidelity"]
+        assert [r.attack_params["budget"] for r in rows] == [25, 50, 100, 200, 400]
+        assert [r.queries for r in rows] == [25, 50, 100, 100, 100]  # the thief has but 100 rows
+        assert {r.value for r in rows} == {1.0}
+        guess = max(np.mean(people.test.y), 1 - np.mean(people.test.y))
+        assert value(out, "fidelity_of_guessing") == pytest.approx(guess)
+
+    def test_inversion_is_told_against_knowing_the_mean_patient(self, people):
+        @dataclass(frozen=True)
+        class Perfect(InversionAttack):
+            def __call__(self, classifier, start, seed=0):
+                assert np.allclose(start, people.train.x.mean(0))
+                return np.stack([people.train.x[people.train.y == k].mean(0) for k in range(2)])
+
+        out = sheet()
+        measure(Perfect(), subject(Memory(people.train, True), people), out)
+        for name, k in (("well", 0), ("ill", 1)):
+            centre = people.train.x[people.train.y == k].mean(0)
+            apart = np.sqrt(((people.train.x.mean(0) - centre) ** 2).mean())
+            assert value(out, f"inversion_distance[{name}]") == pytest.approx(0, abs=1e-6)
+            assert value(out, f"inversion_prior_distance[{name}]") == pytest.approx(apart, rel=1e-4)
+
+    def test_attribute_inference_is_told_as_gain_over_imputation(self, people):
+        from suite.attack import AttributeAttack
+
+        @dataclass(frozen=True)
+        class Knows(AttributeAttack):
+            """Always right about the first column; no better than imputation about the second."""
+
+            def __call__(self, classifier, known, victims, column, seed=0):
+                truth = (victims.x[:, column] > np.median(known.x[:, column])).astype(np.int64)
+                base = np.zeros_like(truth)
+                return (truth if column == 0 else base), base
+
+        out = sheet()
+        measure(Knows(), subject(Memory(people.train, True), people), out)
+        gain = {r.attack_params["column"]: r.value for r in out.rows if r.metric == "attribute_gain"}
+        base = {r.attack_params["column"]: r.value for r in out.rows if r.metric == "attribute_baseline"}
+        assert gain["a"] == pytest.approx(1 - base["a"]) and gain["b"] == 0.0
