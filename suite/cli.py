@@ -86,7 +86,8 @@ def audit(
     device: Annotated[str | None, typer.Option(metavar="auto|cpu|cuda", help="Where to compute.")] = None,
     jobs: Annotated[int | None, typer.Option(min=1, help="Processes; as many as processors, 4 at most, when left "
                                              "out.")] = None,
-    quick: Annotated[bool, typer.Option("--quick", help="Few rows and one budget: a first look.")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="A first look: few rows, one budget, and no "
+                                        "defenses but those named here.")] = False,
     allow_pickle: Annotated[bool, typer.Option("--allow-pickle", help="Load a pickled model, which can run any code "
                                                "when it is opened.")] = False,
 ) -> None:

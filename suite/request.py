@@ -21,7 +21,7 @@ def make_plan(what: str | None, flags: dict[str, Any], quick: bool = False) -> P
         what: A preset's name, a TOML file, or None for the default preset.
         flags: Keys of `suite.plan.Plan` that were given on the command line; None means not given. Lists of models,
             attacks and defenses replace the plan's.
-        quick: Few rows, one budget.
+        quick: Few rows, one budget, and no defenses but those asked for by name.
 
     Raises:
         InputError: Unknown preset, no such file, or a key that is wrong, which the message names.
@@ -41,6 +41,8 @@ def make_plan(what: str | None, flags: dict[str, Any], quick: bool = False) -> P
     if "models" in given:
         for kind in ("attacks", "defenses"):
             wanted[kind] = _only_for("models", given["models"], wanted.get(kind), kind in given)
+    if quick and "defenses" not in given:
+        given["defenses"] = wanted["defenses"] = []
     if given.keys() & {"models", "defenses"} and isinstance(left := wanted.get("defenses", []), list):
         wanted["attacks"] = _only_for("defenses", ["none", *left], wanted.get("attacks"), "attacks" in given)
     plan = Plan.check(wanted, what if a_file else f"preset {what}", given)

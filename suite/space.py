@@ -76,6 +76,12 @@ class Space:
         """What a budget means, feature by feature, for people; empty where there is nothing to say."""
         return {}
 
+    def price(self, a: Tensor, b: Tensor) -> Tensor:
+        """(n,) cost of changing `a` into `b`: the changes of all features in units of `scale`, each weighted by what it
+        costs to change that feature (1, unless a schema says otherwise).
+        """
+        return ((a - b) / self.scale).abs().flatten(1).sum(1)
+
     def distance(self, a: Tensor, b: Tensor, norm: Norm = "linf") -> Tensor:
         """(n,) distance between inputs in units of `scale`."""
         delta = ((a - b) / self.scale).flatten(1)

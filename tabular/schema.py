@@ -54,7 +54,8 @@ class Column(BaseModel):
         missing: Numbers that stand for "not measured", besides empty cells. Empty cells are allowed only where
             `may_miss` is true.
         may_miss: Whether a patient may lack it; imputed with the training median.
-        cost: Relative cost of changing it by one `scale`, for cost-aware reports; positive.
+        cost: Cost of changing it by one `scale`, relative to the other columns; positive. Reports give the median cost
+            of the changes that fooled a model.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -169,6 +170,7 @@ class PatientSpace(Space):
     Attributes:
         schema: Where it came from.
         integer, frozen, up, down: (columns,) bool.
+        costs: (columns,) float32, of changing a column by its scale.
         values: Column index -> sorted float32 codes the column may take.
         factors, limits: (relations, columns) and (relations,): every patient has `factors @ x <= limits`.
         slack: (relations,) by how much a float32 sum may lie above its limit and still count as kept.
@@ -182,6 +184,7 @@ class PatientSpace(Space):
                                        for c in columns]),
                          torch.tensor([c.scale or c.max - c.min for c in columns]))
         self.schema = schema
+        self.costs = torch.tensor([c.cost for c in columns])
         self.integer = torch.tensor([c.integer for c in columns])
         self.frozen = torch.tensor([c.change == "never" for c in columns])
         self.up = torch.tensor([c.change == "up" for c in columns])
@@ -222,6 +225,9 @@ class PatientSpace(Space):
     def snap(self, z: Tensor, x: Tensor, inward: bool = False) -> Tensor:
         reach = self.reach(x, float("inf"))
         return reach.snap(torch.clamp(z, reach.lower, reach.upper), inward)
+
+    def price(self, a: Tensor, b: Tensor) -> Tensor:
+        return ((a - b) / self.scale).abs() @ self.costs
 
     def contains(self, z: Tensor, x: Tensor) -> Tensor:
         lower, upper = self.ball(x, float("inf"))

@@ -133,6 +133,8 @@ def _describe(subject: Subject, sheet: Sheet, test: Split, best: torch.Tensor, d
     if hit.any():
         changed = (attacked != test.x).reshape(len(test), -1).sum(1)[hit]
         sheet.add("median_perturbation", float(np.median(distance[hit])), int(hit.sum()), **at)
+        price = subject.classifier.space.price(best, torch.from_numpy(test.x).to(best.device)).cpu().numpy()
+        sheet.add("median_cost", float(np.median(price[hit])), int(hit.sum()), **at)
         sheet.add("features_changed", float(changed.mean()), int(hit.sum()), **at)
     for label, members in subgroups(test):
         sheet.add("robust_accuracy", metrics.proportion(~fooled[members]), subgroup=label, **at)

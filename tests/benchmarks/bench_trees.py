@@ -24,6 +24,7 @@ import argparse
 import os
 import resource
 import statistics
+import sys
 import time
 import warnings
 from collections.abc import Callable
@@ -52,7 +53,10 @@ MODELS = {
 
 def pima() -> tuple[np.ndarray, ...]:
     """Training and test rows, their labels."""
-    table = np.genfromtxt(Path(os.environ["MEDSEC_DATA"]) / "tabular/pima_diabetes.csv", delimiter=",", skip_header=1)
+    folder = os.environ.get("MEDSEC_DATA")
+    if not folder:
+        sys.exit("bench_trees: set MEDSEC_DATA to the folder of real data; there is no other table to run on")
+    table = np.genfromtxt(Path(folder) / "tabular/pima_diabetes.csv", delimiter=",", skip_header=1)
     x, y = table[:, :8].astype(np.float32), table[:, 8].astype(int)
     x, z, y, v = train_test_split(x, y, test_size=154, stratify=y, random_state=0)
     for column in range(1, 6):

@@ -85,6 +85,15 @@ def test_quick_is_a_smaller_plan_of_the_same_kind():
     assert [a.rows for a in plan.attacks] == [40, 10]
 
 
+def test_quick_leaves_out_defenses_that_were_not_asked_for(tmp_path):
+    file = tmp_path / "p.toml"
+    file.write_text('data = "x"\nmodels = ["mlp"]\ndefenses = ["trades"]\n'
+                    'attacks = ["pgd", { name = "zoo", defenses = ["trades"] }]')
+    plan = make_plan(str(file), {}, quick=True)
+    assert not plan.defenses and [a.name for a in plan.attacks] == ["pgd"]
+    assert [d.name for d in make_plan(str(file), {"defenses": ["trades"]}, quick=True).defenses] == ["trades"]
+
+
 @pytest.mark.parametrize(("text", "message"), [
     (None, "p.toml: no such file"), ("data = [", "p.toml: .*end of document"), ("data = 'x'\ndata = = 1", "line 2")])
 def test_a_file_that_is_no_toml_is_named(tmp_path, text, message):

@@ -6,6 +6,7 @@ import torch
 from torch import tensor
 
 from suite.errors import InputError
+from suite.space import Space
 from tabular import data
 from tabular.schema import Column, Relation, Schema
 
@@ -278,3 +279,10 @@ def test_a_missing_schema_file(tmp_path):
         Schema.load(tmp_path / "no.toml")
     with pytest.raises(InputError, match="directory"):
         Schema.load(tmp_path)
+
+
+def test_price_weighs_each_column_by_its_cost():
+    space = Schema(columns={"cheap": Column(min=0, max=10), "dear": Column(min=0, max=10, scale=5, cost=3)}).space()
+    a, b = torch.tensor([[1.0, 1.0], [2.0, 2.0]]), torch.tensor([[2.0, 1.0], [1.0, 4.5]])
+    assert torch.allclose(space.price(a, b), torch.tensor([0.1, 0.1 + 3 * 0.5]))
+    assert torch.allclose(Space(0.0, 10.0, 10.0).price(a, b), torch.tensor([0.1, 0.1 + 0.25]))

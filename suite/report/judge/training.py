@@ -49,6 +49,12 @@ def performance(rows: Rows) -> list[Finding]:
         row, (low, high), whom = _missed(rows, model)
         if row is None or row.ci_low is None:
             continue
+        auroc = rows.one("auroc", model)
+        if auroc is not None and auroc.ci_high is not None and auroc.ci_high < 0.5:
+            text = (f"Worse than guessing: AUROC {interval(auroc)}, n = {auroc.n}. Its classes may be in another order "
+                    "than the data's.")
+            out.append(Finding("high", model, text, "performance", figure=number(auroc.value), weight=9))
+            continue
         level = grade("performance", 1 - high, 1 - low)
         text = (f"Without any attack it misses {share(1 - row.value)} of the {row.n} patients {whom}: it recognises "
                 f"{percent(row)}.")

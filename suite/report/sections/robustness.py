@@ -12,8 +12,11 @@ from suite.report.tables import Cell, Table, amount, bounded, est, plain, words
 def by_attack(rows: Rows, model: str, defense: str, caption: str) -> Table:
     """One model: what each attack achieves at the main budget, and what it costs."""
     head = ["attack", "knowledge", "robust accuracy", "attack success rate", "lift over noise", "median size",
-            "columns changed", "queries per patient", "gradients per patient", "seconds", "solved", "certified", "n"]
-    table = Table(caption, head, note="Queries, gradients and seconds are those of all budgets together.")
+            "median cost", "columns changed", "queries per patient", "gradients per patient", "seconds", "solved",
+            "certified", "n"]
+    table = Table(caption, head,
+                  note="Queries, gradients and seconds are those of all budgets together. Cost: changes of all columns "
+                       "in units of their scale, weighted by what the schema says each costs.")
     found = robustness(rows, model, defense)
     bound = ", upper bound" if found is None or found.partial else ""
     lifts = rows.named("lift", model, defense, WORST)
@@ -30,7 +33,8 @@ def by_attack(rows: Rows, model: str, defense: str, caption: str) -> Table:
             name += f" ({known.norm(row)})"
         table.add("", [words(name), words(row.knowledge),
                        est(row), est(get("attack_success_rate")), est(lifts.get(attack)),
-                       plain(get("median_perturbation"), 3), plain(get("features_changed"), 1),
+                       plain(get("median_perturbation"), 3), plain(get("median_cost"), 2),
+                       plain(get("features_changed"), 1),
                        amount(row.queries if attack != WORST else None), plain(get("gradients"), 0),
                        amount(row.seconds if attack != WORST else None), est(get("solved")),
                        est(get("certified_accuracy")), amount(row.n)])
