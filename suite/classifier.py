@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -13,6 +13,9 @@ from torch import Tensor, nn
 
 from suite.errors import InputError
 from suite.space import Space
+
+if TYPE_CHECKING:
+    from suite.passes import Pull
 
 REJECTED = -1
 """Label that `Classifier.predict` gives to an input the model refuses to judge."""
@@ -97,6 +100,7 @@ class TorchClassifier(Classifier):
         self.module = module.to(device).eval()
         self.rejects, self.recipe, self.batch = rejects, recipe, batch
         self._device = torch.device(device)
+        self._direct: tuple[nn.Module | None, Pull | None] = None, None
         self.gradients = 0
         """Inputs differentiated since the counter was last set to 0."""
 
@@ -141,6 +145,11 @@ class TorchClassifier(Classifier):
             weights: `logits -> [(n, logits), ...]`, the derivatives of each objective with respect to the logits. One
                 forward pass serves them all.
         """
+        if (passes := self._passes()) is not None and not self.module.training:
+            self.queries += len(x)
+            logits, grads = passes(x, weights)
+            self.gradients += len(x) * len(grads)
+            return logits, grads
         x = x.detach().requires_grad_()
         logits = self.logits(x)
         value = logits.detach()
@@ -148,6 +157,14 @@ class TorchClassifier(Classifier):
         self.gradients += len(x) * len(pulls)
         last = len(pulls) - 1
         return value, [torch.autograd.grad(logits, x, w, retain_graph=i < last)[0] for i, w in enumerate(pulls)]
+
+    def _passes(self) -> Pull | None:
+        """Passes without autograd, where the module is plain enough; looked at once for each module."""
+        if self._direct[0] is not self.module:
+            from suite.passes import direct  # which knows the layers of training, which knows classifiers
+
+            self._direct = self.module, direct(self.module)
+        return self._direct[1]
 
     def frozen(self) -> AbstractContextManager[None]:
         """Evaluation mode with parameters that need no gradient, so that backward passes reach the input only."""
