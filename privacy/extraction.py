@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -55,8 +56,9 @@ class _NetworkThief(ExtractionAttack):
             self._art(estimator_over(query, inputs, classes), sizes).extract(asked, thieved_classifier=thief)
         return TorchClassifier(module, classes, pool.space)
 
+    @abstractmethod
     def _art(self, victim: Any, sizes: dict[str, int]) -> Any:
-        raise NotImplementedError
+        """The ART attack on a victim, with its `sizes`."""
 
 
 @dataclass(frozen=True)

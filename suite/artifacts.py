@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -166,8 +165,6 @@ class Fitted(Recipe):
         classes, network = len(train.classes), isinstance(self.model, nn.Module)
         _check_names(self.source, "columns", getattr(self.model, "feature_names_in_", None), features)
         _check_names(self.source, "classes", getattr(self.model, "classes_", None), train.classes)
-        # compared just now; what the model is given are arrays
-        warnings.filterwarnings("ignore", "X does not have valid feature names")
         made = (TorchClassifier(self.model, classes, train.space, device=device, recipe=self) if network
                 else EstimatorClassifier(self.model, classes, train.space, recipe=self))
         try:

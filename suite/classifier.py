@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -74,7 +75,10 @@ class EstimatorClassifier(Classifier):
     def _proba(self, x: np.ndarray) -> np.ndarray:
         if not len(x):
             return np.zeros((0, len(self.classes_)))
-        proba = np.asarray(self.estimator.predict_proba(x), np.float64)
+        with warnings.catch_warnings():
+            # columns are in the dataset's order; a model that learned names warns of arrays each time
+            warnings.filterwarnings("ignore", "X does not have valid feature names")
+            proba = np.asarray(self.estimator.predict_proba(x), np.float64)
         if proba.shape != (len(x), len(self.classes_)):
             raise InputError(f"model returned probabilities of shape {proba.shape} for {len(x)} rows and "
                              f"{len(self.classes_)} classes")
