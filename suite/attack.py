@@ -56,19 +56,22 @@ class EvasionAttack(Attack):
     """Turns inputs into similar possible inputs that the classifier gets wrong.
 
     Attributes:
-        eps: Budget in units of the space's scale. An attack that looks for the smallest perturbation (`minimal`)
-            treats it as a bound beyond which it need not look.
+        eps: Budget in the attack's norm, in units of the space's scale. An attack that looks for the smallest
+            perturbation (`minimal`) treats it as a bound beyond which it need not look.
     """
 
     eps: float = 0.1
 
+    unit: ClassVar[str] = ""
+    """What `eps` counts where it is no norm, as in "largest angle, in degrees": then `norm` is "own", the attack is
+    measured at its own `eps`, and keeps to it by itself."""
     minimal: ClassVar[bool] = False
     """Looks for the smallest perturbation, so that one run gives the whole robustness curve."""
 
     @property
     def norm(self) -> Norm:
         """The norm in which `eps` is meant."""
-        return "linf"
+        return "own" if self.unit else "linf"
 
     @abstractmethod
     def __call__(self, classifier: Classifier, x: Tensor, y: Tensor, seed: int = 0) -> Tensor:
@@ -93,8 +96,8 @@ class GradientAttack(EvasionAttack):
 
     def check(self, classifier: Classifier) -> None:
         if not isinstance(classifier, TorchClassifier):
-            raise NotApplicable(f"{type(self).__name__} needs gradients, which this model does not give; "
-                                "use a query attack (hopskipjump, boundary, zoo) or, for trees, exact-linf")
+            raise NotApplicable(f"{type(self).__name__} needs gradients, which this model does not give; use an attack "
+                                "that only asks (square, hopskipjump, zoo) or, for trees, exact-linf")
 
 
 @dataclass(frozen=True)

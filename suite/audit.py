@@ -296,7 +296,8 @@ class Audit:
     def _subject(self, cell: Cell, run: Run) -> Subject:
         plan = self.plan
         return Subject(self._classifier(cell, run), self.models[cell.model.name], self.defenses[cell.defense.name],
-                       self.data, plan.eps, plan.budgets, plan.rows, plan.seed, str(self.device))
+                       self.data, plan.eps, plan.budgets, plan.rows, plan.seed, str(self.device),
+                       {norm: (ladder.eps, ladder.budgets) for norm, ladder in plan.norms.items()})
 
     def _parts(self, cell: Cell, run: Run) -> list[Part]:
         """The finished evasion cells on the same model."""
@@ -345,7 +346,7 @@ def _check_attack(item: Item, attack: Any) -> None:
         if key not in threats.CATALOG:
             raise InputError(f"attack '{item.name}' names an unknown threat '{key}'; there are: "
                              f"{', '.join(threats.CATALOG)}")
-    if isinstance(attack, EvasionAttack) and "eps" in item.params:
+    if isinstance(attack, EvasionAttack) and "eps" in item.params and attack.norm != "own":
         raise InputError(f"attack '{item.name}': eps: every attack is measured at the budgets of the plan; set its eps "
                          "and budgets instead")
 

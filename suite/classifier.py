@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from suite.batches import in_batches
 from suite.errors import InputError
 from suite.space import Space
 
@@ -30,12 +31,17 @@ class Classifier(ABC):
         space: The possible inputs.
         queries: Inputs judged since the counter was last set to 0.
         notes: What its training found out or decided (a piloted budget, a claimed epsilon), for the report.
+        batch: Inputs judged at once; None until `suite.batches` has found what fits. It lowers it when memory runs out.
+        rejects: Whether it may refuse to judge: then `scores` has one more column, "refused".
     """
+
+    rejects: bool = False
 
     def __init__(self, classes: int, space: Space) -> None:
         self.classes_ = np.arange(classes)
         self.space = space
         self.queries = 0
+        self.batch: int | None = None
         self.notes: dict[str, float | str] = {}
 
     @property
@@ -51,6 +57,18 @@ class Classifier(ABC):
     def predict(self, x: np.ndarray) -> np.ndarray:
         """(n,) int64 labels; `REJECTED` where the model refuses to judge."""
         return self.predict_proba(x).argmax(1)
+
+    def scores(self, x: Tensor) -> Tensor:
+        """(n, classes) what an attacker sees who is told scores, on the device, without gradients: logarithms of
+        probabilities here, logits of networks; (n, classes + 1), "refused" last, where it `rejects`. Counted as
+        queries.
+        """
+        proba = self.predict_proba(x.cpu().numpy())
+        return torch.from_numpy(proba).to(x).clamp_(min=1e-12).log_()
+
+    def judge(self, x: Tensor) -> Tensor:
+        """(n,) int64 labels of a tensor on the device, without gradients; `REJECTED` where refused."""
+        return torch.from_numpy(self.predict(x.cpu().numpy())).to(x.device)
 
     @abstractmethod
     def _proba(self, x: np.ndarray) -> np.ndarray: ...
@@ -95,14 +113,15 @@ class TorchClassifier(Classifier):
         rejects: The last logit stands for "refuse to judge" (Carlini and Wagner 2017, arXiv 1705.07263, sec. 3.3).
         device: Where the module lives.
         recipe: The recipe that made it, if any: see `suite.recipe`.
-        batch: Inputs judged at once.
+        batch: Inputs judged at once; found from the first input and the memory there is when left out.
     """
 
     def __init__(self, module: nn.Module, classes: int, space: Space, rejects: bool = False,
-                 device: torch.device | str = "cpu", recipe: Any = None, batch: int = 4096) -> None:
+                 device: torch.device | str = "cpu", recipe: Any = None, batch: int | None = None) -> None:
         super().__init__(classes, space.to(device))
+        self.batch = batch
         self.module = module.to(device).eval()
-        self.rejects, self.recipe, self.batch = rejects, recipe, batch
+        self.rejects, self.recipe = rejects, recipe
         self._device = torch.device(device)
         self._direct: tuple[nn.Module | None, Pull | None] = None, None
         self.gradients = 0
@@ -117,11 +136,12 @@ class TorchClassifier(Classifier):
         self.queries += len(x)
         return self.module(x)
 
+    def scores(self, x: Tensor) -> Tensor:
+        with torch.no_grad():
+            return in_batches(self, self.logits, x)
+
     def judge(self, x: Tensor) -> Tensor:
-        """(n,) int64 labels of a tensor on the device, without gradients; `REJECTED` where refused."""
-        with torch.inference_mode():
-            labels = [self.logits(part).argmax(1) for part in x.split(self.batch)]
-        label = torch.cat(labels) if labels else x.new_zeros(0, dtype=torch.int64)
+        label = self.scores(x).argmax(1)
         return torch.where(label == len(self.classes_), REJECTED, label)
 
     def gradient(self, x: Tensor, objective: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor, Tensor]:
@@ -135,10 +155,11 @@ class TorchClassifier(Classifier):
             `(logits, values, gradient)`, all detached. Parameter gradients are neither computed nor touched.
         """
         self.gradients += len(x)
-        x = x.detach().requires_grad_()
-        logits = self.logits(x)
-        values = objective(logits)
-        (grad,) = torch.autograd.grad(values.sum(), x)
+        with torch.enable_grad():
+            x = x.detach().requires_grad_()
+            logits = self.logits(x)
+            values = objective(logits)
+            (grad,) = torch.autograd.grad(values.sum(), x)
         return logits.detach(), values.detach(), grad
 
     def pull(self, x: Tensor, weights: Callable[[Tensor], Sequence[Tensor]]) -> tuple[Tensor, list[Tensor]]:
@@ -154,8 +175,9 @@ class TorchClassifier(Classifier):
             logits, grads = passes(x, weights)
             self.gradients += len(x) * len(grads)
             return logits, grads
-        x = x.detach().requires_grad_()
-        logits = self.logits(x)
+        with torch.enable_grad():
+            x = x.detach().requires_grad_()
+            logits = self.logits(x)
         value = logits.detach()
         pulls = weights(value)
         self.gradients += len(x) * len(pulls)
@@ -178,10 +200,11 @@ class TorchClassifier(Classifier):
         return self.judge(torch.as_tensor(np.ascontiguousarray(x, np.float32), device=self.device)).cpu().numpy()
 
     def _proba(self, x: np.ndarray) -> np.ndarray:
-        with torch.inference_mode():
-            parts = [self.module(b.to(self.device))[:, : len(self.classes_)].double().softmax(1).cpu()
-                     for b in torch.from_numpy(x).split(self.batch)]
-        return torch.cat(parts).numpy() if parts else np.zeros((0, len(self.classes_)))
+        def proba(part: Tensor) -> Tensor:
+            return self.module(part.to(self.device))[:, : len(self.classes_)].double().softmax(1).cpu()
+
+        with torch.no_grad():
+            return in_batches(self, proba, torch.from_numpy(x)).numpy()
 
 
 @contextmanager

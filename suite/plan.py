@@ -71,6 +71,26 @@ class Table(BaseModel):
     subgroups: tuple[str, ...] = ()
 
 
+class Ladder(BaseModel):
+    """Budgets in one norm.
+
+    Attributes:
+        eps: The budget at which findings are stated.
+        budgets: Rising budgets of the robustness curves; `eps` is one of them.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    eps: float = Field(gt=0)
+    budgets: tuple[float, ...] = ()
+
+    @model_validator(mode="after")
+    def _main_budget(self) -> Ladder:
+        if not all(0 < budget < float("inf") for budget in self.budgets):
+            raise ValueError("budgets must be greater than 0")
+        object.__setattr__(self, "budgets", tuple(sorted({*self.budgets, self.eps})))
+        return self
+
+
 class Plan(BaseModel):
     """What `medsec audit` does.
 
@@ -81,6 +101,8 @@ class Plan(BaseModel):
         models, attacks, defenses: What is trained, attacked and compared. Every model also runs without a defense.
         eps: The budget at which findings are stated, in units of each feature's scale.
         budgets: Rising budgets of the robustness curves; `eps` is one of them.
+        norms: Budgets of attacks in other norms: "l2" (the same as Linf where it is left out) and "l0" (features or
+            pixels).
         rows: Test rows to attack at most; all when absent.
         seed: Of everything random.
         device: "auto" takes CUDA when it is there.
@@ -96,6 +118,7 @@ class Plan(BaseModel):
     defenses: tuple[Item, ...] = ()
     eps: float = Field(default=0.05, gt=0, le=1)
     budgets: tuple[float, ...] = (0.01, 0.02, 0.05, 0.1, 0.2)
+    norms: dict[Literal["l2", "l0"], Ladder] = Field(default_factory=dict)
     rows: int | None = Field(default=None, ge=2)
     seed: int = Field(default=0, ge=0, lt=2**31)
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -166,7 +189,8 @@ class Plan(BaseModel):
     def quick(self) -> Plan:
         """A smaller audit of the same kind: few rows, one budget, and slow attacks on fewer rows still."""
         attacks = tuple(a.model_copy(update={"rows": min(a.rows or 40, 10 if a.rows else 40)}) for a in self.attacks)
-        return self.model_copy(update={"attacks": attacks, "rows": 40, "budgets": (self.eps,),
+        norms = {norm: Ladder(eps=ladder.eps) for norm, ladder in self.norms.items()}
+        return self.model_copy(update={"attacks": attacks, "rows": 40, "budgets": (self.eps,), "norms": norms,
                                        "title": f"{self.title} (quick)"})
 
 

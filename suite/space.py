@@ -3,26 +3,34 @@
 from __future__ import annotations
 
 import copy
-from typing import Literal, Self
+from typing import ClassVar, Literal, Self
 
 import torch
 from torch import Tensor
 
-Norm = Literal["linf", "l2"]
+Norm = Literal["linf", "l2", "l0", "own"]
+"""What a budget bounds: the largest change of a feature, the root of the summed squares of all changes, the number of
+features (pixels) changed; or "own": something that is no norm of the change, such as an angle. An attack with a budget
+of its own says what it means in `EvasionAttack.unit`.
+"""
 
 
 class Space:
     """A box of possible inputs, and the unit in which a perturbation of each feature is measured.
 
-    Images use it as it is (bounds 0 and 1, scale 1). Tables use `tabular.schema.PatientSpace`, which adds integers,
-    immutable and one-way columns and relations between columns. Every evasion attack searches inside the space of its
-    classifier, so that each example it returns is a possible input.
+    Images use `imaging.space.ImageSpace` (bounds 0 and 1, scale 1), which knows what is visible. Tables use
+    `tabular.schema.PatientSpace`, which adds integers, immutable and one-way columns and relations between columns.
+    Every evasion attack searches inside the space of its classifier, so that each example it returns is a possible
+    input.
 
     Args:
         lower, upper: Least and greatest value of each feature, in data units; broadcastable to one input.
         scale: Data units that count as a perturbation of 1, positive; broadcastable to one input. A budget
             `eps=0.05` therefore means 5 % of `scale`.
     """
+
+    noun: ClassVar[str] = "patient"
+    """What one input is called in reports."""
 
     def __init__(self, lower: Tensor | float, upper: Tensor | float, scale: Tensor | float = 1.0) -> None:
         self.lower, self.upper, self.scale = (torch.as_tensor(v, dtype=torch.float32) for v in (lower, upper, scale))
@@ -82,8 +90,14 @@ class Space:
         """
         return ((a - b) / self.scale).abs().flatten(1).sum(1)
 
+    def visibility(self, a: Tensor, b: Tensor) -> dict[str, Tensor]:
+        """(n,) each: how visible a change of `a` into `b` is to people, by name; empty where nobody looks at inputs."""
+        return {}
+
     def distance(self, a: Tensor, b: Tensor, norm: Norm = "linf") -> Tensor:
-        """(n,) distance between inputs in units of `scale`."""
+        """(n,) distance between inputs in units of `scale`, or for "l0" the number of features that differ."""
+        if norm == "l0":
+            return (a != b).flatten(1).sum(1).to(a.dtype)
         delta = ((a - b) / self.scale).flatten(1)
         return delta.abs().amax(1) if norm == "linf" else delta.norm(dim=1)
 

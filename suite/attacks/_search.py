@@ -1,4 +1,4 @@
-"""What the gradient attacks share: the attacker's goal, the rows still under attack, and batches that fit in memory."""
+"""What our attacks share: the attacker's goal, the rows still under attack, and batches that fit in memory."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from typing import Literal, Self
 import torch
 from torch import Tensor
 
-from suite.attack import GradientAttack
-from suite.classifier import TorchClassifier
+from suite.attack import EvasionAttack, GradientAttack
+from suite.batches import in_batches
+from suite.classifier import Classifier, TorchClassifier
 from suite.errors import InputError
 from suite.seeding import torch_generator
 from suite.space import Norm, Reach
@@ -21,8 +22,8 @@ Loss = Literal["ce", "margin"]
 
 
 @dataclass(frozen=True)
-class Search(GradientAttack):
-    """Base of the gradient attacks: freezes the classifier and hands its rows over in batches of `classifier.batch`.
+class Query(EvasionAttack):
+    """Base of our attacks: hands the rows over in batches that fit in memory. One that is no more only asks scores.
 
     Attributes:
         target: Label to reach; `None` for any wrong one.
@@ -30,19 +31,32 @@ class Search(GradientAttack):
 
     target: int | None = None
 
-    def __call__(self, classifier: TorchClassifier, x: Tensor, y: Tensor, seed: int = 0) -> Tensor:
+    def __call__(self, classifier: Classifier, x: Tensor, y: Tensor, seed: int = 0) -> Tensor:
         self.check(classifier)
         generator = torch_generator(seed, classifier.device)
-        with classifier.frozen(), torch.enable_grad():
-            found = [self._attack(classifier, classifier.space.reach(part, self.eps),
-                                  Goal(classifier, labels, self.target), generator)
-                     for part, labels in zip(x.detach().split(classifier.batch), y.split(classifier.batch), strict=True)
-                     if len(part)]
-        return torch.cat(found) if found else x.clone()
+
+        def attack(x: Tensor, y: Tensor) -> Tensor:
+            if not len(x):
+                return x.clone()
+            goal = Goal(classifier, y, self.target)
+            return self._attack(classifier, classifier.space.reach(x, self.eps), goal, generator)
+
+        with torch.no_grad():
+            return in_batches(classifier, attack, x.detach(), y)
 
     @abstractmethod
-    def _attack(self, classifier: TorchClassifier, reach: Reach, goal: Goal, generator: torch.Generator) -> Tensor:
+    def _attack(self, classifier: Classifier, reach: Reach, goal: Goal, generator: torch.Generator) -> Tensor:
         """(n, ...) adversarial versions of the `reach.x` of one batch."""
+
+
+@dataclass(frozen=True)
+class Search(Query, GradientAttack):
+    """Base of the gradient attacks: freezes the classifier meanwhile."""
+
+    def __call__(self, classifier: TorchClassifier, x: Tensor, y: Tensor, seed: int = 0) -> Tensor:
+        self.check(classifier)
+        with classifier.frozen():
+            return super().__call__(classifier, x, y, seed)
 
 
 class Goal:
@@ -55,9 +69,9 @@ class Goal:
         weights: (n, 2) signs of the logits when there are but two: every objective is then a multiple of their sum.
     """
 
-    def __init__(self, classifier: TorchClassifier, y: Tensor, target: int | None = None) -> None:
+    def __init__(self, classifier: Classifier, y: Tensor, target: int | None = None) -> None:
         classes = len(classifier.classes_)
-        logits = torch.arange(classes + getattr(classifier, "rejects", False), device=y.device)
+        logits = torch.arange(classes + classifier.rejects, device=y.device)
         if target is None:
             wins = (logits != y[:, None]) & (logits < classes)
         elif 0 <= target < classes:
@@ -139,7 +153,7 @@ class Hunt:
         reach, goal: Of the rows still under attack.
     """
 
-    def __init__(self, classifier: TorchClassifier, reach: Reach, goal: Goal, early_stop: bool) -> None:
+    def __init__(self, classifier: Classifier, reach: Reach, goal: Goal, early_stop: bool) -> None:
         self.classifier, self.reach, self.goal, self.early_stop = classifier, reach, goal, early_stop
         self._found, self._lead = reach.x.clone(), reach.x.new_full((len(reach.x),), -torch.inf)
         self._rows = torch.arange(len(reach.x), device=reach.x.device)
@@ -161,7 +175,7 @@ class Hunt:
     def finish(self, possible: Tensor) -> tuple[Tensor, Tensor]:
         """Judge the last candidates, by a forward pass alone, and return what `best` does."""
         with torch.no_grad():
-            self.note(possible, self.classifier.logits(possible))
+            self.note(possible, self.classifier.scores(possible))
         return self.best()
 
     def best(self) -> tuple[Tensor, Tensor]:

@@ -8,15 +8,14 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from suite.attack import EvasionAttack, Info
-from suite.attacks._search import Goal, Hunt, random_start
-from suite.classifier import Classifier, TorchClassifier
-from suite.seeding import torch_generator
-from suite.space import Norm
+from suite.attack import Info
+from suite.attacks._search import Goal, Hunt, Query, random_start
+from suite.classifier import Classifier
+from suite.space import Norm, Reach
 
 
 @dataclass(frozen=True)
-class RandomNoise(EvasionAttack):
+class RandomNoise(Query):
     """The worst of some random possible inputs within the budget; a model that it fools needs no attacker.
 
     Attributes:
@@ -35,26 +34,13 @@ class RandomNoise(EvasionAttack):
     edge: bool = True
     early_stop: bool = True
 
-    def __call__(self, classifier: Classifier, x: Tensor, y: Tensor, seed: int = 0) -> Tensor:
-        generator = torch_generator(seed, x.device)
-        size = getattr(classifier, "batch", 4096)
-        found = [self._worst(classifier, *part, generator) for part in zip(x.split(size), y.split(size), strict=True)]
-        return torch.cat(found)
-
-    def _worst(self, classifier: Classifier, x: Tensor, y: Tensor, generator: torch.Generator) -> Tensor:
-        space = classifier.space
-        hunt = Hunt(classifier, space.reach(x, self.eps), Goal(classifier, y), self.early_stop)
-        for _ in range(self.draws if len(x) else 0):
-            z = random_start(hunt.reach, space.scale, self.eps, self.norm, generator, self.edge)
+    def _attack(self, classifier: Classifier, reach: Reach, goal: Goal, generator: torch.Generator) -> Tensor:
+        scale = classifier.space.scale
+        hunt = Hunt(classifier, reach, goal, self.early_stop)
+        for _ in range(self.draws):
+            z = random_start(hunt.reach, scale, self.eps, self.norm, generator, self.edge)
             possible = hunt.reach.snap(z, self.norm == "l2")
-            left = hunt.note(possible, _scores(classifier, possible))
+            left = hunt.note(possible, classifier.scores(possible))
             if left is not None and not len(left):
                 break
         return hunt.best()[0]
-
-
-def _scores(classifier: Classifier, x: Tensor) -> Tensor:
-    if isinstance(classifier, TorchClassifier):
-        with torch.no_grad():
-            return classifier.logits(x)
-    return torch.from_numpy(classifier.predict_proba(x.cpu().numpy())).to(x)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -67,8 +66,7 @@ class Distillation(TorchDefense):
     def _match(self, teacher: TorchClassifier, split: Split) -> Objective:
         """The loss of matching the teacher's soft labels on a split, which are computed once."""
         x, _ = tensors(split, teacher.device)
-        with torch.no_grad():
-            soft = torch.cat([(teacher.module(part) / self.temperature).softmax(1) for part in x.split(teacher.batch)])
+        soft = (teacher.scores(x) / self.temperature).softmax(1)
 
         def match(module: nn.Module, batch: Batch) -> Tensor:
             return F.cross_entropy(module(batch.x) / self.temperature, soft[batch.index], reduction="none")

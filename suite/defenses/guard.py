@@ -96,11 +96,16 @@ class GuardedClassifier(Classifier):
 
     def __init__(self, inner: Classifier, detector: TorchDetector, threshold: float) -> None:
         super().__init__(len(inner.classes_), inner.space)
-        self.inner, self.detector, self.threshold = inner, detector, threshold
+        self.inner, self.detector, self.threshold, self.rejects = inner, detector, threshold, True
 
     @property
     def device(self) -> torch.device:
         return self.inner.device
+
+    def scores(self, x: Tensor) -> Tensor:
+        refused = torch.from_numpy(self.predict(x.cpu().numpy()) == REJECTED).to(x)
+        self.queries -= len(x)  # one question, though it is put twice here
+        return torch.cat([super().scores(x), refused.log()[:, None]], 1)
 
     def predict(self, x: np.ndarray) -> np.ndarray:
         x = np.ascontiguousarray(x, np.float32)

@@ -31,6 +31,7 @@ def evasion(attack: EvasionAttack, subject: Subject, sheet: Sheet, rows: int | N
     if isinstance(attack, CertifiedAttack) and attack.counted == "l0":
         return _fewest(attack, subject, sheet, rows)
     model, test, space = subject.classifier, subject.test(rows), subject.classifier.space
+    main, budgets = subject.ladder(attack)
     x, y = (torch.from_numpy(a).to(model.device) for a in (test.x, test.y))
     wrong = model.predict(test.x) != test.y
     model.queries = 0
@@ -49,8 +50,11 @@ def evasion(attack: EvasionAttack, subject: Subject, sheet: Sheet, rows: int | N
         fooled = fools(model, found, y[todo])
         model.queries = spent
         assert bool(space.contains(found, x[todo]).all()), f"{type(attack).__name__} left the space"
-        far = space.distance(found, x[todo], attack.norm).double().cpu().numpy()
-        fooled &= far <= budget + SLACK
+        if attack.norm == "own":  # it keeps to its budget itself
+            far = np.full(len(fooled), budget)
+        else:
+            far = space.distance(found, x[todo], attack.norm).double().cpu().numpy()
+            fooled &= far <= budget + SLACK
         index = np.flatnonzero(which)[fooled]
         best[torch.from_numpy(index).to(model.device)] = found[torch.from_numpy(fooled).to(model.device)]
         distance[index] = far[fooled]
@@ -65,13 +69,13 @@ def evasion(attack: EvasionAttack, subject: Subject, sheet: Sheet, rows: int | N
             return certified.x_adv
         return now(model, x0, y0, subject.seed)
 
-    for budget in (max(subject.budgets),) if attack.minimal else subject.budgets:
+    for budget in budgets[-1:] if attack.minimal else budgets:
         attempt(budget, np.isinf(distance))
     seconds, asked = time.perf_counter() - started, model.queries
 
     params = {k: v for k, v in asdict(attack).items() if k != "eps"}
     cost = {"queries": asked / len(test), "seconds": seconds}
-    for eps in subject.budgets:
+    for eps in budgets:
         at = {"attack_params": params | {"eps": eps}} | cost
         fooled = distance <= eps + SLACK
         sheet.add("robust_accuracy", metrics.proportion(~fooled), **at)
@@ -80,15 +84,15 @@ def evasion(attack: EvasionAttack, subject: Subject, sheet: Sheet, rows: int | N
             # where the search found nothing it looked no further than the greatest budget, and proves no more
             proved = (extra["lower"] > eps + SLACK) | (np.isinf(extra["upper"]) & (extra["lower"] >= eps - SLACK))
             sheet.add("certified_accuracy", metrics.proportion(proved), **at)
-    at = {"attack_params": params | {"eps": subject.eps}} | cost
+    at = {"attack_params": params | {"eps": main}} | cost
     if isinstance(model, TorchClassifier):
         sheet.add("gradients", model.gradients / len(test), len(test), **at)
     if "lower" in extra:
         with np.errstate(invalid="ignore"):  # infinite less infinite: proven unreachable
             solved = extra["upper"] - extra["lower"] <= SLACK
-        unreachable = extra["lower"] >= max(subject.budgets) - SLACK
+        unreachable = extra["lower"] >= budgets[-1] - SLACK
         sheet.add("solved", metrics.proportion((solved | unreachable)[~wrong]), **at)
-    _describe(subject, sheet, test, best, distance, wrong, at)
+    _describe(subject, sheet, test, best, distance, distance <= main + SLACK, wrong, at)
     if isinstance(attack, QueryAttack):
         right = torch.from_numpy(~wrong).to(model.device)
         _as_claimed(attack, subject, sheet, x[right], y[right], at)
@@ -116,14 +120,13 @@ def _fewest(attack: CertifiedAttack, subject: Subject, sheet: Sheet, rows: int |
 
 def fools(model: Classifier, x: torch.Tensor, y: torch.Tensor) -> np.ndarray:
     """(n,) bool: whether the label is neither `y` nor a refusal."""
-    pred = model.judge(x).cpu().numpy() if isinstance(model, TorchClassifier) else model.predict(x.cpu().numpy())
+    pred = model.judge(x).cpu().numpy()
     return (pred != y.cpu().numpy()) & (pred >= 0)
 
 
 def _describe(subject: Subject, sheet: Sheet, test: Split, best: torch.Tensor, distance: np.ndarray,
-              wrong: np.ndarray, at: dict) -> None:
-    """Performance under attack at the main budget, and the size of the successful perturbations."""
-    fooled = distance <= subject.eps + SLACK
+              fooled: np.ndarray, wrong: np.ndarray, at: dict) -> None:
+    """Performance under attack at the main budget, and the size and visibility of the successful perturbations."""
     attacked = np.where(fooled.reshape(-1, *[1] * (test.x.ndim - 1)), best.cpu().numpy(), test.x)
     model = subject.classifier
     under = metrics.classification(test.y, model.predict(attacked), model.predict_proba(attacked), test.classes,
@@ -133,7 +136,10 @@ def _describe(subject: Subject, sheet: Sheet, test: Split, best: torch.Tensor, d
     if hit.any():
         changed = (attacked != test.x).reshape(len(test), -1).sum(1)[hit]
         sheet.add("median_perturbation", float(np.median(distance[hit])), int(hit.sum()), **at)
-        price = subject.classifier.space.price(best, torch.from_numpy(test.x).to(best.device)).cpu().numpy()
+        space, clean = subject.classifier.space, torch.from_numpy(test.x).to(best.device)
+        price = space.price(best, clean).cpu().numpy()
+        for name, seen in space.visibility(best[hit], clean[hit]).items():
+            sheet.add(f"visibility[{name}]", float(seen.double().median()), int(hit.sum()), **at)
         sheet.add("median_cost", float(np.median(price[hit])), int(hit.sum()), **at)
         sheet.add("features_changed", float(changed.mean()), int(hit.sum()), **at)
     for label, members in subgroups(test):

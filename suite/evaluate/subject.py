@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import singledispatch
 
 import numpy as np
 
 from suite import metrics
-from suite.attack import Attack
+from suite.attack import Attack, EvasionAttack
 from suite.classifier import Classifier
 from suite.data import Dataset, Split
 from suite.errors import InputError
@@ -26,7 +27,8 @@ class Subject:
         classifier: The model.
         recipe, defense: What trained it, so that poisoning can train it again.
         data: All splits; attacks are measured on `test`.
-        eps, budgets: Main budget, and all budgets in rising order.
+        eps, budgets: Main budget, and all budgets in rising order, in Linf.
+        norms: The same of other norms, `{"l2": (eps, budgets)}`; Linf's where a norm is missing.
         rows: Test rows to attack at most.
         seed: Of the measurement.
         device: Where new models are trained.
@@ -41,6 +43,13 @@ class Subject:
     rows: int | None = None
     seed: int = 0
     device: str = "cpu"
+    norms: Mapping[str, tuple[float, tuple[float, ...]]] = field(default_factory=dict)
+
+    def ladder(self, attack: EvasionAttack) -> tuple[float, tuple[float, ...]]:
+        """Main budget and all budgets of an attack; one whose budget is no norm has its own and no other."""
+        if attack.norm == "own":
+            return attack.eps, (attack.eps,)
+        return self.norms.get(attack.norm, (self.eps, self.budgets))
 
     def positions(self, limit: int | None = None) -> np.ndarray:
         """Which test rows to attack: all, or a random subset that is the same for every attack and model.
