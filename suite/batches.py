@@ -1,4 +1,4 @@
-"""Work on many inputs in batches that fit in memory: their size is found from the network, and halved when it is wrong."""
+"""Work on many inputs in batches that fit in memory: their size is found from the network, and halved if wrong."""
 
 from __future__ import annotations
 

@@ -1,0 +1,1 @@
+"""Attacks on what makes an image: its squares, pixels, shapes, light and frequencies."""
