@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -37,6 +38,10 @@ class ImageSpace(Space):
         ssim, _ = compute_ssim_and_cs(a, b, 2, kernel_size=[side] * 2, kernel_sigma=[1.5] * 2, data_range=1.0)
         square = F.mse_loss(a, b, reduction="none").flatten(1).mean(1)
         return {"ssim": ssim.flatten(1).mean(1), "psnr": -10 * torch.log10(square), "l2": self.distance(a, b, "l2")}
+
+    def pictures(self, x: Tensor) -> np.ndarray:
+        levels = (255 * x).round().clamp(0, 255).to(torch.uint8).cpu().numpy()
+        return levels[:, 0] if levels.shape[1] == 1 else np.moveaxis(levels, 1, -1)
 
     def describe(self, eps: float) -> dict[str, str]:
         return {"intensity": f"± {255 * eps:.3g} of 255 grey levels, each pixel and channel by itself"}

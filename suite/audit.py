@@ -166,7 +166,7 @@ class Audit:
             "why": self.why, "provenance": asdict(source), "card": dict(self.data.card),
             "fitted": list(self.data.fitted), "classes": list(self.data.classes), "features": list(self.data.features),
             "splits": {s: len(getattr(self.data, s)) for s in ("train", "val", "test")},
-            "budget": self.data.space.describe(self.plan.eps), "versions": versions(),
+            "noun": self.data.space.noun, "budget": self.data.space.describe(self.plan.eps), "versions": versions(),
             "device": describe_device(self.device), "created": time.strftime("%Y-%m-%d %H:%M"),
             "cells": [c.key for c in self.cells]}
 

@@ -53,15 +53,44 @@ def bootstrap(statistic: Callable[[np.ndarray], float], n: int, seed: int = 0, s
     """
     if n == 0:
         return Estimate(np.nan, np.nan, np.nan, 0)
+    draws, smallest = _draws(n, seed, strata, resamples)
+    values = np.array([statistic(draw) for draw in draws])
+    return _percentiles(values, float(statistic(np.arange(n))), n, smallest, least)
+
+
+def weighted(statistic: Callable[[np.ndarray], np.ndarray], n: int, seed: int = 0, strata: np.ndarray | None = None,
+             resamples: int = RESAMPLES) -> Estimate:
+    """As `bootstrap`, of the same resamples, for a statistic that can be computed for many of them at once.
+
+    Args:
+        statistic: `(r, n) float64, how often each row was drawn -> (r,) values`.
+        n, seed, strata, resamples: As for `bootstrap`.
+    """
+    if n == 0:
+        return Estimate(np.nan, np.nan, np.nan, 0)
+    draws, smallest = _draws(n, seed, strata, resamples)
+    values = [statistic(np.stack([np.bincount(draw, minlength=n) for draw in part]).astype(np.float64))
+              for part in np.array_split(draws, -(-draws.size // _AT_ONCE))]
+    return _percentiles(np.concatenate(values), float(statistic(np.ones((1, n)))[0]), n, smallest, 0.0)
+
+
+_AT_ONCE = 2**18
+"""Numbers of rows drawn, of all resamples together, that are worked on at once: few enough for the caches."""
+
+
+def _draws(n: int, seed: int, strata: np.ndarray | None, resamples: int) -> tuple[np.ndarray, int]:
+    """(resamples, n) row positions, and the size of the smallest stratum."""
     rng = np.random.default_rng(seed)
     groups = [np.arange(n)] if strata is None else [np.flatnonzero(strata == s) for s in np.unique(strata)]
     draws = np.concatenate([g[rng.integers(0, len(g), (resamples, len(g)))] for g in groups], axis=1)
-    values = np.array([statistic(draw) for draw in draws])
+    return draws, min(map(len, groups))
+
+
+def _percentiles(values: np.ndarray, value: float, n: int, smallest: int, least: float) -> Estimate:
     values = values[np.isfinite(values)]
-    value = float(statistic(np.arange(n)))
     low, high = np.quantile(values, [0.025, 0.975]) if len(values) else (np.nan, np.nan)
     if low == high:
-        room = proportion(0, min(map(len, groups))).high
+        room = proportion(0, smallest).high
         low, high = max(least, low - room), min(1.0, high + room)
     return Estimate(value, float(min(low, value)), float(max(high, value)), n)
 
@@ -112,11 +141,19 @@ def auroc(score: np.ndarray, positive: np.ndarray) -> float:
     return float((rankdata(score)[positive].sum() - p * (p + 1) / 2) / (p * q))
 
 
-def macro_auroc(proba: np.ndarray, y: np.ndarray) -> float:
-    """AUROC of class 1 for two classes; mean one-vs-rest AUROC for more."""
-    if proba.shape[1] == 2:
-        return auroc(proba[:, 1], y == 1)
-    return float(np.nanmean([auroc(proba[:, k], y == k) for k in range(proba.shape[1])]))
+def resampled_auroc(score: np.ndarray, positive: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+    """`auroc` as a statistic for `weighted`: the scores are sorted once for all resamples."""
+    order = np.argsort(score, kind="stable")
+    starts = np.flatnonzero(np.r_[True, np.diff(score[order]) != 0])  # of runs of equal scores
+
+    def statistic(weights: np.ndarray) -> np.ndarray:
+        sorted_ = weights[:, order]
+        hits, misses = (np.add.reduceat(sorted_ * side, starts, axis=1) for side in (positive[order], ~positive[order]))
+        below = np.cumsum(misses, 1) - misses / 2  # ties count half
+        with np.errstate(invalid="ignore"):
+            return (hits * below).sum(1) / (hits.sum(1) * misses.sum(1))
+
+    return statistic
 
 
 def tpr_at_fpr(score: np.ndarray, member: np.ndarray, fpr: float) -> float:
@@ -135,18 +172,26 @@ def balanced_accuracy(pred: np.ndarray, y: np.ndarray) -> float:
 
 def f1(pred: np.ndarray, y: np.ndarray, k: int) -> float:
     """F1 of class `k`; 0 when it is neither predicted nor present."""
-    hit = int(((pred == k) & (y == k)).sum())
-    total = int((pred == k).sum() + (y == k).sum())
-    return 2 * hit / total if total else 0.0
+    return float(_resampled_f1(pred, y, k)(np.ones((1, len(y))))[0])
+
+
+def _resampled_f1(pred: np.ndarray, y: np.ndarray, k: int) -> Callable[[np.ndarray], np.ndarray]:
+    hit, total = (pred == k) & (y == k), (pred == k).astype(float) + (y == k)
+    return lambda weights: 2 * (weights @ hit) / np.maximum(weights @ total, 1)
 
 
 def calibration_error(proba: np.ndarray, y: np.ndarray, bins: int = 10) -> float:
     """Expected calibration error of the predicted class, equal-width bins (Guo et al. 2017, arXiv 1706.04599)."""
+    return float(_resampled_calibration_error(proba, y, bins)(np.ones((1, len(y))))[0])
+
+
+def _resampled_calibration_error(proba: np.ndarray, y: np.ndarray,
+                                 bins: int = 10) -> Callable[[np.ndarray], np.ndarray]:
     confidence, correct = proba.max(1), proba.argmax(1) == y
     which = np.minimum((confidence * bins).astype(int), bins - 1)
-    weight = np.bincount(which, minlength=bins)
-    gap = np.abs(np.bincount(which, correct, bins) - np.bincount(which, confidence, bins))
-    return float(gap.sum() / max(weight.sum(), 1))
+    gaps = np.zeros((len(y), bins))
+    gaps[np.arange(len(y)), which] = correct - confidence
+    return lambda weights: np.abs(weights @ gaps).sum(1) / np.maximum(weights.sum(1), 1)
 
 
 def classification(y: np.ndarray, pred: np.ndarray, proba: np.ndarray | None, classes: tuple[str, ...],
@@ -162,19 +207,24 @@ def classification(y: np.ndarray, pred: np.ndarray, proba: np.ndarray | None, cl
     Returns:
         Metric name -> estimate; per-class names end in `[class name]`, `confusion[a->b]` are counts.
     """
-    n = len(y)
-    out = {"accuracy": proportion(pred == y),
-           "balanced_accuracy": bootstrap(lambda i: balanced_accuracy(pred[i], y[i]), n, seed, y)}
+    n, present = len(y), np.unique(y)
+    right, of = pred == y, [y == k for k in present]
+
+    def balanced(weights: np.ndarray) -> np.ndarray:
+        return np.mean([weights @ (right & own) / (weights @ own) for own in of], axis=0)
+
+    out = {"accuracy": proportion(right), "balanced_accuracy": weighted(balanced, n, seed, y)}
     if len(classes) == 2:
         out["sensitivity"] = proportion(pred[y == 1] == 1)
         out["specificity"] = proportion(pred[y == 0] == 0)
     if proba is not None:
-        out["auroc"] = bootstrap(lambda i: macro_auroc(proba[i], y[i]), n, seed, y)
-        out["calibration_error"] = bootstrap(lambda i: calibration_error(proba[i], y[i]), n, seed)
+        curves = [resampled_auroc(proba[:, k], y == k) for k in ((1,) if len(classes) == 2 else present)]
+        out["auroc"] = weighted(lambda w: np.mean([curve(w) for curve in curves], axis=0), n, seed, y)
+        out["calibration_error"] = weighted(_resampled_calibration_error(proba, y), n, seed)
     for k, name in enumerate(classes):
         out[f"precision[{name}]"] = proportion(y[pred == k] == k)
         out[f"recall[{name}]"] = proportion(pred[y == k] == k)
-        out[f"f1[{name}]"] = bootstrap(lambda i, k=k: f1(pred[i], y[i], k), n, seed, y)
+        out[f"f1[{name}]"] = weighted(_resampled_f1(pred, y, k), n, seed, y)
         for j, other in enumerate(classes):
             count = float(((y == k) & (pred == j)).sum())
             out[f"confusion[{name}->{other}]"] = Estimate(count, np.nan, np.nan, n)

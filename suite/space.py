@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from typing import ClassVar, Literal, Self
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -93,6 +94,10 @@ class Space:
     def visibility(self, a: Tensor, b: Tensor) -> dict[str, Tensor]:
         """(n,) each: how visible a change of `a` into `b` is to people, by name; empty where nobody looks at inputs."""
         return {}
+
+    def pictures(self, x: Tensor) -> np.ndarray | None:
+        """(n, height, width) or (n, height, width, 3) uint8 for people to look at; None where inputs are no such."""
+        return None
 
     def distance(self, a: Tensor, b: Tensor, norm: Norm = "linf") -> Tensor:
         """(n,) distance between inputs in units of `scale`, or for "l0" the number of features that differ."""

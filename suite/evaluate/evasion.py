@@ -13,6 +13,7 @@ from suite.attack import CertifiedAttack, EvasionAttack
 from suite.attacks.query import QueryAttack
 from suite.classifier import Classifier, TorchClassifier
 from suite.data import Split
+from suite.evaluate.pictures import picture
 from suite.evaluate.subject import Arrays, Subject, measure, subgroups
 from suite.measurement import Sheet
 
@@ -96,9 +97,11 @@ def evasion(attack: EvasionAttack, subject: Subject, sheet: Sheet, rows: int | N
     if isinstance(attack, QueryAttack):
         right = torch.from_numpy(~wrong).to(model.device)
         _as_claimed(attack, subject, sheet, x[right], y[right], at)
+    shown = picture(model, x, best, distance <= main + SLACK, wrong, test.y, test.classes)
     linf = space.distance(best, x).double().cpu().numpy()
     return {"positions": subject.positions(rows), "wrong": wrong, "distance": distance,
-            "linf": np.where(np.isfinite(distance), linf, np.inf), "x_adv": best.cpu().numpy(), **extra}
+            "linf": np.where(np.isfinite(distance), linf, np.inf), "x_adv": best.cpu().numpy(), **extra,
+            **shown}
 
 
 def _fewest(attack: CertifiedAttack, subject: Subject, sheet: Sheet, rows: int | None) -> Arrays:
@@ -134,14 +137,14 @@ def _describe(subject: Subject, sheet: Sheet, test: Split, best: torch.Tensor, d
     sheet.extend({f"attacked_{name}": value for name, value in under.items()}, **at)
     hit = fooled & ~wrong
     if hit.any():
-        changed = (attacked != test.x).reshape(len(test), -1).sum(1)[hit]
-        sheet.add("median_perturbation", float(np.median(distance[hit])), int(hit.sum()), **at)
-        space, clean = subject.classifier.space, torch.from_numpy(test.x).to(best.device)
-        price = space.price(best, clean).cpu().numpy()
-        for name, seen in space.visibility(best[hit], clean[hit]).items():
-            sheet.add(f"visibility[{name}]", float(seen.double().median()), int(hit.sum()), **at)
-        sheet.add("median_cost", float(np.median(price[hit])), int(hit.sum()), **at)
-        sheet.add("features_changed", float(changed.mean()), int(hit.sum()), **at)
+        rows = torch.from_numpy(hit).to(best.device)
+        space, found, clean = model.space, best[rows], torch.from_numpy(test.x[hit]).to(best.device)
+        seen = {f"visibility[{name}]": values.median() for name, values in space.visibility(found, clean).items()}
+        if not seen:  # nobody looks at a table, but somebody pays for each change
+            seen = {"median_cost": space.price(found, clean).quantile(0.5)}
+        for metric, number in {"median_perturbation": np.median(distance[hit]), **seen,
+                               "features_changed": space.distance(found, clean, "l0").mean()}.items():
+            sheet.add(metric, float(number), int(hit.sum()), **at)
     for label, members in subgroups(test):
         sheet.add("robust_accuracy", metrics.proportion(~fooled[members]), subgroup=label, **at)
 

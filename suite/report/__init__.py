@@ -10,7 +10,8 @@ __all__ = ["write_report"]
 
 
 def write_report(run: Run) -> Path:
-    """Write `report.html` into the run's folder, from its rows and manifest alone; the same run gives the same bytes.
+    """Write `report.html` into the run's folder, from its rows, its manifest and the pictures that its cells kept;
+    the same run gives the same bytes.
 
     Args:
         run: Finished or not: what is missing is missing in the report too.
@@ -24,6 +25,6 @@ def write_report(run: Run) -> Path:
     from suite.report.page import render
 
     path = run.folder / "report.html"
-    text = render(run.rows(), run.manifest)
+    text = render(run.rows(), run.manifest, run.arrays)
     write_atomic(path, lambda f: f.write(text.encode()))
     return path

@@ -10,7 +10,7 @@ from suite.metrics import proportion
 from suite.report import known, svg
 from suite.report.rows import CONTROL, WORST, Rows, robustness
 from suite.report.sections.defenses import leakage
-from suite.report.show import budget, interval, number, share
+from suite.report.show import interval, number, share
 
 MARKS = ("o", "s", "^", "D", "v", "P", "X", "*")
 DASHES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (1, 1.2)), (0, (5, 1.5, 1, 1.5)), (0, (8, 2)),
@@ -86,12 +86,13 @@ def curves(rows: Rows) -> Panels:
         _budget_axis(ax, rows)
         label = model
         if found := robustness(rows, model):
+            by = "random noise" if found.accuracy.attack == CONTROL else "worst case"
             label += (f": accuracy {number(found.clean)} without attack, {interval(found.accuracy)} at "
-                      f"{budget(rows.eps)} ({'random noise' if found.accuracy.attack == CONTROL else 'worst case'})")
+                      f"{rows.voice.budget(rows.eps)} ({by})")
         panels.append((model, svg.inline(made, f"curve{len(panels)}", label)))
-    caption = ("Robust accuracy against the budget (share of each column's scale; square-root axis). "
-               "Attacks on fewer patients start from the accuracy on these; where no attack met all patients, no worst "
-               "case is drawn. The main budget is marked.")
+    caption = (f"Robust accuracy against the budget (share of {rows.voice.scale}; square-root axis). Attacks on fewer "
+               f"{rows.cases} start from the accuracy on these; where no attack met all {rows.cases}, no worst case is "
+               "drawn. The main budget is marked.")
     return Panels(caption, panels, [KINDS[k] for k in KINDS if k in used])
 
 
@@ -117,7 +118,7 @@ def _curve(ax: Any, rows: Rows, found: list[Measurement], style: Style, band: bo
     """Draw rows of rising budget; the curve starts at the accuracy of the same patients without an attack."""
     first = found[0]
     right = rows.one("attack_success_rate", first.model, first.defense, first.attack, eps=rows.eps)
-    points = sorted((100 * r.attack_params.get("eps", 0), r.estimate) for r in found)
+    points = sorted((_per(rows) * r.attack_params.get("eps", 0), r.estimate) for r in found)
     if right is not None:
         points.insert(0, (0.0, proportion(right.n, first.n)))
     x, estimates = zip(*points, strict=True)
@@ -130,16 +131,22 @@ def _curve(ax: Any, rows: Rows, found: list[Measurement], style: Style, band: bo
 def _budget_axis(ax: Any, rows: Rows) -> None:
     import numpy as np
 
-    budgets = [100 * b for b in rows.manifest.get("plan", {}).get("budgets", [])]
+    per = _per(rows)
+    budgets = [per * b for b in rows.manifest.get("plan", {}).get("budgets", [])]
     ax.set_xscale("function", functions=(lambda v: np.sqrt(np.maximum(v, 0)), np.square))
     ax.set_xlim(0, max(budgets, default=20))
-    ax.set_xticks([0, *budgets], [f"{b:g}" for b in [0, *budgets]])
+    ax.set_xticks([0, *budgets], [f"{b:.3g}" for b in [0, *budgets]])
     ax.minorticks_off()
     ax.set_ylim(0, 1)
     ax.set_yticks([0, 0.25, 0.5, 0.75, 1])
-    ax.set_xlabel("budget, % of scale", color=svg.INK, fontsize=7.5)
+    ax.set_xlabel("budget, % of scale" if per == 100 else "budget, grey levels of 255", color=svg.INK, fontsize=7.5)
     if rows.eps is not None:
-        ax.axvline(100 * rows.eps, color=svg.MUTED, linewidth=1, linestyle=(0, (1, 2)), zorder=0)
+        ax.axvline(per * rows.eps, color=svg.MUTED, linewidth=1, linestyle=(0, (1, 2)), zorder=0)
+
+
+def _per(rows: Rows) -> float:
+    """What a budget of 1 is on the axis: per cent for tables, grey levels for images."""
+    return 255.0 if rows.voice.feature == "pixel" else 100.0
 
 
 def defended_curves(rows: Rows) -> Panels:
@@ -159,7 +166,7 @@ def defended_curves(rows: Rows) -> Panels:
         _budget_axis(ax, rows)
         values = ", ".join(f"{styles[d].name} {number(robustness(rows, model, d).accuracy.value)}" for d in attacked)
         panels.append((model, svg.inline(made, f"defended{len(panels)}",
-                                         f"{model}: robust accuracy at {budget(rows.eps)}: {values}")))
+                                         f"{model}: robust accuracy at {rows.voice.budget(rows.eps)}: {values}")))
     caption = "Worst-case robust accuracy against the budget, behind each defense; intervals are in the table."
     return Panels(caption, panels, [styles[d] for d in names if d in used])
 
@@ -181,7 +188,7 @@ def forest(rows: Rows) -> Panels:
         y.append(at)
     made, axes = svg.figure(7.2, 0.5 + 0.205 * (at + 1), 3, sharey=True)
     made.get_layout_engine().set(wspace=0.05)
-    titles = ("balanced accuracy", f"robust accuracy at {budget(rows.eps)}", "membership AUROC")
+    titles = ("balanced accuracy", f"robust accuracy at {rows.voice.budget(rows.eps)}", "membership AUROC")
     for column, (ax, title) in enumerate(zip(axes, titles, strict=True)):
         _forest_panel(ax, title, [(at, d, values[column]) for at, (_, d, values) in zip(y, lines, strict=True)])
         if column != 1:

@@ -30,12 +30,12 @@ class Threshold(NamedTuple):
 
 
 THRESHOLDS = {
-    "performance": Threshold("share of patients with the disease (beyond two classes, of the class missed most) that "
+    "performance": Threshold("share of cases with the disease (beyond two classes, of the class missed most) that "
                              "the model misses, without any attack", 0.2, 0.5),
-    "evasion": Threshold("share of rightly judged patients who are misjudged after changes within the budget",
+    "evasion": Threshold("share of rightly judged cases that are misjudged after changes within the budget",
                          0.1, 0.3),
     "poisoning": Threshold("loss of sensitivity by poisoned training data (accuracy, beyond two classes)", 0.05, 0.2),
-    "backdoor": Threshold("share of patients for whom the trigger works, above the same trigger on the clean model",
+    "backdoor": Threshold("share of cases for which the trigger works, above the same trigger on the clean model",
                           0.1, 0.5),
     "membership": Threshold("AUROC of telling training patients from others; judged by how far it exceeds 0.5",
                             0.05, 0.15),

@@ -9,6 +9,7 @@ from suite import registry
 from suite.attack import Info
 from suite.errors import InputError
 from suite.measurement import Measurement
+from suite.report.show import Voice
 
 
 def about(attack: str) -> Info | None:
@@ -25,6 +26,13 @@ def norm(row: Measurement) -> str:
         return getattr(found() if isinstance(found, type) else found, "norm", "linf")
     except TypeError:
         return "linf"
+
+
+def budget(row: Measurement, voice: Voice) -> str:
+    """The budget of an evasion row with its unit, as "5%", "L2 0.5", "3 pixels" or "largest angle, in degrees: 30"."""
+    eps, kind = row.attack_params.get("eps"), norm(row)
+    unit = getattr(_found(row.attack), "unit", "")
+    return f"{unit}: {eps:g}" if kind == "own" and unit else voice.budget(eps, kind)
 
 
 def _found(attack: str) -> Any:

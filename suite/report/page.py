@@ -11,11 +11,11 @@ from markupsafe import Markup
 
 from suite import threats
 from suite.measurement import Measurement
-from suite.report import figures
+from suite.report import figures, pictures
 from suite.report.findings import LEVELS, THRESHOLDS, TOPICS, Finding, findings
 from suite.report.rows import Rows
 from suite.report.sections import catalog, clean, defenses, privacy, robustness
-from suite.report.show import budget, join, plural, share
+from suite.report.show import join, plural, share
 
 HERE = Path(__file__).parent
 SECTIONS = {"errors": "errors", "trust": "robustness", "evasion": "robustness", "performance": "performance",
@@ -24,23 +24,25 @@ SECTIONS = {"errors": "errors", "trust": "robustness", "evasion": "robustness", 
 """Topic of a finding -> id of the section with its numbers."""
 
 
-def render(rows: list[Measurement], manifest: dict[str, Any]) -> str:
+def render(rows: list[Measurement], manifest: dict[str, Any], arrays: pictures.Arrays = lambda _: {}) -> str:
     """The report as HTML.
 
     Args:
         rows: `Run.rows()`.
         manifest: `Run.manifest`.
+        arrays: `Run.arrays`: where cells kept pictures.
     """
     environment = Environment(loader=FileSystemLoader(HERE), autoescape=True, trim_blocks=True, lstrip_blocks=True,
                               undefined=StrictUndefined)
-    environment.filters |= {"svg": Markup, "share": share, "budget": budget, "plural": plural}
+    environment.filters |= {"svg": Markup, "share": share, "plural": plural}
     table, found = Rows(rows, manifest), findings(rows, manifest)
     return environment.get_template("template.html.j2").render(
         style=Markup((HERE / "style.css").read_text(encoding="utf-8")), m=manifest, rows=table,
         synthetic=manifest.get("provenance", {}).get("synthetic") or any(r.synthetic for r in rows),
         findings=merged(found), levels=LEVELS, thresholds=THRESHOLDS, section=SECTIONS, matrix=matrix(table, found),
         verdict=verdict(table, found), figures=figures, clean=clean, robust=robustness, defenses=defenses,
-        privacy=privacy, catalog=catalog, threats=threats)
+        privacy=privacy, catalog=catalog, threats=threats, examples=pictures.examples(table, arrays),
+        patterns=pictures.patterns(table, arrays))
 
 
 @dataclass(frozen=True)
@@ -79,8 +81,8 @@ def verdict(rows: Rows, found: list[Finding]) -> list[str]:
     if fooled:
         low, high = (by(fooled, key=lambda f: f.weight).figure for by in (min, max))
         on = low if low == high else f"{low} to {high}"
-        out.append(f"Changes within {budget(rows.eps)} of each column's scale mislead the undefended models on {on} of "
-                   "the patients whom they judge rightly without an attack.")
+        out.append(f"Changes within {rows.voice.within(rows.eps)} mislead the undefended models on {on} of "
+                   f"the {rows.cases} that they judge rightly without an attack.")
     for level in ("high", "medium"):
         models = {t: {f.model for f in own if (f.level, f.topic) == (level, t)} for t in TOPICS}
         listed = [f"{t} ({len(m)} of {plural(len(rows.models), 'model')})" for t, m in models.items() if m]
@@ -88,7 +90,7 @@ def verdict(rows: Rows, found: list[Finding]) -> list[str]:
             out.append(f"Rated {level} without a defense: {join(listed)}.")
     if not any(f.level in ("high", "medium", "error") for f in found):
         out.append("Nothing that was tried exceeds the thresholds below. That is no proof of safety: it covers these "
-                   "attacks, these budgets and these patients only.")
+                   f"attacks, these budgets and these {rows.cases} only.")
     helped = [f"{f.defense} on {f.model}" for f in found
               if (f.topic, f.level) == ("defense", "good") and "Buys " in f.text]
     tried = {(f.model, f.defense) for f in found if f.topic == "defense" and f.defense != "none"}
@@ -96,7 +98,8 @@ def verdict(rows: Rows, found: list[Finding]) -> list[str]:
         out.append(f"Clear gains without clear costs: {join(helped)}.")
     elif tried:
         out.append(f"Of {plural(len(tried), 'defended model')}, none shows a clear gain without a clear cost: at this "
-                   "number of patients the differences lie within their intervals, or something was paid for them.")
+                   f"number of {rows.cases} the differences lie within their intervals, or something was paid for "
+                   "them.")
     if rows.errors:
         out.append(f"{plural(len(rows.errors), 'cell')} of the plan failed; nothing is known there.")
     return out

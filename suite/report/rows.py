@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from suite.measurement import Measurement
+from suite.report import known
+from suite.report.show import VOICES
 
 WORST = "worst-case"
 """As `suite.audit.WORST`, which this does not import: findings are looked up without torch."""
@@ -25,6 +27,9 @@ class Rows:
     def __init__(self, rows: list[Measurement], manifest: dict[str, Any]) -> None:
         self.all, self.manifest = rows, manifest
         self.eps: float | None = manifest.get("plan", {}).get("eps")
+        self.norms: dict[str, Any] = manifest.get("plan", {}).get("norms", {})
+        self.voice = VOICES[manifest.get("noun", "patient")]
+        self.cases = f"{self.voice.case}s"
         self._index: dict[tuple[str, ...], list[Measurement]] = defaultdict(list)
         self._chains: dict[str, dict[str, dict[str, None]]] = {}
         for row in rows:
@@ -54,6 +59,16 @@ class Rows:
         """All rows of a metric that have a value; with `eps`, those at that budget."""
         found = self._index.get((model, defense, attack, metric, subgroup), [])
         return [r for r in found if r.value is not None and (eps is None or r.attack_params.get("eps") == eps)]
+
+    def main(self, model: str, defense: str, attack: str) -> float | None:
+        """The budget at which an attack is told: the plan's in its norm; its own where its budget is no norm."""
+        if attack == WORST:
+            return self.eps
+        first = self.one("robust_accuracy", model, defense, attack)
+        norm = known.norm(first) if first else "linf"
+        if norm == "own":
+            return first.attack_params.get("eps")
+        return self.norms[norm]["eps"] if norm in self.norms else self.eps
 
     def one(self, metric: str, model: str, defense: str = "none", attack: str = "", subgroup: str = "",
             eps: float | None = None) -> Measurement | None:
@@ -111,7 +126,8 @@ class Robustness:
 def robustness(rows: Rows, model: str, defense: str = "none") -> Robustness | None:
     """See `Robustness`; None when nothing was measured."""
     names = rows.attacks(model, defense, "robust_accuracy")
-    found = [r for a in (WORST, *names) if (r := rows.one("robust_accuracy", model, defense, a, eps=rows.eps))]
+    found = [r for a in (WORST, *names) if (r := rows.one("robust_accuracy", model, defense, a, eps=rows.eps))
+             and (a == WORST or known.norm(r) in ("linf", "l2"))]  # within eps in L2 is within eps in Linf
     if not found:
         return None
     real = [r.n for r in found if r.attack not in (WORST, CONTROL)]

@@ -3,11 +3,46 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 from suite.measurement import Measurement
 
 MINUS = "−"
 NONE = "–"
+
+
+@dataclass(frozen=True)
+class Voice:
+    """The words of a report: what one input, one of its features and a budget are called.
+
+    Attributes:
+        case: One input: "patient" or "image".
+        feature: One of its values: "column" or "pixel".
+        scale: What a budget is a share of.
+    """
+
+    case: str = "patient"
+    feature: str = "column"
+    scale: str = "each column's scale"
+
+    def budget(self, eps: float | None, norm: str = "linf") -> str:
+        """"5%" for tables, "4/255" for images; "L2 0.5" and the like in other norms."""
+        if eps is None:
+            return NONE
+        if norm == "l0":
+            return plural(int(eps), self.feature)
+        if norm != "linf" and (norm != "l2" or self.feature == "pixel"):
+            return f"{'L2 ' if norm == 'l2' else ''}{eps:g}"
+        levels = 255 * eps
+        return f"{levels:.3g}/255" if self.feature == "pixel" else f"{100 * eps:g}%"
+
+    def within(self, eps: float | None) -> str:
+        """"5% of each column's scale"."""
+        return f"{self.budget(eps)} of {self.scale}"
+
+
+VOICES = {"patient": Voice(), "image": Voice("image", "pixel", "the range of intensities")}
+"""By what the data call one input."""
 
 
 def number(value: float | None, digits: int = 2) -> str:
@@ -66,11 +101,6 @@ def points(row: Measurement | None) -> str:
 
 def _places(value: float) -> int:
     return 1 if 0 < value < 0.005 or 0.995 < value < 1 else 0
-
-
-def budget(eps: float | None) -> str:
-    """"5% of each column's scale"; the unit of budgets."""
-    return NONE if eps is None else f"{100 * eps:g}%"
 
 
 def join(names: list[str]) -> str:

@@ -53,7 +53,17 @@ def test_macro_auroc_of_three_classes_is_the_mean_of_one_against_the_rest():
     rng = np.random.default_rng(0)
     proba, y = rng.dirichlet(np.ones(3), 120), rng.integers(0, 3, 120)
     theirs = roc_auc_score(y, proba, multi_class="ovr", average="macro")
-    assert metrics.macro_auroc(proba, y) == pytest.approx(theirs, abs=1e-12)
+    found = metrics.classification(y, proba.argmax(1), proba, ("a", "b", "c"))["auroc"]
+    assert found.value == pytest.approx(theirs, abs=1e-12)
+    assert found.low < found.value < found.high
+
+
+def test_many_resamples_at_once_give_the_interval_of_one_after_the_other():
+    rng = np.random.default_rng(0)
+    score, y = rng.integers(0, 9, 150).astype(float), rng.random(150) < 0.4
+    slow = metrics.bootstrap(lambda i: metrics.auroc(score[i], y[i]), 150, 3, y)
+    assert metrics.weighted(metrics.resampled_auroc(score, y), 150, 3, y) == pytest.approx(slow, abs=1e-12)
+    assert math.isnan(metrics.weighted(metrics.resampled_auroc(score, y), 0).value)
 
 
 def test_tpr_at_fpr_by_hand():

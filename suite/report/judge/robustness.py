@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from suite.report.findings import Finding, grade, widened
 from suite.report.rows import CONTROL, WORST, Rows, robustness
-from suite.report.show import budget, join, percent, plural, points, share
+from suite.report.show import join, percent, plural, points, share
 
 
 def evasion(rows: Rows) -> list[Finding]:
@@ -22,20 +22,20 @@ def evasion(rows: Rows) -> list[Finding]:
         blinded = any(r.value == 0 for r in rows.named("check", model, attack=WORST).values())
         if level == "good" and (found.partial or blinded):
             level = "low"
-        text = (f"{percent(flips)} of the {flips.n} rightly judged patients are misjudged after changes within "
-                f"{budget(rows.eps)} of each column's scale; accuracy falls from {share(found.clean)} to "
+        text = (f"{percent(flips)} of the {flips.n} rightly judged {rows.cases} are misjudged after changes within "
+                f"{rows.voice.within(rows.eps)}; accuracy falls from {share(found.clean)} to "
                 f"{percent(kept)}, n = {kept.n}.")
         chance = rows.one("attack_success_rate", model, attack=CONTROL, eps=rows.eps)
         if kept.attack == CONTROL:
             text += " These are random changes: " + (
-                "they fool more patients than the attacks that ran, so this is no more than a lower bound of the risk."
-                if found.attacked else "no attack was tried on this model.")
+                f"they fool more {rows.cases} than the attacks that ran, so this is no more than a lower bound of the "
+                "risk." if found.attacked else "no attack was tried on this model.")
         elif chance is not None:
             draws = chance.attack_params.get("draws")
             text += (f" The worst of {draws} random changes of that size fools" if draws else
                      " Random changes of that size fool") + f" {percent(chance)}."
         if found.partial and found.attacked:
-            text += f" Attacks were tried on {found.attacked} of {kept.n} patients only."
+            text += f" Attacks were tried on {found.attacked} of {kept.n} {rows.cases} only."
         out.append(Finding(level, model, text, "evasion", figure=share(flips.value), weight=flips.value))
     return out
 
@@ -92,8 +92,8 @@ def subgroups(rows: Rows) -> list[Finding]:
                 continue
             for group, row in groups.items():
                 if widened(row, len(groups))[1] < overall.ci_low:
-                    text = (f"Patients with {group.replace('=', ' ')} have a clearly lower {name}: {percent(row)}, "
-                            f"n = {row.n}, against {percent(overall)} of all.")
+                    text = (f"{rows.cases.capitalize()} with {group.replace('=', ' ')} have a clearly lower {name}: "
+                            f"{percent(row)}, n = {row.n}, against {percent(overall)} of all.")
                     out.append(Finding("medium", model, text, "subgroups", figure=share(row.value),
                                        weight=overall.value - row.value))
     return out

@@ -56,8 +56,8 @@ def performance(rows: Rows) -> list[Finding]:
             out.append(Finding("high", model, text, "performance", figure=number(auroc.value), weight=9))
             continue
         level = grade("performance", 1 - high, 1 - low)
-        text = (f"Without any attack it misses {share(1 - row.value)} of the {row.n} patients {whom}: it recognises "
-                f"{percent(row)}.")
+        text = (f"Without any attack it misses {share(1 - row.value)} of the {row.n} {rows.cases} {whom}: it "
+                f"recognises {percent(row)}.")
         out.append(Finding(level, model, text, "performance", figure=share(1 - row.value), weight=1 - row.value))
     return out
 
@@ -132,7 +132,7 @@ def defenses(rows: Rows) -> list[Finding]:
 
 def _defense(rows: Rows, model: str, defense: str) -> Finding | None:
     balanced = "balanced_accuracy"
-    cost = (_gain("balanced accuracy", rows.one(f"gain[{balanced}]", model, defense))
+    cost = (_gain(rows, "balanced accuracy", rows.one(f"gain[{balanced}]", model, defense))
             or _compare("balanced accuracy", rows.one(balanced, model), rows.one(balanced, model, defense)))
     gains = [*_withstands(rows, model, defense), *_leaks(rows, model, defense), *_poisoned(rows, model, defense)]
     if cost is None or not gains:
@@ -142,8 +142,8 @@ def _defense(rows: Rows, model: str, defense: str) -> Finding | None:
         return None  # said where collapse and masking are judged: there is nothing to praise
     bought = [text for way, text in gains if way > 0]
     # a threshold that has moved costs one class what it gives the other, and the balance of the two hides it
-    shifted = [s for s in (_gain(m, rows.one(f"gain[{m}]", model, defense)) for m in ("sensitivity", "specificity"))
-               if s and s[0] < 0]
+    both = ("sensitivity", "specificity")
+    shifted = [s for s in (_gain(rows, m, rows.one(f"gain[{m}]", model, defense)) for m in both) if s and s[0] < 0]
     hurt = [text for way, text in [cost, *shifted, *gains] if way < 0]
     even = [text for way, text in [cost, *gains] if way == 0]
     level: Level = "good" if bought and not hurt else "medium" if hurt and not bought else "low"
@@ -151,7 +151,7 @@ def _defense(rows: Rows, model: str, defense: str) -> Finding | None:
     parts += [f"Within noise: {'; '.join(even)}."] if even else []
     refused = rows.one("refused", model, defense)
     if refused is not None and refused.value:
-        parts.append(f"It refuses {percent(refused)} of clean patients, who count as wrong.")
+        parts.append(f"It refuses {percent(refused)} of clean {rows.cases}, which count as wrong.")
     return Finding(level, model, " ".join(parts), "defense", defense)
 
 
@@ -159,15 +159,15 @@ def _withstands(rows: Rows, model: str, defense: str) -> list[tuple[int, str]]:
     """Robust accuracy under the attacks that ran on both, each class counting alike: whoever calls more patients
     healthy is robust for the healthy ones, who are the most."""
     names = {"robust_balanced_accuracy": "balanced robust accuracy", "robust_accuracy": "robust accuracy"}
-    found = (_gain(name, rows.one(f"gain[{metric}]", model, defense, WORST)) for metric, name in names.items())
+    found = (_gain(rows, name, rows.one(f"gain[{metric}]", model, defense, WORST)) for metric, name in names.items())
     return [f for f in found if f][:1]
 
 
-def _gain(name: str, change: Measurement | None) -> tuple[int, str] | None:
+def _gain(rows: Rows, name: str, change: Measurement | None) -> tuple[int, str] | None:
     """As `_compare`, of a difference on the same patients: it counts when its interval leaves out 0."""
     if change is None or change.ci_low is None:
         return None
-    return (change.ci_low > 0) - (change.ci_high < 0), f"{name} {points(change)} on the same patients"
+    return (change.ci_low > 0) - (change.ci_high < 0), f"{name} {points(change)} on the same {rows.cases}"
 
 
 def _compare(name: str, before: Measurement | None, after: Measurement | None,
@@ -218,7 +218,7 @@ def _poisoned(rows: Rows, model: str, defense: str) -> list[tuple[int, str]]:
             name = change.metric.removeprefix("gain[").removeprefix("poisoned_").removesuffix("]").replace("_", " ")
             rate = change.attack_params.get("rate")
             at = f" {share(rate)}" if isinstance(rate, float) else ""
-            out.append((way, f"{name} after {change.attack}{at} {points(change)} on the same patients"))
+            out.append((way, f"{name} after {change.attack}{at} {points(change)} on the same {rows.cases}"))
     return out
 
 

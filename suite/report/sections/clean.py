@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from suite.report import known
 from suite.report.rows import WORST, Rows, robustness
-from suite.report.show import budget, percent
+from suite.report.show import percent
 from suite.report.tables import Table, amount, bounded, confusion, est, plain, report_per_class, words
 
 METRICS = {"accuracy": "accuracy", "balanced_accuracy": "balanced accuracy", "sensitivity": "sensitivity",
@@ -18,7 +19,7 @@ def performance(rows: Rows) -> Table:
     head = ["model", *METRICS.values(), "accuracy on training rows", "n"]
     classes = rows.manifest.get("classes", [])
     disease = f" Sensitivity and specificity refer to “{classes[1]}”." if len(classes) == 2 else ""
-    table = Table("Undefended models on clean test patients", head, note=f"Value (95% interval).{disease}")
+    table = Table(f"Undefended models on clean test {rows.cases}", head, note=f"Value (95% interval).{disease}")
     for model in rows.models:
         found = {m: rows.one(m, model) for m in METRICS}
         if any(found.values()):
@@ -54,8 +55,8 @@ def before_after(rows: Rows) -> list[BeforeAfter]:
         attacked = report_per_class(
             lambda m, model=model, attack=attack: rows.one(f"attacked_{m}", model, attack=attack), classes,
             f"Under {attack}")
-        says = (f"{attack} at {budget(rows.eps)}: {percent(kept)} of {kept.n} still judged rightly. Every patient is "
-                "replaced by the attack's version where it succeeded.")
+        says = (f"{attack} at {rows.voice.budget(rows.eps)}: {percent(kept)} of {kept.n} still judged rightly. Every "
+                f"{rows.voice.case} is replaced by the attack's version where it succeeded.")
         out.append(BeforeAfter(model, before, after, report, attacked, says))
     return out
 
@@ -63,17 +64,18 @@ def before_after(rows: Rows) -> list[BeforeAfter]:
 def strongest(rows: Rows, model: str, defense: str = "none") -> str | None:
     """The attack that leaves the lowest robust accuracy, among those tried on the most patients."""
     found = [r for a in rows.attacks(model, defense, "robust_accuracy")
-             if a != WORST and (r := rows.one("robust_accuracy", model, defense, a, eps=rows.eps))]
+             if a != WORST and (r := rows.one("robust_accuracy", model, defense, a, eps=rows.eps))
+             and known.norm(r) == "linf"]
     most = max((r.n for r in found), default=0)
     return min((r for r in found if r.n == most), key=lambda r: r.value).attack if found else None
 
 
 def subgroups(rows: Rows) -> Table:
     """Undefended models by subgroup of patients."""
-    table = Table("Undefended models by group of patients",
+    table = Table(f"Undefended models by group of {rows.cases}",
                   ["group", "accuracy", "sensitivity", "robust accuracy (worst case)", "n", "n attacked"],
                   note="Small groups have wide intervals; many groups are compared, so a single gap proves little. "
-                       "≤: no attack was tried on some patients.")
+                       f"≤: no attack was tried on some {rows.cases}.")
     for model in rows.models:
         clean, sick = rows.subgroups("accuracy", model), rows.subgroups("sensitivity", model)
         robust, whole = rows.subgroups("robust_accuracy", model, attack=WORST), robustness(rows, model)

@@ -14,10 +14,10 @@ def comparison(rows: Rows) -> Table:
             "AUROC", "sensitivity", "refused", "n", "checks"]
     table = Table("Every model behind every defense", head,
                   note="Small lines: value and 95% interval between 0 and 1. Robust accuracy: the lowest on all "
-                       "patients at the main budget; ≤: no attack was tried on some of them. Membership AUROC: that of "
-                       "the strongest attack among those that ran behind every defense; 0.50 is guessing. Change: "
-                       "against no defense, patient by patient, under the attacks that ran on both. n: clean test "
-                       "patients.")
+                       f"{rows.cases} at the main budget; ≤: no attack was tried on some of them. Membership "
+                       "AUROC: that of the strongest attack among those that ran behind every defense; 0.50 is "
+                       f"guessing. Change: against no defense, {rows.voice.case} by {rows.voice.case}, under the "
+                       f"attacks that ran on both. n: clean test {rows.cases}.")
     for model, defense in rows.pairs():
         accuracy = rows.one("accuracy", model, defense)
         if accuracy is None:

@@ -5,32 +5,33 @@ from __future__ import annotations
 from suite.measurement import Measurement
 from suite.report import known
 from suite.report.rows import CONTROL, WORST, Rows, robustness
-from suite.report.show import budget
 from suite.report.tables import Cell, Table, amount, bounded, est, plain, words
 
 
 def by_attack(rows: Rows, model: str, defense: str, caption: str) -> Table:
     """One model: what each attack achieves at the main budget, and what it costs."""
     head = ["attack", "knowledge", "robust accuracy", "attack success rate", "lift over noise", "median size",
-            "median cost", "columns changed", "queries per patient", "gradients per patient", "seconds", "solved",
-            "certified", "n"]
+            "median cost", f"{rows.voice.feature}s changed", f"queries per {rows.voice.case}",
+            f"gradients per {rows.voice.case}", "seconds", "solved", "certified", "n"]
     table = Table(caption, head,
-                  note="Queries, gradients and seconds are those of all budgets together. Cost: changes of all columns "
-                       "in units of their scale, weighted by what the schema says each costs.")
+                  note="Queries, gradients and seconds are those of all budgets together."
+                       + (" Cost: changes of all columns in units of their scale, weighted by what the schema says "
+                          "each costs." if rows.voice.case == "patient" else ""))
     found = robustness(rows, model, defense)
     bound = ", upper bound" if found is None or found.partial else ""
     lifts = rows.named("lift", model, defense, WORST)
     for attack in (WORST, *rows.attacks(model, defense, "robust_accuracy")):
-        row = rows.one("robust_accuracy", model, defense, attack, eps=rows.eps)
+        at = rows.main(model, defense, attack)
+        row = rows.one("robust_accuracy", model, defense, attack, eps=at)
         if row is None:
             continue
 
-        def get(metric: str, attack: str = attack) -> Measurement | None:
-            return rows.one(metric, model, defense, attack, eps=rows.eps)
+        def get(metric: str, attack: str = attack, at: float | None = at) -> Measurement | None:
+            return rows.one(metric, model, defense, attack, eps=at)
 
         name = {WORST: f"worst case{bound}", CONTROL: f"{CONTROL} (control)"}.get(attack, attack)
         if attack != WORST and known.norm(row) != "linf":
-            name += f" ({known.norm(row)})"
+            name += f" ({known.budget(row, rows.voice)})"
         table.add("", [words(name), words(row.knowledge),
                        est(row), est(get("attack_success_rate")), est(lifts.get(attack)),
                        plain(get("median_perturbation"), 3), plain(get("median_cost"), 2),
@@ -59,14 +60,36 @@ def sparse(rows: Rows) -> Table:
 
 def per_model(rows: Rows) -> list[Table]:
     """`by_attack` of every undefended model."""
-    where = f"attacks at {budget(rows.eps)} of each column's scale"
+    where = f"attacks at {rows.voice.within(rows.eps)}"
     made = [by_attack(rows, m, "none", f"{m}: {where}") for m in rows.models]
     return [t for t in made if t]
 
 
+def diagnosis(rows: Rows) -> list[Table]:
+    """What is left of each undefended model's diagnosis under each attack, and what a reader of the input would see."""
+    out = []
+    heads = {"attacked_sensitivity": "sensitivity", "attacked_specificity": "specificity", "attacked_auroc": "AUROC",
+             "attacked_balanced_accuracy": "balanced accuracy"}
+    seen = {"ssim": "SSIM", "psnr": "PSNR, dB", "l2": "L2"}
+    for model in rows.models:
+        table = Table(f"{model}: diagnosis under attack, and visibility", ["attack", *heads.values(), *seen.values()],
+                      note="Medians over the successes; SSIM is 1 for equal images, and a change above some 40 dB is "
+                           "hardly visible." if rows.voice.case == "image" else "")
+        for attack in rows.attacks(model, "none", "robust_accuracy"):
+            at = rows.main(model, "none", attack)
+            found = [rows.one(metric, model, "none", attack, eps=at) for metric in heads]
+            visible = [rows.one(f"visibility[{name}]", model, "none", attack, eps=at) for name in seen]
+            if any(found):
+                table.add("", [words(attack), *map(est, found), *(plain(v, 3 if i == 0 else 1)
+                                                                  for i, v in enumerate(visible))])
+        if table:
+            out.append(table.pruned())
+    return out
+
+
 def behind_defenses(rows: Rows) -> list[Table]:
     """`by_attack` of every defended model."""
-    made = [by_attack(rows, m, d, f"{m} behind {d}: attacks at {budget(rows.eps)}")
+    made = [by_attack(rows, m, d, f"{m} behind {d}: attacks at {rows.voice.budget(rows.eps)}")
             for m, d in rows.pairs() if d != "none"]
     return [t for t in made if t]
 
@@ -79,7 +102,7 @@ def coverage(rows: Rows) -> list[str]:
         if found is None or not found.partial:
             continue
         where = model + ("" if defense == "none" else f" behind {defense}")
-        tried = f"attacks were tried on {found.attacked} of {found.accuracy.n} patients"
+        tried = f"attacks were tried on {found.attacked} of {found.accuracy.n} {rows.cases}"
         out.append(f"{where}: {tried if found.attacked else 'only the random control ran'}")
     return out
 

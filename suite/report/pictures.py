@@ -1,0 +1,85 @@
+"""Pictures in the report: what attacks did to images, as PNG inside the page."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from suite.report.rows import Rows
+from suite.report.show import number
+
+PANELS = {"clean": "original", "attacked": "attacked", "difference": "difference", "saliency": "saliency before",
+          "saliency_attacked": "saliency after"}
+MOST = 2
+"""Examples of each attack that are shown."""
+Arrays = Callable[[str], Mapping[str, np.ndarray]]
+"""Arrays of a cell by its key, as `suite.run.Run.arrays` gives them."""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One picture with the words under it and those for people who cannot see it."""
+
+    uri: str
+    title: str
+    alt: str
+
+
+@dataclass(frozen=True)
+class Example:
+    """One attacked image: its panels in a row, and what the model said of it."""
+
+    caption: str
+    panels: list[Picture]
+
+
+def examples(rows: Rows, arrays: Arrays) -> dict[str, dict[str, list[Example]]]:
+    """Undefended model -> attack -> its first successes; the same attack with other parameters counts once."""
+    out: dict[str, dict[str, list[Example]]] = {}
+    for model in rows.models:
+        for attack in rows.attacks(model, "none", "robust_accuracy"):
+            kept = arrays(rows.one("robust_accuracy", model, "none", attack).cell)
+            if "picture_captions" in kept:
+                out.setdefault(model, {})[attack] = [_example(kept, i, attack)
+                                                     for i in range(min(MOST, len(kept["picture_captions"])))]
+    return out
+
+
+def patterns(rows: Rows, arrays: Arrays) -> list[Picture]:
+    """Universal perturbations, amplified, of the undefended models."""
+    out = []
+    for model in rows.models:
+        for attack in rows.attacks(model, "none", "robust_accuracy"):
+            pattern = arrays(rows.one("robust_accuracy", model, "none", attack).cell).get("pattern")
+            if pattern is not None and pattern.ndim == 3:
+                most = max(float(np.abs(pattern).max()), 1e-12)
+                levels = np.moveaxis(np.round(127.5 + 127.5 * pattern / most).astype(np.uint8), 0, -1)
+                gain = f"amplified {number(0.5 / most, 0)} times"
+                out.append(Picture(png(levels), f"{attack} on {model}, {gain}",
+                                   f"The one pattern that {attack} adds to every image of {model}, {gain}"))
+    return out
+
+
+def _example(kept: Mapping[str, Any], i: int, attack: str) -> Example:
+    caption, gain = str(kept["picture_captions"][i]), number(float(kept["picture_gain"][i]), 0)
+    panels = []
+    for key, title in PANELS.items():
+        if (made := kept.get(f"picture_{key}")) is not None:
+            title = f"{title} × {gain}" if key == "difference" else title
+            panels.append(Picture(png(made[i]), title, f"{attack}, {title}: {caption}"))
+    return Example(caption, panels)
+
+
+def png(levels: np.ndarray) -> str:
+    """(height, width[, 1 or 3]) uint8 as a data URI."""
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    Image.fromarray(levels[..., 0] if levels.ndim == 3 and levels.shape[2] == 1 else levels).save(buffer, "PNG",
+                                                                                                  optimize=True)
+    return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"

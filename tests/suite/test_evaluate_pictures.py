@@ -1,0 +1,134 @@
+"""Pictures of attacked images: what is kept beside the rows, and how the report shows it."""
+
+import base64
+import io
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from imaging.space import ImageSpace
+from suite.attacks.gradient import PGD
+from suite.attacks.noise import RandomNoise
+from suite.classifier import EstimatorClassifier, TorchClassifier
+from suite.data import Dataset, Provenance, Split
+from suite.evaluate import measure
+from suite.evaluate.pictures import picture, saliency
+from suite.measurement import Measurement
+from suite.report import pictures
+from suite.report.page import render
+from suite.report.rows import Rows
+from tests.suite import _rows
+from tests.suite._toy import sheet, subject, value
+
+CLASSES = ("clear", "opacity")
+
+
+def bright(channels=1, size=12):
+    """Says "opacity" where the mean intensity exceeds 0.5."""
+    module = nn.Sequential(nn.Flatten(), nn.Linear(channels * size * size, 2))
+    with torch.no_grad():
+        module[1].weight.copy_(torch.tensor([[0.0], [60.0]]) / (channels * size * size))
+        module[1].bias.copy_(torch.tensor([0.0, -30.0]))
+    return TorchClassifier(module, 2, ImageSpace())
+
+
+def images(n=12, channels=1, size=12):
+    x = torch.full((n, channels, size, size), 0.48) + 0.02 * torch.rand(n, channels, size, size,
+                                                                        generator=torch.Generator().manual_seed(0))
+    y = torch.arange(n) % 2
+    x[y == 1] += 0.03
+    return x, y
+
+
+def dataset(channels=1):
+    x, y = images(channels=channels)
+    split = Split(x.numpy(), y.numpy(), ImageSpace(), CLASSES, np.arange(len(y)))
+    return Dataset("toy", split, split, split, Provenance("toy", "made up", "none", "0", len(y), True))
+
+
+def as_stored(rows, attack):
+    return [Measurement.model_validate(r.model_copy(update={"attack": attack}).model_dump(mode="json"))
+            for r in rows.rows]
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_shows_the_first_successes_with_both_answers(channels):
+    model = bright(channels)
+    x, y = images(channels=channels)
+    adversarial = PGD(eps=0.1, early_stop=False)(model, x, y)
+    fooled = np.arange(12) >= 4
+    kept = picture(model, x, adversarial, fooled, np.arange(12) == 5, y.numpy(), CLASSES)
+    tail = (3,) if channels == 3 else ()
+    assert {k: v.shape for k, v in kept.items() if v.dtype == np.uint8} == {
+        f"picture_{name}": (3, 12, 12, *(() if name.startswith("saliency") else tail))
+        for name in ("clean", "attacked", "difference", "saliency", "saliency_attacked")}
+    assert [c.split(":")[0] for c in kept["picture_captions"]] == ["clear", "clear", "opacity"]  # 4, 6 and 7
+    assert "clear" in kept["picture_captions"][0] and "→ opacity" in kept["picture_captions"][0]
+    levels = (255 * x[[4, 6, 7]]).round().byte().numpy()
+    assert (kept["picture_clean"] == (levels[:, 0] if channels == 1 else np.moveaxis(levels, 1, -1))).all()
+    # each pixel moves by the whole budget, up in the first two and down in the third
+    assert (kept["picture_difference"][:2] >= 254).all() and (kept["picture_difference"][2] <= 1).all()
+    assert kept["picture_gain"] == pytest.approx([5, 5, 5], rel=0.01)
+
+
+def test_nothing_is_shown_where_nobody_is_fooled_or_inputs_are_no_pictures():
+    model = bright()
+    x, y = images()
+    none = np.zeros(12, bool)
+    assert picture(model, x, x, none, none, y.numpy(), CLASSES) == {}
+    model.space = type(model.space).__base__(0.0, 1.0)
+    assert picture(model, x, x, ~none, none, y.numpy(), CLASSES) == {}
+
+
+def test_saliency_is_where_the_answer_depends_on_the_pixel():
+    module = nn.Sequential(nn.Flatten(), nn.Linear(16, 2))
+    with torch.no_grad():
+        module[1].weight.zero_()
+        module[1].weight[1, 5] = 3.0
+    model = TorchClassifier(module, 2, ImageSpace())
+    found = saliency(model, torch.rand(2, 1, 4, 4))
+    assert (found.flatten(1).argmax(1) == 5).all()
+    assert (found.flatten(1).sum(1) == found.flatten(1).amax(1)).all()
+
+
+def test_a_model_without_gradients_is_shown_without_saliency():
+    class Bright:
+        def predict_proba(self, x):
+            p = (x.reshape(len(x), -1).mean(1) > 0.5).astype(float)
+            return np.stack([1 - p, p], 1)
+
+    x, y = images()
+    kept = picture(EstimatorClassifier(Bright(), 2, ImageSpace()), x, x + 0.1, y.numpy() == 0, np.zeros(12, bool),
+                   y.numpy(), CLASSES)
+    assert "picture_saliency" not in kept and len(kept["picture_clean"]) == 3
+
+
+def test_measured_images_have_their_visibility_and_their_place_in_the_report():
+    rows = sheet()
+    arrays = measure(PGD(), subject(bright(), dataset()), rows)
+    assert 0 < value(rows, "visibility[ssim]") < 1 and value(rows, "visibility[psnr]") > 10
+    assert value(rows, "features_changed") == 144  # pixels
+    assert not [r for r in rows.rows if r.metric == "median_cost"]
+    named = as_stored(rows, "pgd")
+    manifest = _rows.manifest(noun="image", classes=list(CLASSES), features=[])
+    shown = pictures.examples(Rows(named, manifest), lambda _: arrays)
+    assert list(shown) == ["m"] and list(shown["m"]) == ["pgd"]
+    first = shown["m"]["pgd"][0]
+    assert [p.title.split(" ×")[0] for p in first.panels] == list(pictures.PANELS.values())
+    decoded = np.asarray(Image.open(io.BytesIO(base64.b64decode(first.panels[0].uri.split(",")[1]))))
+    assert (decoded == arrays["picture_clean"][0]).all()
+    page = render(named, manifest, lambda _: arrays)
+    assert page.count("<img ") == page.count('alt="pgd, ') == 10
+    assert "patients" not in page.split('id="method"')[0].split("<main>")[1].split('id="poisoning"')[0]
+
+
+def test_a_universal_pattern_is_shown_with_its_amplification():
+    rows = sheet()
+    measure(RandomNoise(), subject(bright(), dataset()), rows)
+    named = as_stored(rows, "universal")
+    pattern = np.full((1, 4, 4), 0.05, np.float32)
+    found, = pictures.patterns(Rows(named, _rows.manifest(noun="image")), lambda _: {"pattern": pattern})
+    assert "amplified 10 times" in found.title and found.uri.startswith("data:image/png;base64,")
