@@ -28,12 +28,12 @@ class RemoteFile:
 
     Attributes:
         path: Under `$MEDSEC_DATA` and under the cache, for example "tabular/pima_diabetes.csv".
-        sha256: Hex digest of its bytes.
+        digest: Of its bytes, as "sha256:..." or, where the owner states no other, "md5:...", in hexadecimal.
         url: Public address with exactly these bytes; empty where there is none.
     """
 
     path: str
-    sha256: str
+    digest: str
     url: str = ""
 
 
@@ -50,7 +50,7 @@ TIMEOUT = 30.0
 """Seconds without an answer after which a download is given up."""
 
 Builder = Callable[..., Dataset]
-"""`builder(path=None, seed=0) -> Dataset`, as registered; its attribute `file` is what it reads, if it reads any."""
+"""`builder(path=None, seed=0) -> Dataset`, as registered; its attribute `files` is what it reads, if it reads any."""
 
 
 def locate(file: RemoteFile, path: Path | None = None) -> Path:
@@ -93,36 +93,41 @@ def folder() -> Path:
 
 def sha256_of(path: Path) -> str:
     """Hex digest of a file; `InputError` where it cannot be read."""
+    return _digest(path, "sha256")
+
+
+def _digest(path: Path, algorithm: str) -> str:
     try:
         with Path(path).open("rb") as stream:
-            return hashlib.file_digest(stream, "sha256").hexdigest()
+            return hashlib.file_digest(stream, algorithm).hexdigest()
     except OSError as e:
         raise InputError(f"{path}: {(e.strerror or str(e)).lower()}") from None
 
 
-def reads(file: RemoteFile) -> Callable[[Builder], Builder]:
-    """Decorator that says which file a dataset builder reads, for `fetch` and `verify`."""
+def reads(*files: RemoteFile) -> Callable[[Builder], Builder]:
+    """Decorator that says which files a dataset builder reads, the main one first, for `fetch` and `verify`."""
 
     def mark(builder: Builder) -> Builder:
-        builder.file = file
+        builder.files = files
         return builder
 
     return mark
 
 
 def fetch(name: str, builder: Builder, url: str = "") -> Path | None:
-    """Make a dataset's file available, and return where it lies; None when the dataset reads no file.
+    """Make a dataset's files available, and return where the main one lies; None when the dataset reads no file.
 
     Args:
         name: Registered name of the dataset, for messages.
         builder: Its builder.
-        url: Another address of the same bytes, such as a mirror in the hospital's own network.
+        url: Another address of the main file's bytes, such as a mirror in the hospital's own network.
     """
-    file: RemoteFile | None = getattr(builder, "file", None)
-    if file is None:
+    files: tuple[RemoteFile, ...] = getattr(builder, "files", ())
+    if not files:
         return None
     try:
-        return locate(replace(file, url=url or file.url))
+        main, *_ = [locate(file) for file in (replace(files[0], url=url or files[0].url), *files[1:])]
+        return main
     except InputError as e:
         raise type(e)(f"{name}: {e}") from None
 
@@ -131,17 +136,18 @@ def verify(builders: Mapping[str, Builder]) -> list[Status]:
     """The state of every dataset's file on this machine. Downloads nothing."""
     rows = []
     for name, builder in builders.items():
-        file: RemoteFile | None = getattr(builder, "file", None)
-        if file is None:
-            rows.append(Status(name, "", "ok"))
-            continue
-        try:
-            rows.append(Status(name, str(locate(replace(file, url=""))), "ok"))
-        except Unavailable:
-            rows.append(Status(name, file.path, "missing"))
-        except InputError as e:
-            rows.append(Status(name, file.path, str(e)))
+        files: tuple[RemoteFile, ...] = getattr(builder, "files", ())
+        rows += [_status(name, file) for file in files] or [Status(name, "", "ok")]
     return rows
+
+
+def _status(name: str, file: RemoteFile) -> Status:
+    try:
+        return Status(name, str(locate(replace(file, url=""))), "ok")
+    except Unavailable:
+        return Status(name, file.path, "missing")
+    except InputError as e:
+        return Status(name, file.path, str(e))
 
 
 def first_available(builders: Mapping[str, Builder], **arguments: Any) -> tuple[Dataset, str]:
@@ -180,9 +186,10 @@ def _in_data_folder(file: RemoteFile) -> Path | None:
 
 
 def _verified(file: RemoteFile, path: Path) -> Path:
-    found = sha256_of(path)
-    if found != file.sha256:
-        raise InputError(f"{path}: wrong checksum, expected sha256 {file.sha256[:12]}..., found {found[:12]}...; "
+    algorithm, _, expected = file.digest.partition(":")
+    found = _digest(path, algorithm)
+    if found != expected:
+        raise InputError(f"{path}: wrong checksum, expected {algorithm} {expected[:12]}..., found {found[:12]}...; "
                          "the file is damaged or another one")
     return path
 
@@ -193,7 +200,7 @@ def _download(file: RemoteFile, target: Path) -> Path:
     import requests
 
     try:
-        return Path(pooch.retrieve(file.url, f"sha256:{file.sha256}", fname=target.name, path=target.parent,
+        return Path(pooch.retrieve(file.url, file.digest, fname=target.name, path=target.parent,
                                    downloader=pooch.HTTPDownloader(timeout=TIMEOUT)))
     except (requests.RequestException, TimeoutError) as e:
         raise Unavailable(f"{target.name}: cannot download {file.url}: {_reason(e)}; {_elsewhere(file)}") from None
@@ -202,7 +209,8 @@ def _download(file: RemoteFile, target: Path) -> Path:
     except ValueError as e:
         # pooch has deleted the bytes, and tells their checksum in its message only
         found = re.search(r"but got ([0-9a-f]{12})", str(e))
-        raise InputError(f"{target.name}: wrong checksum from {file.url}, expected sha256 {file.sha256[:12]}..., "
+        algorithm, _, expected = file.digest.partition(":")
+        raise InputError(f"{target.name}: wrong checksum from {file.url}, expected {algorithm} {expected[:12]}..., "
                          f"found {found[1] if found else '?'}...; nothing was kept") from None
 
 

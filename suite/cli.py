@@ -19,10 +19,18 @@ app.add_typer(data_app, name="data")
 
 STOPPED = 130
 Target = Annotated[str | None, typer.Option(metavar="COLUMN", help="CSV: what to predict.")]
-Positive = Annotated[str | None, typer.Option(metavar="VALUE", help="CSV: the target's value that is the disease.")]
+Positive = Annotated[str | None, typer.Option(metavar="VALUE", help="Of two classes, the one that is the disease.")]
 SchemaFile = Annotated[Path | None, typer.Option(metavar="FILE", help="CSV: schema in TOML.")]
 Drop = Annotated[str | None, typer.Option(metavar="a,b", help="CSV: columns to leave out.")]
-Group = Annotated[str | None, typer.Option(metavar="COLUMN", help="CSV: column that names the patient.")]
+Group = Annotated[str | None, typer.Option(metavar="COLUMN", help="Column that names the patient, in a CSV or in the "
+                                           "labels of images.")]
+Labels = Annotated[Path | None, typer.Option(metavar="FILE", help="Images: CSV with each `file`, its label, patient and "
+                                             "split; `labels.csv` in the folder when left out.")]
+Size = Annotated[int | None, typer.Option(metavar="PIXELS", help="Images: resize to this height and width.")]
+Finding = Annotated[str | None, typer.Option(metavar="NAME", help="Images with several labels each: the one to "
+                                             "predict.")]
+Leakage = Annotated[bool, typer.Option("--allow-leakage", help="Images: accept a split with one patient on both "
+                                       "sides.")]
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.", show_default=False)]
 
 
@@ -65,11 +73,20 @@ def _table(target: str | None, positive: str | None, schema: Path | None, drop: 
     return {key: value for key, value in said.items() if value is not None}
 
 
+def _images(labels: Path | None, size: int | None, finding: str | None, allow_leakage: bool, positive: str | None,
+            group: str | None) -> dict[str, Any]:
+    """What was said about images, as keys of `suite.plan.Images`."""
+    said = {"labels": labels, "size": size, "finding": finding, "allow_leakage": allow_leakage or None,
+            "positive": positive, "patient": group}
+    return {key: value for key, value in said.items() if value is not None}
+
+
 @app.command()
 def audit(
     plan: Annotated[str | None, typer.Argument(metavar="[PRESET | PLAN.toml]", show_default=False,
                                                help="What to do; `tabular` when left out.")] = None,
-    data: Annotated[str | None, typer.Option(metavar="NAME_OR_FILE", help="A registered dataset or a CSV.")] = None,
+    data: Annotated[str | None, typer.Option(metavar="NAME_OR_FILE", help="A registered dataset, a CSV, or images "
+                                            "(a folder or .npz).")] = None,
     model: Annotated[str | None, typer.Option(metavar="NAMES_OR_FILE", help="Models, or a file with a fitted one "
                                               "(.json, .ubj, .skops, FILE.py:OBJECT).")] = None,
     attacks: Annotated[str | None, typer.Option(metavar="a,b", help="Attacks, instead of the plan's.")] = None,
@@ -80,6 +97,10 @@ def audit(
     schema: SchemaFile = None,
     drop: Drop = None,
     group: Group = None,
+    labels: Labels = None,
+    size: Size = None,
+    finding: Finding = None,
+    allow_leakage: Leakage = False,
     eps: Annotated[float | None, typer.Option(help="Main budget, in shares of each column's plausible range.")] = None,
     out: Annotated[Path | None, typer.Option(metavar="DIR", help="Run folder; runs/PRESET when left out.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of everything random.")] = None,
@@ -99,10 +120,12 @@ def audit(
     """
     from suite import request
 
-    wanted, table = _names(defenses), _table(target, positive, schema, drop, group)
+    wanted = _names(defenses)
+    table = _table(target, positive, schema, drop, group)
+    images = _images(labels, size, finding, allow_leakage, positive, group)
     flags = {"data": _names(data), "models": _names(model), "attacks": _names(attacks),
              "defenses": [d for d in wanted if d != "none"] if wanted is not None else None,
-             "table": table or None, "eps": eps, "seed": seed,
+             "table": table or None, "images": images or None, "eps": eps, "seed": seed,
              "device": device, "allow_pickle": allow_pickle or None}
     made = request.make_plan(plan, flags, quick)
     from suite.terminal import run_audit
@@ -112,7 +135,7 @@ def audit(
 
 @app.command("list")
 def list_(
-    kind: Annotated[str | None, typer.Argument(metavar="[datasets|models|attacks|defenses|detectors|threats]",
+    kind: Annotated[str | None, typer.Argument(metavar="[datasets|readers|models|attacks|defenses|detectors|threats]",
                                                show_default=False, help="Everything when left out.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Machine-readable.")] = False,
 ) -> None:
@@ -165,13 +188,18 @@ def show(
     schema: SchemaFile = None,
     drop: Drop = None,
     group: Group = None,
+    labels: Labels = None,
+    size: Size = None,
+    finding: Finding = None,
+    allow_leakage: Leakage = False,
     write_schema: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the schema, inferred or not, to a "
                                                       "TOML file to edit.")] = None,
 ) -> None:
-    """Describe a dataset: provenance, splits, columns and what a possible patient is."""
+    """Describe a dataset: provenance and splits; of a table also its columns and what a possible patient is."""
     from suite.terminal import show_data
 
-    show_data(name, _table(target, positive, schema, drop, group), write_schema)
+    show_data(name, {"table": _table(target, positive, schema, drop, group),
+                     "images": _images(labels, size, finding, allow_leakage, positive, group)}, write_schema)
 
 
 @data_app.command()

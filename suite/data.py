@@ -46,6 +46,7 @@ class Split:
         classes: Class names.
         rows: (n,) int64 row numbers in the source, for naming a patient without giving values.
         subgroups: Name -> (n,) array of str, for example `{"age": ["<40", ...], "site": [...]}`.
+        patients: (n,) int64, equal for rows of one patient, counted over all splits; None where nobody knows.
     """
 
     x: np.ndarray
@@ -54,12 +55,15 @@ class Split:
     classes: tuple[str, ...]
     rows: np.ndarray
     subgroups: Mapping[str, np.ndarray] = field(default_factory=dict)
+    patients: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         if self.x.dtype != np.float32 or self.y.dtype != np.int64:
             raise InputError(f"inputs must be float32 and labels int64, got {self.x.dtype} and {self.y.dtype}")
         if not len(self.x) == len(self.y) == len(self.rows):
             raise InputError(f"{len(self.x)} inputs, {len(self.y)} labels, {len(self.rows)} row numbers: unequal")
+        if self.patients is not None and len(self.patients) != len(self.y):
+            raise InputError(f"{len(self.y)} labels, {len(self.patients)} patients: unequal")
         if not np.isfinite(self.x).all():
             row = int(np.flatnonzero(~np.isfinite(self.x).reshape(len(self.x), -1).all(1))[0])
             raise InputError(f"input row {int(self.rows[row])} holds a value that is not finite")
@@ -73,11 +77,28 @@ class Split:
     def take(self, index: np.ndarray | Sequence[int] | slice) -> Split:
         """The rows at `index` (positions, a mask or a slice), in that order."""
         groups = {name: values[index] for name, values in self.subgroups.items()}
-        return replace(self, x=self.x[index], y=self.y[index], rows=self.rows[index], subgroups=groups)
+        patients = None if self.patients is None else self.patients[index]
+        return replace(self, x=self.x[index], y=self.y[index], rows=self.rows[index], subgroups=groups,
+                       patients=patients)
 
     def with_data(self, x: np.ndarray, y: np.ndarray) -> Split:
         """The same rows with other inputs and labels, as a poisoner leaves them."""
         return replace(self, x=np.ascontiguousarray(x, np.float32), y=np.asarray(y, np.int64))
+
+
+def disease_last(y: np.ndarray, classes: tuple[str, ...], positive: str | None,
+                 of: str = "") -> tuple[np.ndarray, tuple[str, ...]]:
+    """The labels and class names, so that of two classes `positive`, if it is given, is class 1.
+
+    Raises:
+        InputError: `positive` is none of two classes. `of` says of what, as in " of 'Outcome'".
+    """
+    if positive is not None:
+        if len(classes) != 2 or positive not in classes:
+            raise InputError(f"'{positive}' is not one of two classes{of} ({', '.join(classes[:8])})")
+        if positive == classes[0]:
+            return 1 - y, classes[::-1]
+    return y, classes
 
 
 @dataclass(frozen=True)

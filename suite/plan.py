@@ -71,6 +71,50 @@ class Table(BaseModel):
     subgroups: tuple[str, ...] = ()
 
 
+class Images(BaseModel):
+    """How to read images: a folder of them, an `.npz` file, or a named set.
+
+    Attributes:
+        labels: CSV with one line for each image: `file` (its path in the folder; for an `.npz` instead `split` and
+            `index`), and where known `label`, `patient`, `split` and columns for subgroups. Where it is left out,
+            `labels.csv` in the folder or the `.csv` beside the `.npz` is read, if it is there.
+        patient: Column of the CSV that names the patient; `patient` or `group_id` where it is left out.
+        positive: The class that is the disease, where there are two.
+        finding: Name or number of the one finding to predict, where each image is labelled with several.
+        subgroups: Columns of the CSV by which results are also broken down, besides age, sex, site and the like.
+        size: Height and width in pixels to which images are resized; as they are when absent.
+        channels: 1 (grey) or 3 (colour); as they are when absent.
+        window: Center and width of the values of DICOM and NIfTI files that are kept, black to white; when absent,
+            from the 0.5th to the 99.5th percentile of each image.
+        slices: Middle axial slices of each NIfTI volume.
+        allow_leakage: Accept a split in which one patient is on both sides.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    labels: Path | None = None
+    patient: str | None = None
+    positive: str | None = None
+    finding: str | None = None
+    subgroups: tuple[str, ...] = ()
+    size: int | None = Field(default=None, ge=8, le=1024)
+    channels: Literal[1, 3] | None = None
+    window: tuple[float, float] | None = None
+    slices: int = Field(default=1, ge=1)
+    allow_leakage: bool = False
+
+    @field_validator("window")
+    @classmethod
+    def _width(cls, value: tuple[float, float] | None) -> tuple[float, float] | None:
+        if value is not None and not value[1] > 0:
+            raise ValueError("a window is [center, width], and the width is above 0")
+        return value
+
+    @property
+    def said(self) -> dict[str, Any]:
+        """What was asked for: the values that are not the defaults."""
+        return self.model_dump(exclude_defaults=True)
+
+
 class Ladder(BaseModel):
     """Budgets in one norm.
 
@@ -98,6 +142,7 @@ class Plan(BaseModel):
         title: Heading of the report.
         data: Dataset names or files, in order of preference: the first that is available runs, and the report says so.
         table: How to read a CSV.
+        images: How to read images.
         models, attacks, defenses: What is trained, attacked and compared. Every model also runs without a defense.
         eps: The budget at which findings are stated, in units of each feature's scale.
         budgets: Rising budgets of the robustness curves; `eps` is one of them.
@@ -113,6 +158,7 @@ class Plan(BaseModel):
     title: str = "Security audit"
     data: tuple[str, ...] = Field(min_length=1)
     table: Table = Table()
+    images: Images = Images()
     models: tuple[Item, ...] = Field(min_length=1)
     attacks: tuple[Item, ...] = ()
     defenses: tuple[Item, ...] = ()
@@ -170,7 +216,8 @@ class Plan(BaseModel):
             keys = ".".join(str(k) for k in first["loc"])
             message = first["msg"].removeprefix("Value error, ")
             if first["type"] == "extra_forbidden":
-                known = Table.model_fields if first["loc"][0] == "table" else cls.model_fields
+                sections = {"table": Table, "images": Images}
+                known = sections.get(first["loc"][0], cls).model_fields
                 near = difflib.get_close_matches(str(first["loc"][-1]), known, 1)
                 message = "no such key" + (f"; did you mean '{near[0]}'?" if near else "")
             if first["loc"] and first["loc"][0] in flags:

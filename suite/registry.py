@@ -1,4 +1,4 @@
-"""Finding datasets, models, attacks, defenses and detectors by name, through entry points.
+"""Finding datasets, readers, models, attacks, defenses and detectors by name, through entry points.
 
 A package offers its own in its `pyproject.toml`::
 
@@ -6,7 +6,9 @@ A package offers its own in its `pyproject.toml`::
     my-attack = "my_package.attacks:MyAttack"
 
 and `path/to/file.py:Object` works wherever a name does. An entry is a frozen dataclass (attacks, models, defenses), an
-instance of one (a variant with other defaults), or for datasets a function `(path=None, seed=0) -> Dataset`.
+instance of one (a variant with other defaults), or for datasets a function `(path=None, seed=0) -> Dataset`. A reader
+opens files of the user's own, `(path) -> Dataset`; its name is their suffix, or "folder". Datasets and readers are also
+given the plan's `table` and `images`, where they have parameters of these names.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from suite.errors import InputError
 
-Kind = Literal["presets", "datasets", "models", "attacks", "defenses", "detectors"]
+Kind = Literal["presets", "datasets", "readers", "models", "attacks", "defenses", "detectors"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 from suite import cache, registry
-from suite.data import Dataset
+from suite.data import Dataset, Split
 from suite.errors import InputError
 from suite.plan import Plan, read_toml
 
@@ -33,8 +35,9 @@ def make_plan(what: str | None, flags: dict[str, Any], quick: bool = False) -> P
     for kind in ("models", "attacks", "defenses"):
         if kind in given:
             given[kind] = [item for name in given[kind] for item in _called(name, raw.get(kind))]
-    if isinstance(table := raw.get("table", {}), dict) and "table" in given:
-        given["table"] = table | given["table"]
+    for section in given.keys() & {"table", "images"}:
+        if isinstance(there := raw.get(section, {}), dict):
+            given[section] = there | given[section]
     wanted = raw | given
     if given.get("data"):  # the plan's heading speaks of the plan's data
         wanted["title"] = f"Security audit: {Path(given['data'][0]).stem}"
@@ -88,20 +91,50 @@ def open_data(plan: Plan) -> tuple[Dataset, str]:
 
 
 def opened(name: str, plan: Plan) -> Dataset:
-    """A registered dataset, `FILE.py:OBJECT`, or a file, which is read by the dataset registered for its suffix."""
-    path = Path(name)
-    if name == "csv":
-        raise InputError("data csv: give the file itself, for example --data patients.csv --target COLUMN")
-    if registry.is_file(name) or not path.suffix:
-        found = registry.load("datasets", name)()
-        if not isinstance(found, Dataset):
-            raise InputError(f"data {name}: returns {type(found).__name__}, not a Dataset")
-        return found
-    reader = path.suffix.removeprefix(".").lower()
-    if reader not in registry.names("datasets"):
-        known = ", ".join(n for n in registry.names("datasets") if n != "csv")
-        raise InputError(f"data {name}: no reader for .{reader} files; give a .csv file, or a name ({known})")
-    if plan.table.target is None:
-        raise InputError(f"data {name}: say which column to predict with --target COLUMN")
-    table = {k: v for k, v in dict(plan.table).items() if k not in ("target", "schema_file")}
-    return registry.load("datasets", reader)(path, plan.table.target, plan.table.schema_file, **table)
+    """A registered dataset, `FILE.py:OBJECT`, or the user's own file or folder, by the reader for its suffix.
+
+    Raises:
+        InputError: No such dataset, or no reader for such a file; or what is read is wrong, in one line.
+    """
+    path, readers = Path(name), registry.names("readers")
+    if name in readers:
+        raise InputError(f"data {name}: give the {'folder' if name == 'folder' else 'file'} itself, for example --data "
+                         + {"csv": "patients.csv --target COLUMN", "folder": "scans/"}.get(name, f"scans.{name}"))
+    if name in registry.names("datasets") or registry.is_file(name) or not (path.suffix or path.is_dir()):
+        data = _build(name, registry.load("datasets", name), plan)
+        if registry.is_file(name):
+            for split in (data.train, data.val, data.test):
+                _check_range(name, split)
+        return data
+    suffix = "folder" if path.is_dir() else path.suffix.removeprefix(".").lower()
+    if suffix not in readers:
+        known = ", ".join(f".{reader}" for reader in readers if reader != "folder")
+        raise InputError(f"data {name}: no reader for .{suffix} files; give a file ({known}), a folder of images, or a "
+                         f"name ({', '.join(registry.names('datasets'))})")
+    return _build(name, registry.load("readers", suffix), plan, path)
+
+
+def _build(name: str, builder: Callable[..., Any], plan: Plan, *path: Path) -> Dataset:
+    """Call a builder or reader with those sections of the plan that it takes."""
+    takes = inspect.signature(builder).parameters
+    said = plan.images.said.keys() - {"positive", "patient"}  # which tables have, too
+    if "images" not in takes and said:
+        raise InputError(f"data {name}: is no image set, so that '{min(said)}' means nothing")
+    data = builder(*path, **{section: getattr(plan, section) for section in ("table", "images") if section in takes})
+    if not isinstance(data, Dataset):
+        raise InputError(f"data {name}: returns {type(data).__name__}, not a Dataset")
+    return data
+
+
+def _check_range(name: str, split: Split) -> None:
+    """`InputError` where the user's own program returns inputs that are none."""
+    import torch
+
+    bad = ~split.space.possible(torch.from_numpy(split.x))
+    if bad.any():
+        row = int(bad.nonzero()[0])
+        low, high = split.x[row].min(), split.x[row].max()
+        lower, upper = split.space.lower.min(), split.space.upper.max()
+        hint = "; divide by 255" if (lower, upper) == (0, 1) and low >= 0 and 1 < high <= 255 else ""
+        raise InputError(f"data {name}: row {split.rows[row]} has values from {low:g} to {high:g}, which is no "
+                         f"possible {split.space.noun}: they go from {lower:g} to {upper:g}{hint}")

@@ -29,7 +29,6 @@ from rich.text import Text
 from suite import registry, threats
 from suite.errors import InputError
 from suite.plan import Plan
-from suite.plan import Table as CsvOptions
 from suite.run import Run
 
 console = Console(highlight=False)
@@ -140,7 +139,7 @@ def _about(kind: Any, name: str) -> dict[str, Any]:
     found = registry.load(kind, name)
     if kind == "presets":
         return {"name": name, "title": Plan.load(found).title}
-    if kind == "datasets":
+    if kind in ("datasets", "readers"):
         return {"name": name, "description": (found.__doc__ or "").strip().splitlines()[0]}
     info = found.info
     row = {"name": name, "title": info.title}
@@ -173,10 +172,11 @@ def show_gate(folder: Path, requirements: Iterable[str], lenient: bool) -> int:
 
 
 def show_data(name: str, options: dict[str, Any], write_schema: Path | None) -> None:
-    """`medsec data show`; `options` are keys of `suite.plan.Table`."""
+    """`medsec data show`; `options` are the sections of `suite.plan.Plan` that say how to read it."""
     from suite.request import opened
 
-    data = opened(name, Plan(data=(name,), models=("none",), table=CsvOptions(**options)))
+    flags = {"data": [name], "models": ["none"]} | options
+    data = opened(name, Plan.check(flags, "command line", flags))
     source = data.provenance
     console.print(f"[bold]{data.name}[/]" + ("  [red]SYNTHETIC[/]" if source.synthetic else ""))
     lines = {"source": source.source, "licence": source.licence, "sha256": source.sha256, "note": source.note,

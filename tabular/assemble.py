@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -10,22 +9,19 @@ import numpy as np
 import pandas as pd
 import torch
 
-from suite.data import Dataset, Provenance, Split
+from suite import csv
+from suite.data import Dataset, Provenance, Split, disease_last
 from suite.errors import InputError
-from tabular import csv
-from tabular.schema import Column, Schema
-from tabular.split import split
+from suite.split import split
+from suite.subgroups import subgroup
+from tabular.encode import encode
+from tabular.schema import Schema
 
 MOST_CLASSES = 50
 """A target with more different values is taken for a measurement or an identifier."""
 
-MOST_SUBGROUPS = 20
-
 USUAL_SUBGROUPS = ("age", "sex", "gender", "site", "hospital")
 """Columns of these names become subgroups by themselves."""
-
-AGE_BANDS = {"<30": 30, "30-44": 45, "45-59": 60, "60+": np.inf}
-"""Band -> age in years at which it ends."""
 
 
 @dataclass(frozen=True)
@@ -57,19 +53,20 @@ def build(frame: pd.DataFrame, schema: Schema, y: np.ndarray, classes: tuple[str
     Raises:
         InputError: Naming the column, line and value that is wrong.
     """
-    values = csv.encode(frame, schema)
+    values = encode(frame, schema)
     if group is not None and (nobody := csv.numbers(frame[group])[1]).any():
         raise InputError(f"column '{group}' {csv.place(frame, int(nobody.argmax()))}: no patient number")
     same = _keys(pd.DataFrame(values))
-    parts = split(y, [same] if group is None else [same, _keys(frame[[group]])], classes, seed)
+    patients = None if group is None else _keys(frame[[group]])
+    parts = split(y, [same] if patients is None else [same, patients], classes, seed)
     missing = np.isnan(values)
     filled = _impute(values, parts[0], schema)
     _check_possible(frame, schema, filled, missing)
     x, space, rows = filled.astype(np.float32), schema.space(), np.arange(len(y))
     usual = [name for name in frame.columns if str(name).lower() in USUAL_SUBGROUPS]
-    groups = {str(name).lower() if name in usual else str(name): _subgroup(frame[name], schema.columns.get(name))
+    groups = {str(name).lower() if name in usual else str(name): subgroup(frame[name], schema.codes(name))
               for name in dict.fromkeys([*usual, *subgroups])}
-    whole = Split(x, y, space, classes, rows, groups)
+    whole = Split(x, y, space, classes, rows, groups, patients)
     train, val, test = (whole.take(index) for index in parts)
 
     lost = {name: int(n) for name, n in zip(schema.names, missing.sum(0), strict=True) if n}
@@ -117,21 +114,7 @@ def labels(frame: pd.DataFrame, target: str, positive: str | None = None) -> tup
     if len(classes) == 1:
         raise InputError(f"target column '{target}' has one class only: '{classes[0]}'")
     y = y.reshape(-1).astype(np.int64)
-    if positive is not None:
-        if len(classes) != 2 or positive not in classes:
-            raise InputError(f"'{positive}' is not one of two classes of '{target}' ({csv.listed(classes)})")
-        if positive == classes[0]:
-            y, classes = 1 - y, classes[::-1]
-    return y, classes
-
-
-def check_column(frame: pd.DataFrame, name: str) -> None:
-    """`InputError` with the nearest name where the table has no such column."""
-    if name not in frame.columns:
-        names = [str(n) for n in frame.columns]
-        near = difflib.get_close_matches(name.lower(), [n.lower() for n in names], 1)
-        hint = f"did you mean '{names[[n.lower() for n in names].index(near[0])]}'?" if near else csv.listed(names)
-        raise InputError(f"no column '{name}'; {hint if near else 'there are ' + hint}")
+    return disease_last(y, classes, positive, f" of '{target}'")
 
 
 def check_schema(frame: pd.DataFrame, schema: Schema, others: Sequence[str]) -> None:
@@ -140,7 +123,7 @@ def check_schema(frame: pd.DataFrame, schema: Schema, others: Sequence[str]) -> 
         if name in others[:1]:
             raise InputError(f"the target column '{name}' must not be in the schema")
         try:
-            check_column(frame, name)
+            csv.check_column(frame, name)
         except InputError as e:
             raise InputError(f"the schema's column is not in the file: {e}") from None
     for name in frame.columns:
@@ -182,20 +165,3 @@ def _check_possible(frame: pd.DataFrame, schema: Schema, filled: np.ndarray, mis
             raise InputError(f"{csv.place(frame, row)} breaks the relation '{relation.name}': {total:g} is above "
                              f"{relation.max:g}" + (f" ({csv.listed(imputed)} imputed)" if imputed else ""))
     raise InputError(f"{csv.place(frame, row)} does not fit the schema in float32")
-
-
-def _subgroup(series: pd.Series, column: Column | None) -> np.ndarray:
-    values, empty = csv.numbers(series)
-    if str(series.name).lower() == "age" and np.isfinite(values[~empty]).all():
-        text = np.array(list(AGE_BANDS))[np.searchsorted(list(AGE_BANDS.values()), np.nan_to_num(values), side="right")]
-    else:
-        text = csv.words(series).astype(object)
-        numeric = np.isfinite(values)
-        text[numeric] = [f"{v:g}" for v in values[numeric]]
-        for code, label in zip(column.values, column.labels, strict=True) if column and column.labels else ():
-            text[values == code] = label
-    text = np.where(empty, "unknown", text).astype(str)
-    if len(np.unique(text)) > MOST_SUBGROUPS:
-        raise InputError(f"subgroup column '{series.name}' has {len(np.unique(text))} different values; at most "
-                         f"{MOST_SUBGROUPS}")
-    return text

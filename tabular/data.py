@@ -14,21 +14,22 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from suite import cache
+from suite import cache, csv
 from suite.data import Dataset
 from suite.errors import InputError
-from tabular import csv, synthetic
-from tabular.assemble import Source, build, check_column, check_schema, labels
+from suite.plan import Table
+from tabular import synthetic
+from tabular.assemble import Source, build, check_schema, labels
 from tabular.infer import infer
 from tabular.schema import Schema
 
 # No public address is known to hold exactly these bytes; a mirror can be named when fetching.
 PIMA = cache.RemoteFile("tabular/pima_diabetes.csv",
-                        "c980e5e01dc1c554a358102b773f34b29599d0051ec5cf5b56ad1c6fcb3a23b0")
+                        "sha256:c980e5e01dc1c554a358102b773f34b29599d0051ec5cf5b56ad1c6fcb3a23b0")
 CLEVELAND = cache.RemoteFile("tabular/heart_cleveland.csv",
-                             "c1a68b0099f13630967e05a357aa7f856bf0b784124f9ae4a01612d5378617a9")
+                             "sha256:c1a68b0099f13630967e05a357aa7f856bf0b784124f9ae4a01612d5378617a9")
 FOUR_SITES = cache.RemoteFile("tabular/heart_uci_4sites.csv",
-                              "b223b9454bff0e89438926c1466759ec192de085db4c3c85c60ad5b8152be2d4")
+                              "sha256:b223b9454bff0e89438926c1466759ec192de085db4c3c85c60ad5b8152be2d4")
 
 
 def from_csv(path: Path, target: str, schema: Path | Schema | None = None, *, positive: str | None = None,
@@ -57,7 +58,7 @@ def from_csv(path: Path, target: str, schema: Path | Schema | None = None, *, po
         frame = csv.read(path)
         outside = [target, *drop] + ([group] if group else [])
         for name in [*outside, *subgroups]:
-            check_column(frame, name)
+            csv.check_column(frame, name)
         y, classes = labels(frame, target, positive)
         if schema is None:
             inferred, note = infer(frame, target, outside), "schema inferred from the data"
@@ -73,14 +74,22 @@ def from_csv(path: Path, target: str, schema: Path | Schema | None = None, *, po
         raise InputError(f"{path.name}: {e}") from None
 
 
+def read_csv(path: Path, table: Table) -> Dataset:
+    """A clinical table of your own: a comma-separated file with a header; say what to predict with --target."""
+    if table.target is None:
+        raise InputError(f"data {path}: say which column to predict with --target COLUMN")
+    options = {k: v for k, v in dict(table).items() if k not in ("target", "schema_file")}
+    return from_csv(path, table.target, table.schema_file, **options)
+
+
 @cache.reads(PIMA)
 def pima(path: Path | None = None, seed: int = 0) -> Dataset:
     """Pima Indians Diabetes: 768 women, 8 columns, 35 % with diabetes within five years; zeros stand for missing."""
-    frame, where = _read(PIMA, path)
+    frame, where, sha256 = _read(PIMA, path)
     return _pima(frame, seed, Source(
         "pima", "US NIDDK, donated to UCI 1990; Smith et al., Proc. SCAMC 1988, 261-265",
         "CC0 on the Kaggle page of UCI ML, as commonly stated; UCI withdrew the set, its owner states none",
-        PIMA.sha256, where, note="zeros in five columns stand for missing"))
+        sha256, where, note="zeros in five columns stand for missing"))
 
 
 @cache.reads(CLEVELAND)
@@ -130,17 +139,17 @@ def _pima(frame: pd.DataFrame, seed: int, source: Source) -> Dataset:
 
 
 def _heart(name: str, file: cache.RemoteFile, path: Path | None, seed: int) -> Dataset:
-    frame, where = _read(file, path)
+    frame, where, sha256 = _read(file, path)
     grade, _ = labels(frame, "num")
     source = Source(name, "Janosi, Steinbrunn, Pfisterer and Detrano, UCI 1988, doi:10.24432/C52P4X",
-                    "CC BY 4.0 (UCI), as commonly stated", file.sha256, where, note="disease is num above 0")
+                    "CC BY 4.0 (UCI), as commonly stated", sha256, where, note="disease is num above 0")
     return build(frame, shipped_schema(name), (grade > 0).astype(np.int64), ("no heart disease", "heart disease"),
                  source, seed=seed)
 
 
-def _read(file: cache.RemoteFile, path: Path | None) -> tuple[pd.DataFrame, str]:
+def _read(file: cache.RemoteFile, path: Path | None) -> tuple[pd.DataFrame, str, str]:
     found = cache.locate(file, path)
-    return csv.read(found), cache.origin(found)
+    return csv.read(found), cache.origin(found), cache.sha256_of(found)
 
 
 def _takes_no_file(name: str, why: str, path: Path | None) -> None:

@@ -156,6 +156,11 @@ class Schema(BaseModel):
             raise InputError("no column of the schema is left")
         return Schema(columns=kept, relations=self.relations)
 
+    def codes(self, name: str) -> dict[float, str]:
+        """What the codes of a column stand for; empty where they stand for nothing, or there is no such column."""
+        column = self.columns.get(name)
+        return dict(zip(column.values, column.labels, strict=True)) if column and column.labels else {}
+
     def space(self) -> PatientSpace:
         """The possible patients, for attacks."""
         return PatientSpace(self)

@@ -58,7 +58,7 @@ def home(tmp_path, monkeypatch):
 
 
 def remote(url=""):
-    return RemoteFile("tabular/t.csv", SHA, url)
+    return RemoteFile("tabular/t.csv", f"sha256:{SHA}", url)
 
 
 def one_line(error):
@@ -181,7 +181,7 @@ def builder_of(file=None, synthetic=False, error=None):
 
 def test_fetch_and_verify(server, home):
     good, none = builder_of(remote(server.url + "/good")), builder_of()
-    bad = builder_of(RemoteFile("tabular/bad.csv", SHA))
+    bad = builder_of(RemoteFile("tabular/bad.csv", f"sha256:{SHA}"))
     (home / "tabular").mkdir(parents=True)
     assert [r.state for r in cache.verify({"good": good, "none": none})] == ["missing", "ok"]
     assert server.hits == []

@@ -1,8 +1,9 @@
-"""Reading a table from a CSV file, and its cells as numbers; whatever is wrong is named by column and line."""
+"""Reading a table from a CSV file: its cells as text or numbers; whatever is wrong is named by column and line."""
 
 from __future__ import annotations
 
 import csv
+import difflib
 import io
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,7 +12,6 @@ import numpy as np
 import pandas as pd
 
 from suite.errors import InputError
-from tabular.schema import Column, Schema
 
 EMPTY = ("", "na", "n/a", "nan", "null", "?")
 """Cells that hold no value, in lower case."""
@@ -55,16 +55,6 @@ def read(path: Path) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=header, index=pd.Index(lines[1:], name="line"), dtype=object)
 
 
-def encode(frame: pd.DataFrame, schema: Schema) -> np.ndarray:
-    """(rows, columns) float64 values of the schema's columns, NaN where a patient lacks one.
-
-    Raises:
-        InputError: Naming the column, the first line and the value: text where a number is due, an empty cell where
-            none may be, a value out of range, not whole, or not among the codes.
-    """
-    return np.column_stack([_encode(frame[name], name, column) for name, column in schema.columns.items()])
-
-
 def numbers(series: pd.Series) -> tuple[np.ndarray, np.ndarray]:
     """(n,) float64 values of cells of any type, NaN where they are not numbers; and (n,) bool: which are empty."""
     text = words(series)
@@ -83,33 +73,13 @@ def place(series: pd.Series | pd.DataFrame, row: int) -> str:
     return f"{series.index.name or 'row'} {series.index[row]}"
 
 
-def _encode(series: pd.Series, name: str, column: Column) -> np.ndarray:
-    values, empty = numbers(series)
-    if column.labels:
-        text = words(series)
-        for label, value in zip(column.labels, column.values, strict=True):
-            values[text == label] = value
-            empty &= text != label
-
-    def refuse(wrong: np.ndarray, problem: str) -> None:
-        if wrong.any():
-            row = int(wrong.argmax())
-            cell = "" if empty[row] else f"'{str(series.iloc[row])[:40]}' "
-            raise InputError(f"column '{name}' {place(series, row)}: {cell}{problem}")
-
-    known = f"; it takes {listed(column.labels)}" if column.labels else ""
-    refuse(~empty & ~np.isfinite(values), f"is not a number{known}")
-    if not column.may_miss:
-        refuse(empty, "is empty, and the schema does not say may_miss")
-    values[np.isin(values, column.missing)] = np.nan
-    there = ~np.isnan(values)
-    if column.values:
-        refuse(there & ~np.isin(values, column.values), f"is not among {listed([f'{v:g}' for v in column.values])}")
-    refuse(there & ((values < column.min) | (values > column.max)),
-           f"is outside the schema's range {column.min:g} to {column.max:g} {column.unit}".strip())
-    if column.integer:
-        refuse(there & (values != np.round(values)), "is not a whole number")
-    return values
+def check_column(frame: pd.DataFrame, name: str) -> None:
+    """`InputError` with the nearest name where the table has no such column."""
+    if name not in frame.columns:
+        names = [str(n) for n in frame.columns]
+        near = difflib.get_close_matches(name.lower(), [n.lower() for n in names], 1)
+        hint = f"did you mean '{names[[n.lower() for n in names].index(near[0])]}'?" if near else listed(names)
+        raise InputError(f"no column '{name}'; {hint if near else 'there are ' + hint}")
 
 
 def _check_header(header: Sequence[str]) -> None:

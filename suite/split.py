@@ -13,7 +13,7 @@ SHARE = 0.2
 
 
 def split(y: np.ndarray, together: list[np.ndarray], classes: tuple[str, ...],
-          seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+          seed: int = 0, noun: str = "row") -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Row positions of train, validation and test: 60, 20 and 20 % of each class.
 
     Args:
@@ -22,6 +22,7 @@ def split(y: np.ndarray, together: list[np.ndarray], classes: tuple[str, ...],
             kept in one split. A patient with rows of several classes counts as of the rarest of them.
         classes: Names, for messages.
         seed: Of the shuffling.
+        noun: What a row is called in messages.
 
     Raises:
         InputError: A class has too few rows, or too few patients, to be in all three splits.
@@ -32,7 +33,7 @@ def split(y: np.ndarray, together: list[np.ndarray], classes: tuple[str, ...],
     np.add.at(holds, (group, y), 1)
     for name, rows, patients in zip(classes, holds.sum(0), (holds > 0).sum(0), strict=True):
         if patients < 3:
-            raise InputError(f"class '{name}' has {rows} {'row' if rows == 1 else 'rows'}"
+            raise InputError(f"class '{name}' has {rows} {noun}{'' if rows == 1 else 's'}"
                              + (f" of {patients} separate patients" if rows >= 3 else "")
                              + "; at least 3 are needed, one each for training, validation and test")
     stratum = np.where(holds > 0, holds.sum(0), len(y) + 1).argmin(1)

@@ -1,0 +1,189 @@
+"""From images to a dataset: the split, the check that no patient is on both sides of it, and the data card."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+
+from imaging.space import ImageSpace
+from suite import csv
+from suite.data import Dataset, Provenance, Split
+from suite.errors import InputError
+from suite.split import split
+from suite.subgroups import subgroup
+
+SPLITS = ("train", "val", "test")
+WORDS = ("training", "validation", "test")
+"""What messages call the splits."""
+
+USUAL_SUBGROUPS = ("age", "sex", "gender", "site", "hospital", "view", "laterality", "localization")
+"""Columns of these names become subgroups by themselves."""
+
+USUAL_PATIENTS = ("patient", "group_id")
+"""Columns of these names say whose image it is."""
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """All images of a source, in its order.
+
+    Attributes:
+        x: (n, channels, height, width) float32 in [0, 1].
+        y: (n,) int64 labels.
+        classes: Names of the labels.
+        part: (n,) int64: 0 for training, 1 for validation, 2 for test; None where the source gives no split.
+        patients: (n,) str; None where nobody knows.
+        subgroups: Name -> (n,) str.
+    """
+
+    x: np.ndarray
+    y: np.ndarray
+    classes: tuple[str, ...]
+    part: np.ndarray | None = None
+    patients: np.ndarray | None = None
+    subgroups: Mapping[str, np.ndarray] = field(default_factory=dict)
+
+
+def build(pictures: Pictures, provenance: Provenance, card: Mapping[str, str], *, allow_leakage: bool = False,
+          seed: int = 0) -> Dataset:
+    """Split images where their source has not, check the split, and describe it.
+
+    Args:
+        pictures: The images.
+        provenance: Of their source; `rows` and what the note says of leakage are filled in here.
+        card: What else is to be told, such as where the file was found.
+        allow_leakage: Accept a patient in two splits; the card and the provenance then say so.
+        seed: Of the split.
+
+    Raises:
+        InputError: A class that a split lacks, fewer than two classes, or a patient in two splits.
+    """
+    y, classes = pictures.y, pictures.classes
+    if len(classes) < 2:
+        raise InputError(f"there is one class only: '{classes[0]}'" if classes else "there is no class")
+    twins = _twins(pictures.x)
+    patients = None if pictures.patients is None else np.unique(pictures.patients, return_inverse=True)[1]
+    if pictures.part is None:
+        together = [twins] if patients is None else [twins, patients]
+        parts = split(y, together, classes, seed, "image")
+        how = f"60, 20 and 20 % of each class, by {'image' if patients is None else 'patient'} (seed {seed})"
+    else:
+        parts = tuple(np.flatnonzero(pictures.part == i) for i in range(3))
+        how = "as the source gives it"
+    counts = np.array([np.bincount(y[index], minlength=len(classes)) for index in parts])
+    for row in (0, 2):  # models are trained on the one and measured on the other
+        if (counts[row] == 0).any():
+            raise InputError(f"class '{classes[int((counts[row] == 0).argmax())]}' has no image in {WORDS[row]}")
+    leak = "" if patients is None else _leak(pictures.patients, parts, allow_leakage)
+    _, channels, height, width = pictures.x.shape
+    shared = _shared(twins, parts)
+    whose = "not known: images of one patient may stand in several splits" if patients is None else (
+        f"{patients.max() + 1}; " + ("see leakage" if leak else "each in one split only"))
+    own = {
+        "rows": f"{len(y)} images: {', '.join(f'{len(i)} {word}' for i, word in zip(parts, WORDS, strict=True))}",
+        "images": f"{width} x {height} pixels, {'grey' if channels == 1 else 'colour'}, values from 0 to 1",
+        "classes": "; ".join(f"{name} {'/'.join(map(str, count))} ({count.sum() / len(y):.1%})"
+                             for name, count in zip(classes, counts.T, strict=True)) + ", training/validation/test",
+        "patients": whose,
+        "split": how,
+        "leakage": leak,
+        "identical images": f"{shared} images of validation and test are also in another split" if shared else "",
+    }
+    whole = Split(pictures.x, y, ImageSpace(), classes, np.arange(len(y)), pictures.subgroups, patients)
+    note = "; ".join(filter(None, (provenance.note, leak)))
+    return Dataset(provenance.name, *(whole.take(index) for index in parts),
+                   replace(provenance, rows=len(y), note=note),
+                   card={key: text for key, text in (own | dict(card)).items() if text})
+
+
+def resplit(data: Dataset, by: Literal["patient", "image"], seed: int = 0) -> Dataset:
+    """The same images in another 60/20/20 split; by image is what must not be done, and the dataset then says so.
+
+    Raises:
+        InputError: By patient, and nobody knows them.
+    """
+    splits = (data.train, data.val, data.test)
+    order = np.argsort(np.concatenate([s.rows for s in splits]))
+    x, y = (np.concatenate([getattr(s, name) for s in splits])[order] for name in ("x", "y"))
+    if data.train.patients is None:
+        if by == "patient":
+            raise InputError(f"{data.name}: patients are not known")
+        patients = None
+    else:
+        patients = np.concatenate([s.patients for s in splits])[order]
+    subgroups = {name: np.concatenate([s.subgroups[name] for s in splits])[order] for name in data.train.subgroups}
+    part = np.empty(len(y), np.int64)
+    for i, index in enumerate(split(y, [patients] if by == "patient" else [], data.classes, seed, "image")):
+        part[index] = i
+    named = None if patients is None else patients.astype(str)
+    kept = {key: text for key, text in data.card.items() if key in ("read from", "intensity", "resized")}
+    return build(Pictures(x, y, data.classes, part, named, subgroups), data.provenance,
+                 kept | {"split": f"60, 20 and 20 % of each class, by {by} (seed {seed})"}, allow_leakage=True)
+
+
+def patients_of(frame: pd.DataFrame, column: str | None) -> np.ndarray | None:
+    """(n,) str: whose image each line of a CSV is; None where no column says so.
+
+    Raises:
+        InputError: No such column, or an empty cell in it.
+    """
+    if column is None:
+        column = next((name for name in USUAL_PATIENTS if name in frame.columns), None)
+        if column is None:
+            return None
+    csv.check_column(frame, column)
+    names = csv.words(frame[column])
+    if (nobody := np.isin(np.char.lower(names), csv.EMPTY)).any():
+        raise InputError(f"column '{column}' {csv.place(frame, int(nobody.argmax()))}: no patient")
+    return names
+
+
+def parts_of(frame: pd.DataFrame) -> np.ndarray:
+    """(n,) int64: the split that the column `split` of a CSV names, as in `Pictures.part`."""
+    names = np.char.lower(csv.words(frame["split"]))
+    names[np.isin(names, ("valid", "validation"))] = "val"
+    part = np.full(len(names), -1, np.int64)
+    for i, name in enumerate(SPLITS):
+        part[names == name] = i
+    if (part < 0).any():
+        row = int((part < 0).argmax())
+        raise InputError(f"column 'split' {csv.place(frame, row)}: '{names[row][:40]}' is none of train, val and test")
+    return part
+
+
+def subgroups_of(frame: pd.DataFrame, more: Sequence[str]) -> dict[str, np.ndarray]:
+    """The usual columns of a CSV and those asked for as subgroups, (n,) str each."""
+    for name in more:
+        csv.check_column(frame, name)
+    usual = [name for name in frame.columns if name.lower() in USUAL_SUBGROUPS]
+    return {name.lower() if name in usual else name: subgroup(frame[name]) for name in dict.fromkeys([*usual, *more])}
+
+
+def _leak(patients: np.ndarray, parts: Sequence[np.ndarray], allowed: bool) -> str:
+    """In words how many patients stand in several splits; refused unless allowed."""
+    held = [set(patients[index].tolist()) for index in parts]
+    both = {(a, b): held[a] & held[b] for a, b in ((0, 2), (0, 1), (1, 2))}
+    spread = set().union(*both.values())
+    if spread and not allowed:
+        (a, b), names = next((pair, names) for pair, names in both.items() if names)
+        raise InputError(f"patient '{min(names)}' stands in {WORDS[a]} and in {WORDS[b]}, so that results would be "
+                         "those of patients the model has learned; --allow-leakage accepts it")
+    return (spread and (f"LEAKAGE: {len(spread)} of {len(set().union(*held))} patients stand in more than one split, "
+                       "so that results look better than they are")) or ""
+
+
+def _twins(x: np.ndarray) -> np.ndarray:
+    """(n,) int64: equal for equal images."""
+    digests = [hashlib.blake2b(np.ascontiguousarray(image), digest_size=8).digest() for image in x]
+    return np.unique(np.frombuffer(b"".join(digests), np.int64), return_inverse=True)[1]
+
+
+def _shared(twins: np.ndarray, parts: Sequence[np.ndarray]) -> int:
+    """How many images of validation and test are also in an earlier split."""
+    train, val, test = (twins[index] for index in parts)
+    return int(np.isin(val, train).sum() + np.isin(test, np.concatenate([train, val])).sum())

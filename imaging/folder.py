@@ -1,0 +1,192 @@
+"""A folder of images: one folder for each class, or a CSV that says what each image shows and whose it is."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from imaging import pixels, volumes
+from imaging.assemble import Pictures, build, parts_of, patients_of, subgroups_of
+from imaging.npz import DEFAULTS
+from suite import cache, csv
+from suite.data import Dataset, Provenance, disease_last
+from suite.errors import InputError
+from suite.plan import Images
+
+PICTURES, DICOM, NIFTI = (".png", ".jpg", ".jpeg"), (".dcm",), (".nii", ".nii.gz")
+
+
+@dataclass(frozen=True)
+class _Read:
+    """What one file holds: `x` (n, c, h, w), and the patient it names, or ""."""
+
+    name: str
+    x: np.ndarray
+    patient: str
+
+
+def read_folder(path: Path, images: Images = DEFAULTS) -> Dataset:
+    """A folder of images of your own, PNG, JPEG, DICOM or NIfTI: one folder for each class, or a CSV of labels.
+
+    Without a CSV, DICOM files are told apart by their PatientID, and each NIfTI volume is a patient. Where patients are
+    not known, the split is by image, and the data card says so. Identical images are kept in one split.
+
+    Raises:
+        InputError: One line naming the folder and the file, class, column or line that is wrong.
+    """
+    path = Path(path)
+    try:
+        return _read_folder(path, images)
+    except InputError as e:
+        raise InputError(f"{path.name}: {e}") from None
+
+
+def _read_folder(path: Path, images: Images) -> Dataset:
+    names = sorted(p.relative_to(path).as_posix() for p in path.rglob("*")
+                   if _kind(p) and not any(part.startswith(".") for part in p.relative_to(path).parts))
+    if not names:
+        raise InputError(f"holds no image ({', '.join((*PICTURES, *DICOM, *NIFTI))})")
+    beside = images.labels or path / "labels.csv"
+    frame = _lines(beside, names) if images.labels or beside.exists() else None
+    if frame is not None and "label" in frame.columns:
+        labels = csv.words(frame["label"])
+        if (empty := np.isin(np.char.lower(labels), csv.EMPTY)).any():
+            raise InputError(f"{beside.name}: column 'label' {csv.place(frame, int(empty.argmax()))} is empty")
+    else:
+        labels = _folders(path, names)
+    try:
+        about = pd.DataFrame(index=range(len(names))) if frame is None else frame
+        patients, groups = patients_of(about, images.patient), subgroups_of(about, images.subgroups)
+        part = parts_of(about) if "split" in about.columns else None
+    except InputError as e:
+        raise InputError(f"{beside.name}: {e}" if frame is not None else f"{e} (no CSV of labels)") from None
+
+    read = [_read(path, name, images) for name in names]
+    _check_alike(read)
+    counts = [len(r.x) for r in read]
+    x = np.concatenate([r.x for r in read])
+    if patients is None and all(r.patient for r in read):
+        patients = np.array([r.patient for r in read])
+    classes, y = np.unique(labels, return_inverse=True)
+    y, classes = disease_last(y.astype(np.int64), tuple(map(str, classes)), images.positive)
+    spread = [None if v is None else np.repeat(v, counts) for v in (part, patients)]
+    pictures = Pictures(x, np.repeat(y, counts), classes, *spread, {k: np.repeat(v, counts) for k, v in groups.items()})
+    card = {"read from": f"the folder {path.name}, {len(names)} files", "intensity": _intensity(names, images),
+            "resized": f"to {images.size} x {images.size} pixels, bicubic, antialiased" if images.size else ""}
+    provenance = Provenance(path.name, "the user's files", "not stated", _sha256(path, names, beside), 0, False,
+                            "" if frame is None else f"labels from {beside.name}")
+    return build(pictures, provenance, card, allow_leakage=images.allow_leakage)
+
+
+def _kind(path: Path) -> str:
+    """The suffix of an image, or ""."""
+    name = path.name.lower()
+    return next((suffix for suffix in (*PICTURES, *DICOM, *NIFTI) if name.endswith(suffix)), "")
+
+
+def _folders(path: Path, names: list[str]) -> np.ndarray:
+    """(n,) str: the class of each image by the folder it is in."""
+    labels = np.array([name.split("/")[0] if "/" in name else "" for name in names])
+    if (labels == "").any():
+        raise InputError(f"{names[int((labels == '').argmax())]} is in no folder of a class; put it into one, or name "
+                         "its label in a CSV (--labels)")
+    there = sorted(p.name for p in path.iterdir() if p.is_dir() and not p.name.startswith("."))
+    for name in there:
+        if name not in labels:
+            raise InputError(f"class folder '{name}' holds no image")
+    if {name.lower() for name in there} <= {"train", "training", "val", "valid", "validation", "test"}:
+        raise InputError(f"its folders are splits ({', '.join(there)}), not classes; name label and split of each file "
+                         "in a CSV (--labels)")
+    return labels
+
+
+def _lines(path: Path, names: list[str]) -> pd.DataFrame:
+    """The lines of the CSV of labels, in the order of the files."""
+    try:
+        frame = csv.read(path)
+        csv.check_column(frame, "file")
+        files = [name.replace("\\", "/").removeprefix("./") for name in csv.words(frame["file"]).tolist()]
+        line = {}
+        for row, name in enumerate(files):
+            if name in line:
+                raise InputError(f"column 'file' {csv.place(frame, row)}: '{name}' is there twice")
+            line[name] = row
+        for name in names:
+            if name not in line:
+                raise InputError(f"has no line for the image {name}")
+        if lost := line.keys() - set(names):
+            name = min(lost, key=line.get)
+            raise InputError(f"column 'file' {csv.place(frame, line[name])}: '{name}' is no image of the folder")
+        return frame.iloc[[line[name] for name in names]]
+    except InputError as e:
+        raise InputError(f"{path.name}: {e}") from None
+
+
+def _read(folder: Path, name: str, images: Images) -> _Read:
+    """One file as images in [0, 1], as asked for."""
+    path, kind, patient = folder / name, _kind(Path(name)), ""
+    try:
+        if kind in DICOM:
+            image, patient = volumes.dicom(path, images.window)
+            stored = image[None]
+        elif kind in NIFTI:
+            stored, patient = volumes.nifti(path, images.slices, images.window), name
+        else:
+            stored = _picture(path)[None]
+        return _Read(name, pixels.fit(pixels.unit(stored), images.size, images.channels), patient)
+    except InputError as e:
+        raise InputError(f"{name} {e}") from None
+    except Exception as e:  # whatever the decoders of four formats raise on damaged files
+        reason = str(e).splitlines()
+        raise InputError(f"{name} cannot be read: {reason[0] if reason else type(e).__name__}") from None
+
+
+def _picture(path: Path) -> np.ndarray:
+    """(h, w) or (h, w, 3), uint8 or, of 16-bit images, float32 in [0, 1]; transparency is dropped."""
+    from PIL import Image
+
+    with Image.open(path) as image:
+        if image.mode.startswith("I"):
+            return np.asarray(image, np.float32) / 65535
+        return np.asarray(image.convert("L" if image.mode in ("1", "L", "LA") else "RGB"))
+
+
+def _check_alike(read: list[_Read]) -> None:
+    """`InputError` naming two files that differ in their size or channels."""
+    first = read[0]
+    for other in read:
+        (_, c, h, w), (_, channels, height, width) = first.x.shape, other.x.shape
+        if (h, w) != (height, width):
+            raise InputError(f"{first.name} has {w} x {h} pixels and {other.name} {width} x {height}; give a size to "
+                             "resize all images to (--size)")
+        if c != channels:
+            raise InputError(f"{first.name} is {_hue(c)} and {other.name} {_hue(channels)}; give `channels` = 1 or 3 "
+                             "in the plan's [images]")
+
+
+def _hue(channels: int) -> str:
+    return "grey" if channels == 1 else "in colour"
+
+
+def _intensity(names: list[str], images: Images) -> str:
+    """How stored values became those from 0 to 1."""
+    kinds = {_kind(Path(name)) for name in names}
+    said = ["pictures: full range of their bits"] if kinds & set(PICTURES) else []
+    if kinds & {*DICOM, *NIFTI}:
+        said.append("scans: " + (f"window with center {images.window[0]:g} and width {images.window[1]:g}"
+                                 if images.window else "0.5th to 99.5th percentile of each"))
+    return "; ".join(said)
+
+
+def _sha256(path: Path, names: list[str], labels: Path) -> str:
+    """Of all names and contents, and of the labels."""
+    digest = hashlib.sha256()
+    for name in names:
+        digest.update(f"{name}\n{cache.sha256_of(path / name)}\n".encode())
+    if labels.exists():
+        digest.update(cache.sha256_of(labels).encode())
+    return digest.hexdigest()

@@ -1,0 +1,198 @@
+"""Images in the format of MedMNIST: one `.npz` file with three splits, and a CSV beside it that says more of them.
+
+The keys are `train_images`, `train_labels`, `val_images`, `val_labels`, `test_images` and `test_labels`; others are
+ignored. Images are uint8 (or float from 0 to 1) of shape (n, height, width) or (n, height, width, 3); labels (n, 1), or
+(n, findings) of 0 and 1 where each image has several. The CSV has one line for each image: `split`, `index` in that
+split, and where known `label`, `label_name`, `group_id` (the patient) and columns for subgroups.
+"""
+
+from __future__ import annotations
+
+import zipfile
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from imaging import pixels
+from imaging.assemble import SPLITS, Pictures, build, parts_of, patients_of, subgroups_of
+from suite import cache, csv
+from suite.data import Dataset, Provenance, disease_last
+from suite.errors import InputError
+from suite.plan import Images
+
+DEFAULTS = Images()
+MOST_CLASSES = 256
+
+
+def read_npz(path: Path, images: Images = DEFAULTS) -> Dataset:
+    """Images of your own in MedMNIST's format: an .npz file with three splits, and a .csv beside it where there is one.
+
+    Raises:
+        InputError: One line naming the file and what is wrong with it.
+    """
+    path = Path(path)
+    beside = images.labels or path.with_suffix(".csv")
+    provenance = Provenance(path.stem, "the user's file", "not stated", cache.sha256_of(path), 0, False)
+    return load(path, beside if images.labels or beside.exists() else None, provenance, images,
+                f"the file {path.name}")
+
+
+def load(path: Path, sidecar: Path | None, provenance: Provenance, images: Images, read_from: str,
+         names: Sequence[str] = (), known: Sequence[int] | None = None) -> Dataset:
+    """A dataset from an `.npz` file.
+
+    Args:
+        path: The file.
+        sidecar: The CSV that belongs to it.
+        provenance: Of the file.
+        images: How to read it.
+        read_from: Where the file was found, in words.
+        names: Of the classes, or of the findings where there are several; from the sidecar where they are left out.
+        known: New label of each label, where classes are put together; `names` are those of the new ones.
+    """
+    try:
+        arrays = _arrays(path)
+        x = np.concatenate([_images(arrays, split, images) for split in SPLITS])
+        y, part = _labels(arrays)
+        frame = None
+    except InputError as e:
+        raise InputError(f"{path.name}: {e}") from None
+    if sidecar is not None:
+        try:
+            frame = _sidecar(sidecar, part, y)
+        except InputError as e:
+            raise InputError(f"{sidecar.name}: {e}") from None
+    try:
+        y, classes = _classes(y, names or _named(frame, y), images.finding, known)
+        y, classes = disease_last(y, classes, images.positive)
+        about = pd.DataFrame(index=np.arange(len(y))) if frame is None else frame
+        pictures = Pictures(x, y, classes, part, patients_of(about, images.patient),
+                            subgroups_of(about, images.subgroups))
+        stored = next(iter(arrays.values())).shape[1:3]
+        card = {"read from": read_from, "intensity": "as stored",
+                "resized": f"from {stored[1]} x {stored[0]} pixels, bicubic, antialiased"
+                if x.shape[2:] != stored else ""}
+        return build(pictures, provenance, card, allow_leakage=images.allow_leakage)
+    except InputError as e:
+        raise InputError(f"{path.name}: {e}") from None
+
+
+def _arrays(path: Path) -> dict[str, np.ndarray]:
+    """The six arrays, images before labels."""
+    wanted = [f"{split}_{what}" for what in ("images", "labels") for split in SPLITS]
+    try:
+        with np.load(path, allow_pickle=False) as there:
+            if not isinstance(there, np.lib.npyio.NpzFile):
+                raise InputError("is a single array, not an .npz file")
+            if missing := [name for name in wanted if name not in there.files]:
+                raise InputError(f"has no '{missing[0]}'; it has {csv.listed(there.files) or 'nothing'}")
+            return {name: there[name] for name in wanted}
+    except OSError as e:
+        raise InputError((e.strerror or "is damaged").lower()) from None
+    except (ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as e:
+        if "allow_pickle" in str(e):
+            raise InputError("holds Python objects, which could run any code, or is no .npz file") from None
+        raise InputError("is damaged, or no .npz file") from None
+
+
+def _images(arrays: dict[str, np.ndarray], split: str, images: Images) -> np.ndarray:
+    """The images of a split, as asked for."""
+    name = f"{split}_images"
+    if arrays[name].shape[1:] != arrays["train_images"].shape[1:]:
+        raise InputError(f"'{name}' has the shape {arrays[name].shape}, but 'train_images' "
+                         f"{arrays['train_images'].shape}")
+    try:
+        if not len(arrays[name]):
+            raise InputError("is empty")
+        return pixels.fit(pixels.unit(arrays[name]), images.size, images.channels)
+    except InputError as e:
+        raise InputError(f"'{name}' {e}") from None
+
+
+def _labels(arrays: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """(n, labels) int64 of all splits, and (n,) int64 which split each image is of."""
+    found = []
+    for split in SPLITS:
+        name = f"{split}_labels"
+        labels = arrays[name][:, None] if arrays[name].ndim == 1 else arrays[name]
+        if not (np.issubdtype(labels.dtype, np.integer) or labels.dtype == bool):
+            raise InputError(f"'{name}' holds {labels.dtype}; labels are whole numbers")
+        if labels.ndim != 2 or len(labels) != len(arrays[f"{split}_images"]) or not labels.shape[1]:
+            raise InputError(f"'{name}' has the shape {labels.shape} for {len(arrays[f'{split}_images'])} images; "
+                             "labels are (n, 1), or (n, findings)")
+        for label in (labels.min(), labels.max()):
+            if not 0 <= label < MOST_CLASSES:
+                raise InputError(f"'{name}' holds the label {label}; labels count the classes from 0, at most "
+                                 f"{MOST_CLASSES}")
+        if found and labels.shape[1] != found[0].shape[1]:
+            raise InputError(f"'{name}' has {labels.shape[1]} labels for each image, 'train_labels' "
+                             f"{found[0].shape[1]}")
+        found.append(labels.astype(np.int64))
+    return np.concatenate(found), np.repeat(np.arange(3), [len(labels) for labels in found])
+
+
+def _classes(y: np.ndarray, names: Sequence[str], finding: str | None,
+             known: Sequence[int] | None) -> tuple[np.ndarray, tuple[str, ...]]:
+    """(n,) labels and class names, of the one finding where there are several."""
+    if y.shape[1] > 1:
+        findings = tuple(names) or tuple(map(str, range(y.shape[1])))
+        numbered = {str(i): i for i in range(y.shape[1])} | {name: i for i, name in enumerate(findings)}
+        if finding not in numbered:
+            said = "" if finding is None else f", and '{finding}' is none of them"
+            raise InputError(f"has {len(findings)} findings for each image{said}; say which with --finding: "
+                             f"{csv.listed(findings, 20)}")
+        y, name = y[:, numbered[finding]], findings[numbered[finding]]
+        names = (f"no {name}", name)
+    elif finding is not None:
+        raise InputError(f"has one label for each image and no findings to choose from, so that '{finding}' means "
+                         "nothing")
+    else:
+        y = y[:, 0]
+        if known is not None and y.max() < len(known):
+            y = np.asarray(known, np.int64)[y]
+    names = tuple(names) or tuple(map(str, range(y.max() + 1)))
+    if y.max() >= len(names):
+        raise InputError(f"holds the label {y.max()}, but there are {len(names)} classes ({csv.listed(names)})")
+    return y, names
+
+
+def _sidecar(path: Path, part: np.ndarray, y: np.ndarray) -> pd.DataFrame:
+    """The lines of the CSV, in the order of the images."""
+    frame = csv.read(path)
+    for name in ("split", "index"):
+        csv.check_column(frame, name)
+    start = np.searchsorted(part, np.arange(3))
+    index, counts = csv.numbers(frame["index"])[0], np.bincount(part, minlength=3)
+    which = parts_of(frame)
+    outside = ~((index >= 0) & (index < counts[which]) & (index == np.round(index)))
+    if outside.any():
+        row = int(outside.argmax())
+        raise InputError(f"column 'index' {csv.place(frame, row)}: '{frame['index'].iloc[row]}' is no image of "
+                         f"{SPLITS[which[row]]}, which has {counts[which[row]]}")
+    position = start[which] + index.astype(np.int64)
+    times = np.bincount(position, minlength=len(part))
+    if (times != 1).any():
+        row = int((times != 1).argmax())
+        raise InputError(f"has {times[row] or 'no'} line{'s' * (times[row] > 1)} for image {row - start[part[row]]} of "
+                         f"{SPLITS[part[row]]}")
+    frame = frame.iloc[np.argsort(position)]
+    if "label" in frame.columns and y.shape[1] == 1:
+        wrong = csv.numbers(frame["label"])[0] != y[:, 0]
+        if wrong.any():
+            row = int(wrong.argmax())
+            raise InputError(f"{csv.place(frame, row)} has the label '{frame['label'].iloc[row]}', but the image has "
+                             f"{y[row, 0]}")
+    return frame
+
+
+def _named(frame: pd.DataFrame | None, y: np.ndarray) -> tuple[str, ...]:
+    """Class names by the column `label_name`, where each label has exactly one."""
+    if frame is None or "label_name" not in frame.columns or y.shape[1] > 1:
+        return ()
+    pairs = sorted(set(zip(y[:, 0].tolist(), csv.words(frame["label_name"]).tolist(), strict=True)))
+    if [label for label, _ in pairs] != list(range(y.max() + 1)):
+        return ()
+    return tuple(name.replace("_", " ") for _, name in pairs)

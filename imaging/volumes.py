@@ -1,0 +1,73 @@
+"""DICOM images and middle slices of NIfTI volumes, through MONAI's readers."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+
+import numpy as np
+
+from imaging.pixels import span
+from suite.errors import InputError
+
+Window = tuple[float, float] | None
+
+
+def dicom(path: Path, window: Window = None) -> tuple[np.ndarray, str]:
+    """A two-dimensional DICOM image, bright where the scanner says so, and the patient's number, if it has one.
+
+    Args:
+        path: The file.
+        window: See `imaging.pixels.span`; in units after rescaling by slope and intercept.
+
+    Returns:
+        (height, width) or (height, width, 3) float32 in [0, 1], and the tag PatientID, which may be empty.
+    """
+    from monai.data import PydicomReader
+
+    reader = PydicomReader(swap_ij=False)
+    with warnings.catch_warnings():  # about tags that are of no use here
+        warnings.simplefilter("ignore")
+        header = reader.read(path)
+        stored, _ = reader.get_data(header)
+    colour = stored.ndim == 3 and stored.shape[2] == 3
+    if stored.ndim != 2 and not colour:
+        raise InputError(f"holds an array of shape {stored.shape}; only single images are read, not series of them")
+    _check(stored)
+    image = stored.astype(np.float32) / (2 ** int(header.BitsStored) - 1) if colour else span(stored, window)
+    if header.get("PhotometricInterpretation") == "MONOCHROME1":  # its lowest value is white
+        image = 1 - image
+    return image, str(header.get("PatientID") or "").strip()
+
+
+def nifti(path: Path, slices: int = 1, window: Window = None) -> np.ndarray:
+    """The middle axial slices of a NIfTI volume, front up and the patient's left on the left.
+
+    Args:
+        path: The file.
+        slices: How many.
+        window: See `imaging.pixels.span`; percentiles are those of the volume.
+
+    Returns:
+        (slices, height, width) float32 in [0, 1].
+    """
+    from monai.data import NibabelReader
+
+    reader = NibabelReader(as_closest_canonical=True, squeeze_non_spatial_dims=True)
+    volume, _ = reader.get_data(reader.read(path))
+    if volume.ndim == 2:
+        volume = volume[..., None]
+    if volume.ndim != 3:
+        raise InputError(f"holds an array of shape {volume.shape}; only volumes are read, not series of them")
+    depth = volume.shape[2]
+    if depth < slices:
+        raise InputError(f"has {depth} axial slice{'s' * (depth > 1)}, and {slices} are asked for")
+    _check(volume)
+    first = (depth - slices) // 2
+    middle = span(volume, window)[:, :, first : first + slices]
+    return np.ascontiguousarray(middle.transpose(2, 1, 0)[:, ::-1])  # axes are right, front, up
+
+
+def _check(stored: np.ndarray) -> None:
+    if not np.isfinite(stored).all():
+        raise InputError("holds a value that is not finite")
