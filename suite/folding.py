@@ -47,7 +47,9 @@ def _pairs(module: nn.Module, x: Tensor) -> tuple[dict[nn.BatchNorm2d, nn.Conv2d
         made.append((out, layer))
 
     def enters(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        pairs.update({layer: maker for out, maker in made if out is inputs[0]})
+        makers = [maker for out, maker in made if out is inputs[0]]
+        if makers:
+            pairs[layer] = makers[0]
 
     hooks = [m.register_forward_hook(leaves) for m in module.modules() if isinstance(m, nn.Conv2d)]
     hooks += [m.register_forward_pre_hook(enters) for m in module.modules() if isinstance(m, nn.BatchNorm2d)]
