@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -17,12 +17,17 @@ from suite.attack import Info
 from suite.classifier import Classifier, EstimatorClassifier, TorchClassifier
 from suite.data import Split
 from suite.errors import InputError, NotApplicable
+from suite.heads import OneLogit
 from suite.recipe import Recipe
 from suite.run import write_atomic, write_json
 from suite.space import Space
 
 SAFE = {"sklearn.tree._tree.Tree"}
 """Types that skops does not trust by default and that hold numbers only."""
+TRIED = 64
+"""Rows on which a user's model is tried."""
+FEW = 16
+"""Rows from which it is no accident that all logits lie between 0 and 1."""
 PICKLES = {".pkl", ".pickle", ".joblib"}
 
 
@@ -65,16 +70,28 @@ def load(folder: Path, classes: int, space: Space, device: str = "cpu") -> Class
     if weights.is_file():
         from safetensors.torch import load_file
 
-        from suite.training import build
-
-        module = build(recipe, tuple(about["inputs"]), classes)
-        _opened(weights, lambda: module.load_state_dict(load_file(weights)))
+        state = _opened(weights, lambda: load_file(weights))
+        module = _shaped(recipe, tuple(about["inputs"]), classes, about["notes"], state)
+        _opened(weights, lambda: module.load_state_dict(state))
         classifier: Classifier = TorchClassifier(module, classes, space, device=device, recipe=recipe)
     else:
         file = next(folder.glob("estimator.*"), folder / "estimator.skops")
         classifier = EstimatorClassifier(read_estimator(file), classes, space, recipe=recipe)
     classifier.notes.update(about["notes"])
     return classifier
+
+
+def _shaped(recipe: Any, inputs: tuple[int, ...], classes: int, notes: dict[str, Any],
+            state: dict[str, Any]) -> nn.Module:
+    """The network of a recipe with the layers that its training left: see `suite.folding` and DP-SGD."""
+    from suite.defenses.dpsgd import per_row
+    from suite.folding import fold
+    from suite.training import build
+
+    module = build(recipe, inputs, classes)
+    if "replaced" in notes:
+        module[1], _ = per_row(module[1])
+    return module if module.state_dict().keys() == state.keys() else fold(module.eval())
 
 
 def _packed(estimator: Any) -> tuple[str, bytes]:
@@ -135,7 +152,7 @@ class Fitted(Recipe):
 
     Attributes:
         model: With `predict_proba(x) -> (n, classes)`, or a PyTorch module `(n, ...) float32 -> (n, classes)` logits
-            that takes data units.
+            that takes data units; for two classes also `(n, 1)` or `(n,)`, the logit of the second.
         source: Where it came from, for messages.
     """
 
@@ -151,7 +168,9 @@ class Fitted(Recipe):
         raise NotApplicable(f"model {self.source} is already trained, and cannot be trained again")
 
     def classifier(self, train: Split, device: str = "cpu", features: tuple[str, ...] = ()) -> Classifier:
-        """The model as a classifier, after one trial on two rows of `train`.
+        """The model as a classifier, after a trial on some rows of `train`.
+
+        `notes["randomised"]` is set where a network answers the same question twice with different logits.
 
         Args:
             train: Rows of the kind that it will see.
@@ -159,27 +178,71 @@ class Fitted(Recipe):
             features: The dataset's columns, which must be the model's where it remembers them.
 
         Raises:
-            InputError: It fails on these rows, does not return probabilities of the dataset's classes, or has learned
-                other columns or classes, or these in another order.
+            InputError: It fails on these rows, does not return probabilities (or, if a network, logits) of the
+                dataset's classes, or has learned other columns or classes, or these in another order.
         """
-        classes, network = len(train.classes), isinstance(self.model, nn.Module)
         _check_names(self.source, "columns", getattr(self.model, "feature_names_in_", None), features)
         _check_names(self.source, "classes", getattr(self.model, "classes_", None), train.classes)
-        made = (TorchClassifier(self.model, classes, train.space, device=device, recipe=self) if network
-                else EstimatorClassifier(self.model, classes, train.space, recipe=self))
+        return self._network(train, device) if isinstance(self.model, nn.Module) else self._estimator(train)
+
+    def _estimator(self, train: Split) -> Classifier:
+        made = EstimatorClassifier(self.model, len(train.classes), train.space, recipe=self)
+        proba = self._tried(lambda: made.predict_proba(train.x[:TRIED]))
+        if not np.allclose(proba.sum(1), 1, atol=1e-3) or proba.min() < 0:
+            raise InputError(f"model {self.source} does not return probabilities: a row sums to {proba[0].sum():.3g}")
+        return made
+
+    def _network(self, train: Split, device: str) -> Classifier:
+        classes, x = len(train.classes), torch.from_numpy(train.x[:TRIED]).to(device)
+        module = self.model.to(device).eval()
+        made = TorchClassifier(module, classes, train.space, device=device, recipe=self)
+        logits = self._tried(lambda: made.scores(x))
+        why = unfit(logits, classes)
+        if why:
+            raise InputError(f"model {self.source} {why}")
+        if logits.ndim == 1 or logits.shape[1] < classes:
+            made = TorchClassifier(OneLogit(module), classes, train.space, device=device, recipe=self)
+        if not torch.equal(made.scores(x), made.scores(x)):
+            made.notes["randomised"] = "the same inputs give other logits each time, so gradients and rates are noisy"
+        made.queries = 0
+        return made
+
+    def _tried(self, ask: Callable[[], Any]) -> Any:
         try:
-            two = torch.from_numpy(train.x[:2]).to(device)
-            width = made.logits(two).shape[1] if network else classes
-            proba = made.predict_proba(train.x[:2])
+            return ask()
         except InputError:
             raise
         except Exception as e:
             raise InputError(f"model {self.source} fails on this data: {_first_line(e)}") from e
-        if width != classes:
-            raise InputError(f"model {self.source} returns {width} logits a row, but there are {classes} classes")
-        if not np.allclose(proba.sum(1), 1, atol=1e-3) or proba.min() < 0:
-            raise InputError(f"model {self.source} does not return probabilities: a row sums to {proba[0].sum():.3g}")
-        return made
+
+
+def unfit(logits: Any, classes: int) -> str:
+    """Why a network's outputs cannot be logits of the classes, in words that follow "model NAME"; "" if they can.
+
+    Args:
+        logits: What it returned for some inputs, one row each.
+        classes: Number of classes.
+    """
+    if not isinstance(logits, torch.Tensor) or logits.ndim not in (1, 2):
+        what = f"shape {tuple(logits.shape)}" if isinstance(logits, torch.Tensor) else type(logits).__name__
+        return f"returns {what}, where one row of logits for each input is expected"
+    width = logits.shape[1] if logits.ndim == 2 else 1
+    broken = int((~logits.isfinite()).view(len(logits), -1).any(1).sum())
+    if broken:
+        return f"returns values that are not finite for {broken} of {len(logits)} inputs"
+    if width == 1 and classes > 2:
+        return f"returns one logit a row, but there are {classes} classes"
+    if width > classes == 2:
+        return (f"returns {width} logits a row, but there are 2 classes; if each is a finding of its own, choose one: "
+                "suite.heads.Finding(module, k)")
+    if width not in (1, classes):
+        return f"returns {width} logits a row, but there are {classes} classes"
+    bounded = bool(((logits >= 0) & (logits <= 1)).all())
+    if width == 1 and bounded and len(logits) >= FEW:
+        return "seems to return probabilities (all lie in [0, 1]), not logits: leave out its last sigmoid"
+    if width > 1 and bounded and torch.allclose(logits.sum(1), torch.ones_like(logits[:, 0]), atol=1e-4):
+        return "returns probabilities (each row sums to 1), not logits: leave out its last softmax"
+    return ""
 
 
 def _check_names(source: str, what: str, learned: Any, given: tuple[str, ...]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 import traceback
 from collections.abc import Callable
@@ -15,6 +16,7 @@ from torch import nn
 
 from suite import artifacts, cache, registry, threats, workers
 from suite.attack import Attack, EvasionAttack, PoisoningAttack
+from suite.checkpoints import checkpoints
 from suite.classifier import Classifier
 from suite.data import Dataset
 from suite.defenses.plain import Plain
@@ -251,6 +253,7 @@ class Audit:
             sheet.add("error", float("nan"), error=f"{type(e).__name__}: {e} ({place})")
         sheet.add("cell_seconds", time.perf_counter() - begun)
         run.finish(cell.key, sheet.rows, arrays)
+        shutil.rmtree(_checkpoints(cell, run), ignore_errors=True)
 
     def _compare(self, cell: Cell, run: Run, sheet: Sheet) -> None:
         """Each defense of a model against none; what failed is told by the cell that did."""
@@ -274,7 +277,8 @@ class Audit:
         defense = self.defenses[cell.defense.name]
         if cell.model.name not in self.fitted and not isinstance(defense, Front):
             recipe, train, val = self.models[cell.model.name], self.data.train, self.data.val
-            trained = defense(recipe, train, val, self.plan.seed, str(self.device))
+            with checkpoints(_checkpoints(cell, run), repr((cell.model, defense))):
+                trained = defense(recipe, train, val, self.plan.seed, str(self.device))
             with run.model_folder(cell.key) as folder:
                 artifacts.save(trained, folder, cell.model.name)
         return measure_clean(self._subject(cell, run), sheet)
@@ -337,6 +341,11 @@ def resolve_model(item: Item, allow_pickle: bool) -> Recipe:
     if not isinstance(made, Recipe):
         raise InputError(f"model '{item.name}' is neither a recipe nor something with predict_proba")
     return made
+
+
+def _checkpoints(cell: Cell, run: Run) -> Path:
+    """Where the trainings of a cell keep what they need to go on, until the cell is finished."""
+    return run.model(f".{cell.key}.checkpoints")
 
 
 def _check_attack(item: Item, attack: Any) -> None:

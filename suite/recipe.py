@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import numpy as np
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from suite.attack import Info
 from suite.classifier import Classifier, TorchClassifier
@@ -41,6 +42,17 @@ class TorchRecipe(Recipe):
     patience: int = 20
     balanced: bool = True
     """Weight classes by the inverse of their frequency."""
+    cosine: bool = False
+    """Let the learning rate rise during the first epoch and fall to 0 along a cosine, rather than stay."""
+    average: float = 0.0
+    """Decay per step of a running average of the weights, which is what is validated and returned; 0 for none."""
+    operating_point: Literal["argmax", "balanced"] = "argmax"
+    """For two classes, what decides: the larger logit as trained, or the threshold with the best balanced accuracy on
+    the validation split, which then is where the logits are equal (see `suite.operating`)."""
+
+    def augment(self, x: Tensor, generator: torch.Generator) -> Tensor:
+        """Other versions of (n, ...) training inputs in data units, on their device; the inputs themselves here."""
+        return x
 
     @abstractmethod
     def network(self, inputs: tuple[int, ...], classes: int) -> nn.Module:

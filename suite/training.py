@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from suite.batches import batch_size
+from suite.checkpoints import Checkpoint
 from suite.classifier import TorchClassifier
 from suite.data import Split
+from suite.folding import fold
+from suite.operating import balance
 from suite.progress import advance
 from suite.recipe import TorchRecipe
 from suite.seeding import seeded, torch_generator
@@ -83,44 +87,158 @@ def fit(recipe: TorchRecipe, train: Split, val: Split, *, seed: int = 0, device:
         objective: Objective = cross_entropy, val_objective: Objective | None = None) -> TorchClassifier:
     """Train a recipe and return the epoch with the least validation loss.
 
+    Inside `suite.checkpoints.checkpoints` a training that was killed goes on from its last checkpoint, to the result
+    that it would have had. On CUDA, images are trained in bfloat16 and channels-last.
+
     Args:
-        recipe: Architecture, epochs, batch size, learning rate, weight decay, patience, class balancing.
+        recipe: Architecture, epochs, batch size, learning rate and its schedule, weight decay, weight average,
+            augmentation, patience, class balancing, operating point.
         train: Learned from.
-        val: Early stopping only: training ends after `recipe.patience` epochs without a better loss.
-        seed: Initialisation, order of the rows and whatever the objective draws.
+        val: For early stopping (training ends after `recipe.patience` epochs without a better loss), and for the
+            operating point where the recipe asks for one.
+        seed: Initialisation, order of the rows, augmentation and whatever the objective draws.
         device: "cpu" or "cuda".
         objective: The loss of one batch; defenses bring their own.
         val_objective: The loss watched on `val`; `objective` by default.
 
     Returns:
-        A classifier in evaluation mode.
+        A classifier in evaluation mode, its batch normalisation folded into the convolutions before it.
     """
     classes = len(train.classes)
     module = build(recipe, train.x.shape[1:], classes, seed)
     module[0].fit(train.x)
     module.to(device)
-    generator = torch_generator(seed)
-    optimizer = torch.optim.AdamW(module.parameters(), recipe.lr, weight_decay=recipe.weight_decay)
+    fast = torch.device(device).type == "cuda" and train.x.ndim == 4
+    if fast:
+        module.to(memory_format=torch.channels_last)
+    training = Training(recipe, module, seed)
     x, y = tensors(train, device)
     weights = class_weights(y, classes, recipe.balanced)
-    watch = Watch(module, recipe.patience)
+    # an objective may run the module with and without gradients, and autocast's cache would lose the former
+    autocast = torch.autocast(torch.device(device).type, torch.bfloat16, enabled=fast, cache_enabled=False)
+    size = min(1024, batch_size(TorchClassifier(training.judged, classes, train.space, device=device), x))
+    checkpoint = Checkpoint(train, val, recipe, seed, device, (val_objective or objective).__qualname__)
     with seeded(seed):  # dropout knows the global generator only
-        for epoch in range(recipe.epochs):
+        training.resume(checkpoint.read())
+        while not training.over:
             module.train()
-            for index in shuffled(len(y), recipe.batch, generator):
+            for index in shuffled(len(y), recipe.batch, training.generator):
                 index = index.to(device)
-                batch = Batch(x[index], y[index], index, generator)
-                loss = (objective(module, batch) * weights[batch.y]).mean()
-                optimizer.zero_grad(set_to_none=True)
-                loss.backward()
-                optimizer.step()
-            advance("training", epoch + 1, recipe.epochs)
-            if watch.stop(validation_loss(module, val, val_objective or objective, weights, seed, device)):
-                break
-    if math.isinf(watch.least):
+                batch = Batch(recipe.augment(x[index], training.generator), y[index], index, training.generator)
+                if fast:
+                    batch = replace(batch, x=batch.x.contiguous(memory_format=torch.channels_last))
+                with autocast:
+                    losses = objective(module, batch)
+                training.step((losses * weights[batch.y]).mean(), -(-len(y) // recipe.batch))
+            training.epoch += 1
+            advance("training", training.epoch, recipe.epochs)
+            with autocast:
+                loss = validation_loss(training.judged, val, val_objective or objective, weights, seed, device, size)
+            training.watch.stop(loss)
+            if checkpoint.due:
+                checkpoint.write(training.state())
+    if math.isinf(training.watch.least):
         raise ValueError(f"training diverged: no epoch had a finite validation loss (learning rate {recipe.lr:g})")
-    module.load_state_dict(watch.best)
-    return TorchClassifier(module, classes, train.space, device=device, recipe=recipe)
+    module = training.judged
+    module.load_state_dict(training.watch.best)
+    classifier = TorchClassifier(fold(module.eval()), classes, train.space, device=device, recipe=recipe)
+    if recipe.operating_point == "balanced" and classes == 2:
+        balance(classifier, val)
+    return classifier
+
+
+class Training:
+    """All that changes while a network is trained, so that it can be stored and taken up again.
+
+    Attributes:
+        module: What is trained.
+        judged: What is validated and returned: the module itself, or the running average of its weights.
+        epoch: Finished epochs.
+        steps: Finished steps.
+    """
+
+    def __init__(self, recipe: TorchRecipe, module: nn.Module, seed: int) -> None:
+        self.recipe, self.module, self.epoch, self.steps = recipe, module, 0, 0
+        self.judged = copy.deepcopy(module).eval() if recipe.average else module
+        self.generator = torch_generator(seed)
+        self.optimizer = torch.optim.AdamW(module.parameters(), recipe.lr, weight_decay=recipe.weight_decay)
+        self.watch = Watch(self.judged, recipe.patience)
+
+    @property
+    def over(self) -> bool:
+        """Whether all epochs are done, or too many of them were no better."""
+        return self.epoch >= self.recipe.epochs or self.watch.over
+
+    def step(self, loss: Tensor, per_epoch: int) -> None:
+        """Follow the gradient of a loss; an epoch has `per_epoch` steps."""
+        if self.recipe.cosine:
+            pace = cosine(self.steps, per_epoch * self.recipe.epochs, per_epoch)
+            for group in self.optimizer.param_groups:
+                group["lr"] = self.recipe.lr * pace
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        self.optimizer.step()
+        self.steps += 1
+        if self.judged is not self.module:
+            # a young average forgets faster, or it would remember the first, random weights
+            self._average(min(self.recipe.average, self.steps / (self.steps + 10)))
+
+    @torch.no_grad()
+    def _average(self, decay: float) -> None:
+        for mean, now in zip(self.judged.state_dict().values(), self.module.state_dict().values(), strict=True):
+            if mean.is_floating_point():
+                mean.lerp_(now, 1 - decay)
+            else:
+                mean.copy_(now)
+
+    def state(self) -> dict[str, Tensor]:
+        """Everything, as named tensors; the global generator's state too, which dropout draws from."""
+        device = next(self.module.parameters()).device
+        optimizer = {f"{i}.{name}": value for i, values in self.optimizer.state_dict()["state"].items()
+                     for name, value in values.items()}
+        numbers = {"epoch": self.epoch, "steps": self.steps, "since": self.watch.since}
+        return {
+            **{f"number.{k}": torch.tensor(v) for k, v in numbers.items()},
+            "least": torch.tensor(self.watch.least, dtype=torch.float64),
+            "generator": self.generator.get_state(), "global": torch.get_rng_state(),
+            **({"cuda": torch.cuda.get_rng_state(device)} if device.type == "cuda" else {}),
+            **_named("module", self.module.state_dict()), **_named("best", self.watch.best),
+            **(_named("judged", self.judged.state_dict()) if self.judged is not self.module else {}),
+            **_named("optimizer", optimizer)}
+
+    def resume(self, state: dict[str, Tensor] | None) -> None:
+        """Take up what `state` gave; nothing happens on None."""
+        if state is None:
+            return
+        self.epoch, self.steps, self.watch.since = (int(state[f"number.{k}"]) for k in ("epoch", "steps", "since"))
+        self.watch.least = float(state["least"])
+        self.generator.set_state(state["generator"])
+        torch.set_rng_state(state["global"])
+        if "cuda" in state:
+            torch.cuda.set_rng_state(state["cuda"], next(self.module.parameters()).device)
+        self.module.load_state_dict(_part("module", state))
+        if self.judged is not self.module:
+            self.judged.load_state_dict(_part("judged", state))
+        self.watch.best = {k: v.to(self.watch.best[k].device) for k, v in _part("best", state).items()}
+        optimizer: dict[int, dict[str, Tensor]] = {}
+        for name, value in _part("optimizer", state).items():
+            number, _, what = name.partition(".")
+            optimizer.setdefault(int(number), {})[what] = value
+        groups = self.optimizer.state_dict()["param_groups"]
+        self.optimizer.load_state_dict({"state": optimizer, "param_groups": groups})
+
+
+def _named(prefix: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {f"{prefix}.{k}": v for k, v in state.items()}
+
+
+def _part(prefix: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {k.removeprefix(f"{prefix}."): v for k, v in state.items() if k.startswith(f"{prefix}.")}
+
+
+def cosine(step: int, steps: int, warm: int) -> float:
+    """Share of the learning rate at a step: up along a line during the first `warm`, then down to 0."""
+    return min(1.0, (step + 1) / warm) * (1 + math.cos(math.pi * step / steps)) / 2
 
 
 def tensors(split: Split, device: str | torch.device) -> tuple[Tensor, Tensor]:
@@ -156,4 +274,9 @@ class Watch:
             self.best = copy.deepcopy(self.module.state_dict())
         else:
             self.since += 1
+        return self.over
+
+    @property
+    def over(self) -> bool:
+        """Whether that many were no better."""
         return self.since >= self.patience

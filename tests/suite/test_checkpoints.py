@@ -1,0 +1,130 @@
+"""A killed training goes on to the very result it would have had; a checkpoint of another training is not used."""
+
+from dataclasses import dataclass, replace
+
+import pytest
+import torch
+from torch import nn
+
+from suite import checkpoints as module
+from suite.checkpoints import checkpoints
+from suite.defenses.distillation import Distillation
+from suite.progress import listening
+from suite.recipe import TorchRecipe
+from tests.suite.test_training import Net, same, table
+
+
+@dataclass(frozen=True)
+class Noisy(Net):
+    """Dropout draws from the global generator, augmentation from the local one."""
+
+    epochs: int = 6
+    cosine: bool = True
+    average: float = 0.9
+    patience: int = 4
+
+    def augment(self, x, generator):
+        return x + torch.randn(x.shape, generator=generator)
+
+
+@dataclass(frozen=True)
+class Pictures(TorchRecipe):
+    """Running statistics and integer buffers are state too."""
+
+    def network(self, inputs, classes):
+        return nn.Sequential(nn.Linear(2, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, classes))
+
+
+class Killed(BaseException):
+    pass
+
+
+@pytest.fixture(autouse=True)
+def always(monkeypatch):
+    monkeypatch.setattr(module, "EVERY", 0.0)
+
+
+def killed_after(epochs, train):
+    """Run `train` until that many epochs were begun anew, over all its trainings."""
+    count = 0
+
+    def tick(*_):
+        nonlocal count
+        count += 1
+        if count > epochs:
+            raise Killed
+
+    with pytest.raises(Killed), listening(tick):
+        train()
+
+
+def epochs_of(train):
+    heard = []
+    with listening(lambda _, done, __: heard.append(done)):
+        return train(), heard
+
+
+@pytest.mark.parametrize("recipe", [Noisy(), Net(epochs=6), Pictures(epochs=6)])
+@pytest.mark.parametrize("after", [1, 4])
+def test_a_resumed_training_is_the_same_to_the_bit(tmp_path, recipe, after):
+    data = table(), table(60, 1)
+    whole = recipe.fit(*data, seed=5)
+
+    def train():
+        with checkpoints(tmp_path):
+            return recipe.fit(*data, seed=5)
+
+    killed_after(after, train)
+    found, epochs = epochs_of(train)
+    assert same(found, whole) and epochs == list(range(after + 1, 7))
+
+
+def test_it_can_be_killed_twice_and_early_stopping_counts_on(tmp_path):
+    recipe, data = Net(epochs=60, patience=2, lr=0.3), (table(), table(60, 1))
+    whole, epochs = epochs_of(lambda: recipe.fit(*data))
+    assert 3 < len(epochs) < 60
+
+    def train():
+        with checkpoints(tmp_path):
+            return recipe.fit(*data)
+
+    killed_after(1, train)
+    killed_after(1, train)
+    found, rest = epochs_of(train)
+    assert same(found, whole) and rest == epochs[2:]
+
+
+def test_every_training_of_a_defense_has_its_own(tmp_path):
+    recipe, data = Net(epochs=4), (table(), table(60, 1))
+    whole = Distillation()(recipe, *data)
+
+    def train():
+        with checkpoints(tmp_path):
+            return Distillation()(recipe, *data)
+
+    killed_after(6, train)  # the teacher is done, the student half
+    found, epochs = epochs_of(train)
+    assert same(found, whole) and epochs == [3, 4]
+
+
+@pytest.mark.parametrize("change", ["recipe", "seed", "data", "about", "order"])
+def test_another_training_starts_anew(tmp_path, change):
+    recipe, train, val = Net(epochs=4), table(), table(60, 1)
+    with checkpoints(tmp_path, "one"):
+        recipe.fit(train, val)
+    other = replace(recipe, lr=1e-2) if change == "recipe" else recipe
+    rows = train.with_data(train.x + 1, train.y) if change == "data" else train
+    with checkpoints(tmp_path, "two" if change == "about" else "one"):
+        if change == "order":
+            recipe.fit(train, val)
+        _, epochs = epochs_of(lambda: other.fit(rows, val, seed=int(change == "seed")))
+    assert epochs == [1, 2, 3, 4]
+
+
+def test_nothing_is_kept_where_nobody_asked_or_little_would_be_lost(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Net(epochs=2).fit(table(), table(60, 1))
+    monkeypatch.setattr(module, "EVERY", 1e6)
+    with checkpoints(tmp_path / "kept"):
+        Net(epochs=2).fit(table(), table(60, 1))
+    assert not list(tmp_path.iterdir())
