@@ -59,7 +59,7 @@ class UniversalGradient(Universal, GradientAttack):
     on skin lesions, eye scans and chest X-rays.
 
     Attributes:
-        passes: Most passes over the inputs; the pattern that fools most after a pass is kept.
+        passes: Most passes over the inputs, at least 1; the pattern that fools most after a pass is kept.
         step: Length of a step, in units of `eps`; it falls linearly to 0.
         batch: Inputs that vote on a step.
         rate: Share of the inputs that must be fooled to stop.
@@ -68,8 +68,8 @@ class UniversalGradient(Universal, GradientAttack):
     info: ClassVar[Info] = Info(
         "Universal perturbation", "Moosavi-Dezfooli, Fawzi, Fawzi and Frossard 2016, arXiv 1610.08401; targeted: "
         "Hirano, Minagi and Takemoto 2021, doi 10.1186/s12880-020-00530-y", "white-box", ("evasion",),
-        "`passes` x (1 forward and input-gradient pass and 1 forward pass) of the attacker's own inputs, for each label "
-        "when there is no target, fewer when enough are fooled; then none",
+        "`passes` x (1 forward and input-gradient pass and 1 forward pass) of the attacker's own inputs, without a "
+        "target for each label, fewer when enough are fooled; then none",
         "steps along the summed gradient of the log odds of a batch's inputs that are not at the label yet, where the "
         "paper adds up one DeepFool step (and the targeted one FGSM step) an input; without a target it is the best of "
         "the patterns towards each label, as inputs that flee to different labels pull against each other; goes on "
@@ -108,7 +108,7 @@ class UniversalGradient(Universal, GradientAttack):
                 v = project(v + pace * uphill(vote, ball, scale, self.norm), ball, scale, self.eps, self.norm)
             scores = classifier.scores(self.apply(classifier, x, v))
             share = float((fools.lead(scores) > 0).float().mean())
-            if share > most:
+            if share >= most:  # of patterns that fool as many, the last has gone furthest
                 best, most = v, share
             if share >= self.rate or bool((goal.lead(scores) > 0).all()):
                 break

@@ -52,7 +52,8 @@ def test_a_field_of_degree_0_is_one_gain_and_takes_its_bound():
     classifier, x, y = brightness()
     rises = lead(classifier, 2 * x, y) > lead(classifier, x, y)
     classifier.module[1].bias = nn.Parameter(torch.zeros(2))  # a gain alone cannot change the sign without one
-    gain = torch.where(rises, torch.tensor(0.3).exp(), torch.tensor(-0.3).exp())
+    most = 0.3 * float(np.tanh(2))
+    gain = torch.where(rises, np.exp(most), np.exp(-most)).float()
     found = BiasField(eps=0.3, degree=0, bend=0.0, early_stop=False)(classifier, x, y)
     torch.testing.assert_close(found, x * gain.view(-1, 1, 1, 1))
 
@@ -63,7 +64,7 @@ def test_no_bias_field_beats_the_best_gain_of_each_pixel_and_a_high_degree_comes
     bound = lead(classifier, x * (0.2 * slope.sign()).exp(), y)
     low, high = (lead(classifier, BiasField(eps=0.2, degree=d, early_stop=False)(classifier, x, y), y) for d in (0, 8))
     assert (high <= bound + 1e-5).all()
-    assert (bound - high).mean() < 0.8 * (bound - low).mean()
+    assert (bound - high).mean() < 0.4 * (bound - low).mean()
 
 
 def test_a_quarter_turn_and_a_whole_pixel_are_exact():
@@ -132,7 +133,7 @@ def test_gaussian_speckle_has_half_the_budget_for_standard_deviation():
     classifier, _, _ = brightness(64)
     x = torch.full((8, 1, 64, 64), 0.5)
     share = Speckle(draws=1, eps=0.2, early_stop=False)(classifier, x, torch.zeros(8).long()) / x - 1
-    assert share.std() == pytest.approx(0.1 * 0.88, rel=0.02)  # what is left of it when cut off at two of them
+    assert share.std() == pytest.approx(0.1 * 0.9608, rel=0.01)  # of a normal cut off at two standard deviations
 
 
 def test_displacements_keep_to_the_budget_and_are_smooth():
@@ -148,7 +149,7 @@ def test_bias_fields_are_smooth():
     log_gain = attack.log_gain(theta, 28, 28)
     assert log_gain.abs().amax() <= 0.3 + 1e-6
     steps = torch.cat([log_gain.diff(dim=1).abs().mean((1, 2)), log_gain.diff(dim=2).abs().mean((1, 2))])
-    assert steps.mean() < 0.04 * 0.3  # noise between the same bounds: 2/3 * 0.3
+    assert 0.05 * 0.3 < steps.mean() < 2 / 3 * 0.3 / 4  # noise between the same bounds has 2/3 * 0.3
 
 
 # --- the contract ----------------------------------------------------------------------------------------------------
@@ -226,11 +227,13 @@ def test_gradients_are_asked_for_only_where_there_are_any(attack):
 # --- relations -------------------------------------------------------------------------------------------------------
 
 @pytest.mark.parametrize(("attack", "budgets"), [
-    (Speckle(), (0.05, 0.4, 0.8)), (AdversarialSpeckle(steps=10), (0.02, 0.15, 0.4)), (BiasField(), (0.05, 0.4, 1.0)),
-    (RotationTranslation(shift=0.0, angles=9, shifts=1), (2.0, 20.0, 60.0)), (Warp(), (0.2, 1.0, 2.5))],
+    (Speckle(), (0.05, 0.4, 0.8)), (AdversarialSpeckle(steps=10), (0.02, 0.15, 0.4)),
+    (BiasField(steps=15), (0.02, 0.2, 0.6)), (RotationTranslation(shift=0.0, angles=9, shifts=1), (2.0, 20.0, 60.0)),
+    (Warp(steps=15), (0.2, 1.0, 2.5))],
     ids=lambda v: name(v) if hasattr(v, "norm") else "")
 def test_a_larger_budget_is_not_weaker(attack, budgets):
     classifier, _, (x, y) = figures()
+    x, y = x[:80], y[:80]
     hits = [int(fooled(classifier, replace(attack, eps=eps)(classifier, x, y), y).sum()) for eps in budgets]
     assert hits == sorted(hits) and hits[0] < hits[2]
 
@@ -242,9 +245,10 @@ def test_the_attacker_s_speckle_is_stronger_than_chance():
     assert skill > 2 * chance
 
 
-@pytest.mark.parametrize("attack", [BiasField(eps=0.6), Warp(eps=1.0)], ids=name)
+@pytest.mark.parametrize("attack", [BiasField(eps=0.6, steps=20), Warp(eps=1.0, steps=20)], ids=name)
 def test_climbing_beats_the_random_start(attack):
     classifier, _, (x, y) = figures()
+    x, y = x[:40], y[:40]
     climbed = lead(classifier, replace(attack, early_stop=False)(classifier, x, y), y)
     with torch.no_grad():
         drawn = attack.render(x, attack.start(x, torch_generator(0)).sign()).clamp(0, 1)
@@ -255,7 +259,7 @@ def test_climbing_beats_the_random_start(attack):
                                     RotationTranslation(eps=60.0, angles=13, shifts=3)], ids=name)
 def test_a_target_is_reached_by_name(attack):
     classifier, _, (x, y) = figures()
-    x, y = x[y != 1], y[y != 1]
+    x, y = x[y != 1][:60], y[y != 1][:60]
     reached = classifier.judge(replace(attack, target=1)(classifier, x, y)) == 1
     assert reached.sum() > (classifier.judge(x) == 1).sum() + 5
 
@@ -267,6 +271,7 @@ def test_rotation_is_as_strong_as_that_of_art():
     classifier, _, (x, y) = figures()
     wrapped = PyTorchClassifier(classifier.module, nn.CrossEntropyLoss(), (1, 16, 16), 3, clip_values=(0.0, 1.0),
                                 device_type="cpu")
+    x, y = x[:60], y[:60]
     theirs = evasion.SpatialTransformation(wrapped, max_translation=12.5, num_translations=3, max_rotation=20,
                                            num_rotations=5, verbose=False).generate(x.numpy(), y.numpy())
     ours = RotationTranslation(eps=20.0, shift=0.125, angles=5, shifts=3)(classifier, x, y)
