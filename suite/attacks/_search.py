@@ -39,7 +39,9 @@ class Query(EvasionAttack):
             if not len(x):
                 return x.clone()
             goal = Goal(classifier, y, self.target)
-            return self._attack(classifier, classifier.space.reach(x, self.eps), goal, generator)
+            # a budget that is no distance of single features leaves each of them its whole range
+            radius = self.eps if self.norm in ("linf", "l2") else float("inf")
+            return self._attack(classifier, classifier.space.reach(x, radius), goal, generator)
 
         with torch.no_grad():
             return in_batches(classifier, attack, x.detach(), y)
@@ -250,6 +252,16 @@ def random_start(reach: Reach, scale: Tensor, eps: float, norm: Norm, generator:
     radius = torch.rand(len(x), generator=generator, device=x.device) ** (1 / free.sum(1).clamp(min=1))
     reached = eps if edge else eps * per_row(radius, x)
     return project(x + delta / norms(delta) * reached * scale, reach, scale, eps, norm)
+
+
+def worst_of(draw: Callable[[Reach], Tensor], draws: int, hunt: Hunt) -> Tensor:
+    """The best of so many candidates; `draw` makes one for each row of the reach that it is given."""
+    for _ in range(draws):
+        possible = draw(hunt.reach)
+        left = hunt.note(possible, hunt.classifier.scores(possible))
+        if left is not None and not len(left):
+            break
+    return hunt.best()[0]
 
 
 def restarted(climb: Callable[[Reach, Goal], tuple[Tensor, Tensor]], reach: Reach, goal: Goal, restarts: int) -> Tensor:

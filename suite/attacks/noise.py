@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from suite.attack import Info
-from suite.attacks._search import Goal, Hunt, Query, random_start
+from suite.attacks._search import Goal, Hunt, Query, random_start, worst_of
 from suite.classifier import Classifier
 from suite.space import Norm, Reach
 
@@ -35,12 +35,8 @@ class RandomNoise(Query):
     early_stop: bool = True
 
     def _attack(self, classifier: Classifier, reach: Reach, goal: Goal, generator: torch.Generator) -> Tensor:
-        scale = classifier.space.scale
-        hunt = Hunt(classifier, reach, goal, self.early_stop)
-        for _ in range(self.draws):
-            z = random_start(hunt.reach, scale, self.eps, self.norm, generator, self.edge)
-            possible = hunt.reach.snap(z, self.norm == "l2")
-            left = hunt.note(possible, classifier.scores(possible))
-            if left is not None and not len(left):
-                break
-        return hunt.best()[0]
+        def draw(reach: Reach) -> Tensor:
+            z = random_start(reach, classifier.space.scale, self.eps, self.norm, generator, self.edge)
+            return reach.snap(z, self.norm == "l2")
+
+        return worst_of(draw, self.draws, Hunt(classifier, reach, goal, self.early_stop))

@@ -11,11 +11,14 @@ import torch
 from suite import metrics
 from suite.attack import CertifiedAttack, EvasionAttack
 from suite.attacks.query import QueryAttack
+from suite.attacks.transfer import Transfer
+from suite.attacks.universal import Universal
 from suite.classifier import Classifier, TorchClassifier
 from suite.data import Split
 from suite.evaluate.pictures import picture
 from suite.evaluate.subject import Arrays, Subject, measure, subgroups
 from suite.measurement import Sheet
+from suite.training import tensors
 
 SLACK = 1e-5
 """Budgets are compared in float32."""
@@ -39,6 +42,10 @@ def evasion(attack: EvasionAttack, subject: Subject, sheet: Sheet, rows: int | N
     if isinstance(model, TorchClassifier):
         model.gradients = 0
     started = time.perf_counter()
+    # a transfer attack never meets the model, but only a surrogate
+    met = model
+    if isinstance(attack, Transfer):
+        met = attack.surrogate_of(subject.recipe, subject.data, subject.seed, subject.device)
     best, distance, extra = x.clone(), np.where(wrong, 0.0, np.inf), {}
 
     def attempt(budget: float, which: np.ndarray) -> None:
@@ -68,7 +75,12 @@ def evasion(attack: EvasionAttack, subject: Subject, sheet: Sheet, rows: int | N
             extra.update(lower=lower, upper=np.where(wrong, 0.0, np.inf))
             extra["upper"][~wrong] = certified.upper
             return certified.x_adv
-        return now(model, x0, y0, subject.seed)
+        if isinstance(now, Universal):  # fitted on the attacker's own inputs, never on those that it is judged on
+            pattern = now.craft(model, *tensors(subject.data.val, model.device), subject.seed)
+            if now.eps <= main:
+                extra["pattern"] = pattern.cpu().numpy()
+            return now.apply(model, x0, pattern)
+        return now(met, x0, y0, subject.seed)
 
     for budget in budgets[-1:] if attack.minimal else budgets:
         attempt(budget, np.isinf(distance))
@@ -94,10 +106,15 @@ def evasion(attack: EvasionAttack, subject: Subject, sheet: Sheet, rows: int | N
         unreachable = extra["lower"] >= budgets[-1] - SLACK
         sheet.add("solved", metrics.proportion((solved | unreachable)[~wrong]), **at)
     _describe(subject, sheet, test, best, distance, distance <= main + SLACK, wrong, at)
+    right = torch.from_numpy(~wrong).to(model.device)
     if isinstance(attack, QueryAttack):
-        right = torch.from_numpy(~wrong).to(model.device)
         _as_claimed(attack, subject, sheet, x[right], y[right], at)
     shown = picture(model, x, best, distance <= main + SLACK, wrong, test.y, test.classes)
+    if "pattern" in extra:  # the rates above let the attacker choose, for each row, among the patterns of all budgets
+        found = replace(attack, eps=main).apply(model, x[right], torch.from_numpy(extra["pattern"]).to(model.device))
+        sheet.add("pattern_success_rate", metrics.proportion(fools(model, found, y[right])), **at)
+    if isinstance(attack, Transfer):
+        _transferred(replace(attack, eps=main), met, subject, sheet, x[right], y[right], at)
     linf = space.distance(best, x).double().cpu().numpy()
     return {"positions": subject.positions(rows), "wrong": wrong, "distance": distance,
             "linf": np.where(np.isfinite(distance), linf, np.inf), "x_adv": best.cpu().numpy(), **extra,
@@ -158,3 +175,14 @@ def _as_claimed(attack: QueryAttack, subject: Subject, sheet: Sheet, x: torch.Te
     fooled = fools(model, raw, y) & near
     sheet.add("claimed_success_rate", metrics.proportion(fooled), **at)
     sheet.add("claimed_impossible", metrics.proportion(~space.contains(raw, x).cpu().numpy()[fooled]), **at)
+
+
+def _transferred(attack: Transfer, surrogate: TorchClassifier, subject: Subject, sheet: Sheet, x: torch.Tensor,
+                 y: torch.Tensor, at: dict) -> None:
+    """How good the surrogate is, how often the attack fools it, and how many of these the model falls for, too."""
+    test = subject.data.test
+    sheet.add("surrogate_accuracy", metrics.proportion(surrogate.predict(test.x) == test.y), **at)
+    found = attack(surrogate, x, y, subject.seed)
+    fooled = fools(surrogate, found, y)
+    sheet.add("surrogate_success", metrics.proportion(fooled), **at)
+    sheet.add("transfer_rate", metrics.proportion(fools(subject.classifier, found, y)[fooled]), **at)
