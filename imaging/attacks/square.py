@@ -5,7 +5,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import groupby, repeat
 from typing import ClassVar
 
 import torch
@@ -54,19 +54,19 @@ class Square(Query):
 
     def _attack(self, classifier: Classifier, reach: Reach, goal: Goal, generator: torch.Generator) -> Tensor:
         found, rows, shape = reach.x.clone(), torch.arange(len(reach.x), device=reach.x.device), reach.x.shape[1:]
-        # of the images still under attack, one row each; only their squares are ever written
-        z, lower, upper = (t.flatten(1) for t in (striped(reach, generator), reach.lower, reach.upper))
-        lead = goal.lead(classifier.scores(z.view(-1, *shape)))
+        # the images still under attack, of which only squares are ever written, and their limits
+        state = torch.stack([striped(reach, generator), reach.lower, reach.upper]).flatten(2)
+        lead = goal.lead(classifier.scores(state[0].view(-1, *shape)))
         for cells, corner, up, other in self._squares(reach.x, generator):
-            if self.early_stop and (fooled := lead > 0).any():
-                found[rows[fooled]] = z[fooled].view(-1, *shape)
-                left = (~fooled).nonzero()[:, 0]
-                goal, (rows, z, lower, upper, lead) = goal.take(left), (t[left] for t in (rows, z, lower, upper, lead))
+            if self.early_stop and lead.max() > 0:
+                gone, left = (lead > 0).nonzero()[:, 0], (lead <= 0).nonzero()[:, 0]
+                found[rows[gone]] = state[0, gone].view(-1, *shape)
                 if not len(left):
                     return found
-            n = len(z)
+                rows, state, lead, goal = rows[left], state[:, left], lead[left], goal.take(left)
+            n, z = len(lead), state[0]
             square = corner[:n, None] + cells
-            old, low, high = (t.gather(1, square).view(n, len(up[0]), -1) for t in (z, lower, upper))
+            old, low, high = state.gather(2, square.expand(3, -1, -1)).view(3, n, shape[0], -1)
             same = (torch.where(up[:n], high, low) == old).flatten(1).all(1)  # would ask what it has asked before
             new = torch.where(up[:n] ^ (other[:n] & same[:, None, None]), high, low)
             z.scatter_(1, square, new.flatten(1))
@@ -74,18 +74,18 @@ class Square(Query):
             z.scatter_(1, square, torch.where((reached > lead)[:, None, None], new, old).flatten(1))
             lead = torch.maximum(lead, reached)
         if not self.early_stop:
-            return z.view_as(found)
-        fooled = lead > 0
-        found[rows[fooled]] = z[fooled].view(-1, *shape)
+            return state[0].view_as(found)
+        gone = (lead > 0).nonzero()[:, 0]
+        found[rows[gone]] = state[0, gone].view(-1, *shape)
         return found
 
     def _squares(self, x: Tensor, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
-        """For each step: the cells of a square of each image, and what to write there.
+        """For each step, a square of each image, and what to write there.
 
         Yields:
-            `(cells, corner, up, other)`: (channels * side ** 2,) positions in a flat image of a square in its corner,
-            (n,) how far each image's square is from there, (n, channels, 1) bool which channels go to the upper limit,
-            and likewise which of them change if that turns out to be what stands there.
+            `(cells, corner, up, other)`: (channels * side ** 2,) positions in a flat image of the square in its first
+            corner, (n,) how far each image's square is from there, (n, channels, 1) bool which channels go to the upper
+            limit, and likewise which of them go the other way if that turns out to change nothing.
         """
         n, channels, height, width = x.shape
         whole = {"generator": generator, "device": x.device}
@@ -94,14 +94,13 @@ class Square(Query):
             i = torch.arange(side, device=x.device)
             cells = (channel * (height * width) + (i[:, None] * width + i).flatten()).flatten()
             left = len(list(steps))
-            for k in range(left):
-                if k % BLOCK == 0:
-                    shape = min(BLOCK, left - k), n
-                    corner = torch.randint(height - side + 1, shape, **whole) * width
-                    corner += torch.randint(width - side + 1, shape, **whole)
-                    up = torch.randint(2, (*shape, channels, 1), dtype=torch.bool, **whole)
-                    other = torch.randint(1, 2**channels, (*shape, 1, 1), **whole) >> channel & 1 == 1
-                yield cells, corner[k % BLOCK], up[k % BLOCK], other[k % BLOCK]
+            for start in range(0, left, BLOCK):
+                block = min(BLOCK, left - start), n
+                corner = torch.randint(height - side + 1, block, **whole) * width
+                corner += torch.randint(width - side + 1, block, **whole)
+                up = torch.randint(2, (*block, channels, 1), dtype=torch.bool, **whole)
+                other = torch.randint(1, 2**channels, (*block, 1, 1), **whole) >> channel & 1 == 1
+                yield from zip(repeat(cells), corner, up, other, strict=False)
 
     def _side(self, step: int, height: int, width: int) -> int:
         share = self.p_init / 2 ** bisect_left(HALVINGS, int(step / self.queries * 10000))

@@ -1,0 +1,100 @@
+"""SimBA: one orthonormal direction after the other, kept where it helps."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from imaging.dct import matrix
+from suite.attack import Info
+from suite.attacks._search import Goal, Query, per_row
+from suite.classifier import Classifier
+from suite.errors import InputError
+from suite.space import Norm, Reach
+
+Basis = Literal["dct", "pixel"]
+
+
+@dataclass(frozen=True)
+class SimBA(Query):
+    """SimBA (Guo, Gardner, You, Wilson and Weinberger 2019, arXiv 1905.07121), within a bound in L2.
+
+    Attributes:
+        eps: L2 norm of the whole perturbation.
+        basis: "dct" (cosines over the whole image, low frequencies first) or "pixel" (one value, in random order).
+        steps: Most directions tried for each image; there are as many as an image has values.
+        step: Length of a step (the paper's epsilon).
+        freq_dims: Side of the square of lowest frequencies that are tried first, in random order.
+        stride: By how much that square grows once all in it have been tried.
+    """
+
+    info: ClassVar[Info] = Info(
+        "SimBA", "Guo, Gardner, You, Wilson and Weinberger 2019, arXiv 1905.07121", "score", ("evasion-query",),
+        "1 query and 1 or 2 for each of `steps` directions, fewer where an image is fooled",
+        "projects onto the L2 ball of `eps`, where the authors bound the number of steps only; each image has an order "
+        "of its own; climbs the lead over the other labels instead of lowering a probability")
+    eps: float = 1.0
+    basis: Basis = "dct"
+    steps: int = 1000
+    step: float = 0.2
+    freq_dims: int = 14
+    stride: int = 7
+
+    @property
+    def norm(self) -> Norm:
+        return "l2"
+
+    def __post_init__(self) -> None:
+        if self.basis not in ("dct", "pixel"):
+            raise InputError(f"SimBA: basis must be dct or pixel, got {self.basis!r}")
+        if self.freq_dims < 1 or self.stride < 1:
+            raise InputError(f"SimBA: freq_dims and stride must be at least 1, got {self.freq_dims!r} and "
+                             f"{self.stride!r}")
+
+    def _attack(self, classifier: Classifier, reach: Reach, goal: Goal, generator: torch.Generator) -> Tensor:
+        found, rows, x = reach.x.clone(), torch.arange(len(reach.x), device=reach.x.device), reach.x
+        delta, order = torch.zeros_like(x), self._order(x, generator)
+        lead = goal.lead(classifier.scores(x))
+        for k in range(order.shape[1] + 1):
+            gone, left = (lead > 0).nonzero()[:, 0], (lead <= 0).nonzero()[:, 0]
+            if len(gone):
+                found[rows[gone]] = (x[gone] + delta[gone]).clamp_(0, 1)
+                rows, x, delta, order, lead, goal = (*(t[left] for t in (rows, x, delta, order, lead)), goal.take(left))
+            if not len(rows) or k == order.shape[1]:
+                return found
+            open_ = torch.arange(len(rows), device=x.device)
+            for sign in (-self.step, self.step):
+                moved = self._moved(delta[open_], order[open_, k], sign)
+                reached = goal.take(open_).lead(classifier.scores((x[open_] + moved).clamp_(0, 1)))
+                better = reached > lead[open_]
+                delta[open_[better]], lead[open_[better]] = moved[better], reached[better]
+                open_ = open_[~better]
+                if not len(open_):
+                    break
+        return found
+
+    def _moved(self, delta: Tensor, direction: Tensor, step: float) -> Tensor:
+        """Perturbations after a step along the direction of that number, back in the ball if it leaves it."""
+        _, _, height, width = delta.shape
+        direction, column = direction // width, direction % width
+        channel, row = direction // height, direction % height
+        image = torch.arange(len(delta), device=delta.device)
+        across, along = ((matrix(s) if self.basis == "dct" else torch.eye(s)).to(delta) for s in (height, width))
+        moved = delta.clone()
+        moved[image, channel] += step * across[row, :, None] * along[column, None]
+        size = moved.flatten(1).norm(dim=1).clamp_(min=1e-12)
+        return moved.mul_(per_row((self.eps / size).clamp_(max=1), moved))
+
+    def _order(self, x: Tensor, generator: torch.Generator) -> Tensor:
+        """(n, steps) directions of each image: positions in a flat image or spectrum."""
+        n, channels, height, width = x.shape
+        ring = torch.zeros(height, width, device=x.device)
+        if self.basis == "dct":
+            row, column = (torch.arange(s, device=x.device) for s in (height, width))
+            beyond = torch.maximum(row[:, None], column) - self.freq_dims
+            ring = (beyond // self.stride + 1).clamp_(min=0)
+        rank = torch.rand(n, channels, height, width, generator=generator, device=x.device) + ring
+        return rank.flatten(1).argsort(1)[:, :self.steps]

@@ -1,0 +1,229 @@
+"""Square Attack and stripes: closed forms on linear models, the schedule by hand, and ART."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from imaging.attacks.square import Square
+from imaging.attacks.stripes import VerticalStripes, striped
+from imaging.space import ImageSpace
+from suite.attacks.noise import RandomNoise
+from suite.classifier import EstimatorClassifier, TorchClassifier
+from suite.errors import InputError
+from suite.seeding import seeded, torch_generator
+from suite.space import Reach
+from tests.imaging._linear import constant, linear, slope
+
+SHAPES = [(1, 6, 6), (3, 5, 8), (1, 9, 4), (1, 1, 12)]
+BOTH = [Square(queries=60), VerticalStripes(draws=20)]
+
+
+def fooled(classifier, x, y):
+    return classifier.judge(x) != y
+
+
+# --- closed forms ----------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("n", [1, 3, 8])
+def test_square_finds_what_lies_within_reach_and_nothing_else(shape, n):
+    classifier, x, y = linear(shape, n=n)
+    lead, grad = slope(classifier, x, y)
+    exact = -lead / grad.abs().flatten(1).sum(1)
+    eps = exact.max().item()
+    for share in (0.5, 1.1):
+        found = Square(eps=eps * share, queries=600)(classifier, x, y)
+        hit = fooled(classifier, found, y)
+        assert hit[exact < 0.95 * share * eps].all() and not hit[exact > share * eps].any()
+        assert torch.equal(found[~hit], x[~hit])
+        assert (found - x).abs().max() <= eps * share + 1e-6 and found.min() >= 0 and found.max() <= 1
+
+
+@pytest.mark.parametrize("direction", ["vertical", "horizontal"])
+def test_the_best_of_many_stripes_follows_the_sums_of_columns(direction):
+    classifier, x, y = linear((1, 4, 5), n=32)
+    lead, grad = slope(classifier, x, y)
+    gain = grad.sum(2 if direction == "vertical" else 3).abs().flatten(1).sum(1)  # a unit of the best stripes
+    eps = (-lead / gain).median().item() * 1.001
+    hit = fooled(classifier, VerticalStripes(eps=eps, direction=direction, draws=400)(classifier, x, y), y)
+    assert torch.equal(hit, lead + eps * gain > 0)  # of 32 patterns, 400 draws miss one with a chance of 3e-6
+    assert 10 < hit.sum() < 22
+
+
+def test_stripes_are_stripes():
+    x = torch.rand(4, 3, 6, 5, generator=torch_generator(0))
+    reach = Reach(x, (x - 0.1).clamp(min=0), (x + 0.1).clamp(max=1))
+    for direction, axis in (("vertical", 2), ("horizontal", 3)):
+        z = striped(reach, torch_generator(1), direction)
+        up, down = z == reach.upper, z == reach.lower
+        assert (up | down).all()
+        sign = (z > x).float()
+        assert (sign.amax(axis) == sign.amin(axis)).all()
+        assert 0.2 < sign.mean() < 0.8
+
+
+# --- the squares -----------------------------------------------------------------------------------------------------
+
+def test_sides_follow_the_schedule_of_the_paper():
+    attack = Square(queries=10_000)
+    first = (0, 11, 51, 201, 501, 1001, 2001, 4001, 6001, 8001)
+    assert [attack._side(k, 28, 28) for k in first] == [25, 18, 13, 9, 6, 4, 3, 2, 2, 1]
+    assert [attack._side(k - 1, 28, 28) for k in first[1:]] == [25, 18, 13, 9, 6, 4, 3, 2, 2]
+    stretched = Square(queries=1000)
+    assert [stretched._side(k, 28, 28) for k in (1, 2, 5, 6, 800, 801)] == [25, 18, 18, 13, 2, 1]
+    assert attack._side(0, 28, 20) == 20  # no longer than the shorter edge
+
+
+def test_squares_lie_everywhere_inside_the_image_and_each_image_has_its_own():
+    x, covered, different = torch.zeros(5, 3, 7, 9), torch.zeros(7, 9), 0
+    for cells, corner, up, other in Square(queries=400)._squares(x, torch_generator(0)):
+        image = torch.zeros(5, 3 * 63)
+        image.scatter_(1, corner[:, None] + cells, 1.0)
+        side = round((len(cells) / 3) ** 0.5)
+        rows, columns = (image.view(5, 3, 7, 9).amax((1, axis)) for axis in (3, 2))
+        assert (rows.sum(1) == side).all() and (columns.sum(1) == side).all()
+        assert (image.sum(1) == 3 * side**2).all()
+        covered += image.view(-1, 7, 9).sum(0)
+        different += len(corner.unique()) > 1
+        assert up.shape == other.shape == (5, 3, 1) and other.any(1).all()
+    assert (covered > 0).all() and different > 300
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_no_query_repeats_what_stands_there(channels):
+    classifier, x, y = linear((channels, 6, 6), n=4)
+    asked, leads, scores = [], [], classifier.scores
+
+    def watched(z):
+        out = scores(z)
+        asked.append(z.clone())
+        leads.append(out.gather(1, 1 - y[:, None])[:, 0] - out.gather(1, y[:, None])[:, 0])
+        return out
+
+    classifier.scores = watched
+    Square(eps=0.01, queries=200, early_stop=False)(classifier, x, y)
+    best, lead = asked[0], leads[0]
+    for z, reached in zip(asked[1:], leads[1:], strict=True):
+        assert (z != best).flatten(1).any(1).all()
+        best, lead = torch.where((reached > lead)[:, None, None, None], z, best), torch.maximum(lead, reached)
+
+
+# --- costs, seeds and relations --------------------------------------------------------------------------------------
+
+def test_queries_are_counted_and_kept_to():
+    classifier, x, y = constant((1, 6, 6))
+    assert torch.equal(Square(queries=70)(classifier, x, y), x)
+    assert classifier.queries == 70 * 8
+    classifier.queries = 0
+    assert torch.equal(VerticalStripes(draws=7)(classifier, x, y), x)
+    assert classifier.queries == 7 * 8
+    classifier.queries = 0
+    Square(queries=70)(classifier, x, 1 - y)  # wrong already: fooled by the first query
+    assert classifier.queries == 8
+    classifier.queries = 0
+    Square(queries=1)(classifier, x, y)
+    Square(queries=70, early_stop=False)(classifier, x, 1 - y)
+    assert classifier.queries == 8 + 70 * 8
+
+
+@pytest.mark.parametrize("attack", BOTH, ids=lambda a: type(a).__name__)
+def test_same_seed_same_result_and_no_global_randomness(attack):
+    classifier, x, y = linear((3, 6, 5))
+    state = torch.get_rng_state()
+    first, again, other = (attack(classifier, x, 1 - y, seed) for seed in (0, 0, 1))
+    assert torch.equal(first, again) and not torch.equal(first, other)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_more_queries_and_more_budget_go_further():
+    classifier, x, y = linear((1, 8, 8), n=32)
+
+    def lead(**parameters):
+        return slope(classifier, Square(early_stop=False, **parameters)(classifier, x, y), y)[0]
+
+    short, long, wide = lead(eps=0.02, queries=20), lead(eps=0.02, queries=200), lead(eps=0.04, queries=200)
+    assert (long > short).float().mean() > 0.9 and (wide > long).all()
+
+
+def test_square_beats_as_many_draws_of_noise_and_stops_at_the_first_success():
+    classifier, x, y = linear((1, 8, 8), n=64)
+    lead, grad = slope(classifier, x, y)
+    eps = (-lead / grad.abs().flatten(1).sum(1)).median().item()
+    hits = [fooled(classifier, a(classifier, x, y), y).sum() for a in (
+        Square(eps=eps, queries=100), VerticalStripes(eps=eps), RandomNoise(eps=eps, draws=100))]
+    assert hits[0] > hits[2] + 10 and hits[0] > hits[1]
+
+
+@pytest.mark.parametrize("classes", [2, 3, 7])
+@pytest.mark.parametrize("attack", BOTH, ids=lambda a: type(a).__name__)
+def test_targets_and_many_classes(attack, classes):
+    classifier, x, y = linear((1, 6, 6), classes, n=24)
+    target = type(attack)(eps=0.3, target=1)
+    found = target(classifier, x, y)
+    label = classifier.judge(found)
+    moved = (found != x).flatten(1).any(1)
+    assert (label[moved] == 1).all() and (label == 1).sum() > (y == 1).sum()
+    assert fooled(classifier, type(attack)(eps=0.3)(classifier, x, y), y).float().mean() > 0.9
+
+
+def test_square_asks_models_without_gradients_and_respects_a_refusal():
+    class Mean:
+        def predict_proba(self, x):
+            p = 1 / (1 + np.exp(-40 * (x.reshape(len(x), -1).mean(1) - 0.5)))
+            return np.stack([1 - p, p], 1)
+
+    classifier = EstimatorClassifier(Mean(), 2, ImageSpace())
+    x = torch.full((6, 1, 6, 6), 0.48) - torch.linspace(0, 0.05, 6).view(-1, 1, 1, 1)
+    y = torch.zeros(6, dtype=torch.long)
+    hit = fooled(classifier, Square(eps=0.04, queries=300)(classifier, x, y), y)
+    assert hit.tolist() == [True, True, False, False, False, False]  # those less than 0.04 below 0.5
+    refusing, x, y = linear((1, 6, 6), rejects=True, n=40)
+    found = Square(eps=0.1, queries=60)(refusing, x, y)
+    moved = (found != x).flatten(1).any(1)
+    label = refusing.judge(found)
+    assert moved.sum() > 5 and (label[moved] == 1 - y[moved]).all()
+
+
+def test_rows_beyond_a_batch_are_attacked_too():
+    classifier, x, y = linear((1, 6, 6), n=8)
+    classifier.batch = 3
+    assert fooled(classifier, Square(eps=0.3, queries=200)(classifier, x, y), y).all()
+
+
+@pytest.mark.parametrize("wrong", [{"queries": 0}, {"p_init": 0.0}, {"p_init": 1.5}])
+def test_bad_parameters_are_refused(wrong):
+    with pytest.raises(InputError, match="Square"):
+        Square(**wrong)
+
+
+# --- an independent library ------------------------------------------------------------------------------------------
+
+def test_square_is_as_strong_as_art():
+    evasion = pytest.importorskip("art.attacks.evasion")
+    from art.estimators.classification import PyTorchClassifier
+
+    with seeded(0):
+        y = torch.arange(464) % 2
+        stretch = torch.where(y == 1, 1.5, 0.8).view(-1, 1, 1)
+        u = torch.arange(16.0) - 7.5
+        blob = torch.exp(-((u[:, None] * stretch) ** 2 + (u / stretch) ** 2) / 18)
+        x = (0.3 + 0.3 * blob + 0.1 * torch.randn(464, 16, 16)).clamp(0, 1)[:, None]
+        module = nn.Sequential(nn.Conv2d(1, 8, 3, 2, 1), nn.ReLU(), nn.Conv2d(8, 8, 3, 2, 1), nn.ReLU(), nn.Flatten(),
+                               nn.Linear(128, 2))
+        optimizer = torch.optim.Adam(module.parameters(), 1e-2)
+        for _ in range(40):
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(module(x[64:]), y[64:]).backward()
+            optimizer.step()
+    x, y = x[:64], y[:64]
+    classifier = TorchClassifier(module, 2, ImageSpace())
+    assert (~fooled(classifier, x, y)).float().mean() > 0.9
+    wrapped = PyTorchClassifier(module, nn.CrossEntropyLoss(), (1, 16, 16), 2, clip_values=(0.0, 1.0),
+                                device_type="cpu")
+    eps = 0.05
+    with seeded(0):
+        theirs = evasion.SquareAttack(wrapped, eps=eps, max_iter=150, verbose=False).generate(x.numpy(), y.numpy())
+    robust = (~fooled(classifier, torch.from_numpy(theirs), y)).sum()
+    assert 10 < robust < 54
+    assert (~fooled(classifier, Square(eps=eps, queries=150)(classifier, x, y), y)).sum() <= robust + 3
