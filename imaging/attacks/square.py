@@ -33,8 +33,9 @@ class Square(Query):
 
     Attributes:
         queries: Queries for each image, at least 1; the schedule of the squares is stretched to them.
-        p_init: Share of an image that the first squares cover, in (0, 1]. 0.8 is what AutoAttack, and so most
-            published numbers, use; the paper's own 0.05 needs fewer queries on undefended models.
+        p_init: Share of an image that the first squares cover, in (0, 1]. 0.8 is the choice of AutoAttack, and
+            so of most published numbers; 0.05, the paper's for undefended ImageNet networks, is much weaker on small
+            medical ones.
         early_stop: Return an image as soon as it fools the classifier, or unchanged where it does not. Otherwise all
             queries are made and the image furthest on the wrong side is returned.
     """
@@ -64,7 +65,7 @@ class Square(Query):
                 if not len(left):
                     return found
                 rows, state, lead, goal = rows[left], state[:, left], lead[left], goal.take(left)
-            n, z = len(lead), state[0]
+            n, z = len(lead), state[0]  # row k of what was drawn serves whichever image is now the k-th
             square = corner[:n, None] + cells
             old, low, high = state.gather(2, square.expand(3, -1, -1)).view(3, n, shape[0], -1)
             same = (torch.where(up[:n], high, low) == old).flatten(1).all(1)  # would ask what it has asked before

@@ -33,9 +33,9 @@ def test_square_finds_what_lies_within_reach_and_nothing_else(shape, n):
     exact = -lead / grad.abs().flatten(1).sum(1)
     eps = exact.max().item()
     for share in (0.5, 1.1):
-        found = Square(eps=eps * share, queries=600)(classifier, x, y)
+        found = Square(eps=eps * share, queries=400)(classifier, x, y)
         hit = fooled(classifier, found, y)
-        assert hit[exact < 0.95 * share * eps].all() and not hit[exact > share * eps].any()
+        assert hit[exact < 0.9 * share * eps].all() and not hit[exact > share * eps].any()
         assert torch.equal(found[~hit], x[~hit])
         assert (found - x).abs().max() <= eps * share + 1e-6 and found.min() >= 0 and found.max() <= 1
 
@@ -223,7 +223,7 @@ def test_square_is_as_strong_as_art():
                                 device_type="cpu")
     eps = 0.05
     with seeded(0):
-        theirs = evasion.SquareAttack(wrapped, eps=eps, max_iter=150, verbose=False).generate(x.numpy(), y.numpy())
+        theirs = evasion.SquareAttack(wrapped, eps=eps, max_iter=100, verbose=False).generate(x.numpy(), y.numpy())
     robust = (~fooled(classifier, torch.from_numpy(theirs), y)).sum()
     assert 10 < robust < 54
-    assert (~fooled(classifier, Square(eps=eps, queries=150)(classifier, x, y), y)).sum() <= robust + 3
+    assert (~fooled(classifier, Square(eps=eps, queries=100)(classifier, x, y), y)).sum() <= robust + 3
