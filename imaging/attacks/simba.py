@@ -10,7 +10,7 @@ from torch import Tensor
 
 from imaging.dct import matrix
 from suite.attack import Info
-from suite.attacks._search import Goal, Query, per_row
+from suite.attacks._search import Goal, Query, norms
 from suite.classifier import Classifier
 from suite.errors import InputError
 from suite.space import Norm, Reach
@@ -26,7 +26,7 @@ class SimBA(Query):
         eps: L2 norm of the whole perturbation.
         basis: "dct" (cosines over the whole image, low frequencies first) or "pixel" (one value, in random order).
         steps: Most directions tried for each image; there are as many as an image has values.
-        step: Length of a step (the paper's epsilon).
+        step: Length of a step (the paper's epsilon), in units of `eps`.
         freq_dims: Side of the square of lowest frequencies that are tried first, in random order.
         stride: By how much that square grows once all in it have been tried.
     """
@@ -34,8 +34,9 @@ class SimBA(Query):
     info: ClassVar[Info] = Info(
         "SimBA", "Guo, Gardner, You, Wilson and Weinberger 2019, arXiv 1905.07121", "score", ("evasion-query",),
         "1 query and 1 or 2 for each of `steps` directions, fewer where an image is fooled",
-        "projects onto the L2 ball of `eps`, where the authors bound the number of steps only; each image has an order "
-        "of its own; climbs the lead over the other labels instead of lowering a probability")
+        "projects onto the L2 ball of `eps` and measures steps in units of it, where the authors bound the number of "
+        "steps only; each image has an order of its own; climbs the lead over the other labels instead of lowering a "
+        "probability")
     eps: float = 1.0
     basis: Basis = "dct"
     steps: int = 1000
@@ -58,6 +59,7 @@ class SimBA(Query):
         found, rows, x = reach.x.clone(), torch.arange(len(reach.x), device=reach.x.device), reach.x
         delta, order = torch.zeros_like(x), self._order(x, generator)
         lead = goal.lead(classifier.scores(x))
+        bases = [(matrix(s) if self.basis == "dct" else torch.eye(s)).to(x) for s in x.shape[2:]]
         for k in range(order.shape[1] + 1):
             gone, left = (lead > 0).nonzero()[:, 0], (lead <= 0).nonzero()[:, 0]
             if len(gone):
@@ -65,9 +67,9 @@ class SimBA(Query):
                 rows, x, delta, order, lead, goal = (*(t[left] for t in (rows, x, delta, order, lead)), goal.take(left))
             if not len(rows) or k == order.shape[1]:
                 return found
-            open_ = torch.arange(len(rows), device=x.device)
-            for sign in (-self.step, self.step):
-                moved = self._moved(delta[open_], order[open_, k], sign)
+            open_ = torch.arange(len(rows), device=x.device)  # not improved yet
+            for sign in (-1, 1):
+                moved = self._moved(delta[open_], order[open_, k], bases, sign * self.step * self.eps)
                 reached = goal.take(open_).lead(classifier.scores((x[open_] + moved).clamp_(0, 1)))
                 better = reached > lead[open_]
                 delta[open_[better]], lead[open_[better]] = moved[better], reached[better]
@@ -76,17 +78,14 @@ class SimBA(Query):
                     break
         return found
 
-    def _moved(self, delta: Tensor, direction: Tensor, step: float) -> Tensor:
-        """Perturbations after a step along the direction of that number, back in the ball if it leaves it."""
+    def _moved(self, delta: Tensor, direction: Tensor, bases: list[Tensor], step: float) -> Tensor:
+        """Perturbations, overwritten, after a step along the direction of that number; pulled back into the ball."""
         _, _, height, width = delta.shape
         direction, column = direction // width, direction % width
         channel, row = direction // height, direction % height
         image = torch.arange(len(delta), device=delta.device)
-        across, along = ((matrix(s) if self.basis == "dct" else torch.eye(s)).to(delta) for s in (height, width))
-        moved = delta.clone()
-        moved[image, channel] += step * across[row, :, None] * along[column, None]
-        size = moved.flatten(1).norm(dim=1).clamp_(min=1e-12)
-        return moved.mul_(per_row((self.eps / size).clamp_(max=1), moved))
+        delta[image, channel] += step * bases[0][row, :, None] * bases[1][column, None]
+        return delta.mul_((self.eps / norms(delta)).clamp_(max=1))
 
     def _order(self, x: Tensor, generator: torch.Generator) -> Tensor:
         """(n, steps) directions of each image: positions in a flat image or spectrum."""
