@@ -41,7 +41,7 @@ class _Estimated(Query):
     steps: int = 40
     samples: int = 50
     sigma: float = 0.1
-    step: float = 0.1
+    step: float = 0.2
 
     loss: ClassVar[Loss]
     memories: ClassVar[int]
@@ -104,7 +104,7 @@ class NES(_Estimated):
     info: ClassVar[Info] = Info(
         "NES", "Ilyas, Engstrom, Athalye and Lin 2018, arXiv 1804.08598", "score", ("evasion-query",),
         "`steps` x (`samples` + 1) queries and 1, fewer with early stop",
-        _DEPARTS + "; a step of constant length, where the authors' code shortens it on a plateau")
+        _DEPARTS + "; steps of constant length, where the authors' code shortens them on a plateau")
     momentum: float = 0.9
 
     loss: ClassVar[Loss] = "ce"
@@ -128,6 +128,7 @@ class SPSA(_Estimated):
         _DEPARTS + "; the paper spends up to 8192 queries on each estimate")
     samples: int = 128
     sigma: float = 0.3
+    step: float = 0.3
 
     loss: ClassVar[Loss] = "margin"
     memories: ClassVar[int] = 2
