@@ -34,8 +34,8 @@ class Square(Query):
     Attributes:
         queries: Queries for each image, at least 1; the schedule of the squares is stretched to them.
         p_init: Share of an image that the first squares cover, in (0, 1]. 0.8 is the choice of AutoAttack, and
-            so of most published numbers; 0.05, the paper's for undefended ImageNet networks, is much weaker on small
-            medical ones.
+            so of most published numbers; 0.05, the paper's for undefended ImageNet networks, was much weaker on
+            the small network of our benchmark.
         early_stop: Return an image as soon as it fools the classifier, or unchanged where it does not. Otherwise all
             queries are made and the image furthest on the wrong side is returned.
     """
