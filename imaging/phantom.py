@@ -20,7 +20,7 @@ from suite.errors import InputError
 from suite.plan import Images
 
 KINDS = ("clear", "opacity", "effusion", "nodule")
-PATIENTS, EACH = 800, 2
+PATIENTS, EACH = 500, 3
 SIZE = 64
 CHUNK = 64
 """Images drawn at once."""
@@ -80,8 +80,8 @@ def draw(size: int = SIZE, classes: int = 2, patients: int = PATIENTS, each: int
     }
     lesion = {"side": (of_patient(0, 1) < 0.5).float() * 2 - 1, "across": of_patient(-0.5, 0.5),
               "down": of_patient(-0.55, 0.6), "contrast": of_patient(0.25, 0.8), "radius": of_patient(0.1, 0.2)}
-    view = {"dx": of_image(0.03), "dy": of_image(0.03), "turn": of_image(0.03), "breath": 1 + of_image(0.03),
-            "dose": torch.exp(of_image(0.35)) * 900, "gain": 1 + of_image(0.06), "offset": of_image(0.03)}
+    view = {"dx": of_image(0.01), "dy": of_image(0.01), "turn": of_image(0.01), "breath": 1 + of_image(0.01),
+            "dose": torch.exp(of_image(0.3)) * 900, "gain": 1 + of_image(0.02), "offset": of_image(0.01)}
     texture = torch.randn(len(y), 1, 12, 12, generator=generator)
     noise = torch.empty(len(y), size, size).normal_(generator=generator)
     x = torch.empty(len(y), 1, size, size)
@@ -119,8 +119,9 @@ def _expose(size: int, kind: Tensor, body: dict[str, Tensor], lesion: dict[str, 
     breasts = torch.exp(-(((u.abs() - 0.5) / 0.25).square() + ((v - 0.35) / 0.25).square()))
     roots = torch.exp(-((u.abs() - 0.2) / 0.13).square() - (v / 0.25).square())
     depth = (body["fat"] * _edge(1 - (u / 1.05).square().square(), 0.1) + 1.1 * (1 - lung) * thorax
-             + lung * (body["air"] + body["uneven"] * u.sign() + body["vessels"] * (roots + 0.25 * mottle)) + 0.55 * heart + 0.6 * spine
-             + body["bone"] * (ribs + collar) + body["breast"] * breasts + _lesion(kind, lesion, sides, mottle))
+             + lung * (body["air"] + body["uneven"] * u.sign() + body["vessels"] * (roots + 0.25 * mottle))
+             + 0.55 * heart + 0.6 * spine + body["bone"] * (ribs + collar) + body["breast"] * breasts
+             + _lesion(kind, lesion, sides, mottle))
     photons = view["dose"] * torch.exp(-1.2 * depth)
     counted = (photons + photons.sqrt() * noise).clamp_min(1)  # many photons: Poisson is close to normal
     image = (view["dose"].log() - counted.log()) / 3.6 * view["gain"] + view["offset"]
