@@ -13,17 +13,20 @@ from suite.data import Dataset
 from suite.errors import InputError
 from suite.metrics import Estimate
 
+PIMA = ("pima", "pima-synthetic")
 console = Console(highlight=False, markup=False)  # brackets are intervals here
 
 
-def load_data() -> Dataset:
-    """The dataset named on the command line; else real Pima patients or, where their file is not, synthetic ones.
+def load_data(*names: str) -> Dataset:
+    """The dataset named on the command line; else the first of `names` that is available, the last being synthetic.
+
+    Without `names`: real Pima patients or, where their file is not, synthetic ones.
 
     The first line that an example prints says which data ran, and why.
     """
     torch.set_num_threads(1)  # these networks are so small that more threads only get in each other's way
     try:
-        builders = {name: registry.load("datasets", name) for name in sys.argv[1:2] or ("pima", "pima-synthetic")}
+        builders = {name: registry.load("datasets", name) for name in sys.argv[1:2] or names or PIMA}
         data, reason = first_available(builders, seed=0)
     except InputError as e:
         sys.exit(f"error: {e}")

@@ -90,6 +90,8 @@ def _arrays(path: Path) -> dict[str, np.ndarray]:
             if missing := [name for name in wanted if name not in there.files]:
                 raise InputError(f"has no '{missing[0]}'; it has {csv.listed(there.files) or 'nothing'}")
             return {name: there[name] for name in wanted}
+    except InputError:
+        raise
     except OSError as e:
         raise InputError((e.strerror or "is damaged").lower()) from None
     except (ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as e:
@@ -176,8 +178,8 @@ def _sidecar(path: Path, part: np.ndarray, y: np.ndarray) -> pd.DataFrame:
     times = np.bincount(position, minlength=len(part))
     if (times != 1).any():
         row = int((times != 1).argmax())
-        raise InputError(f"has {times[row] or 'no'} line{'s' * (times[row] > 1)} for image {row - start[part[row]]} of "
-                         f"{SPLITS[part[row]]}")
+        many = f"{times[row]} lines" if times[row] else "no line"
+        raise InputError(f"has {many} for image {row - start[part[row]]} of {SPLITS[part[row]]}")
     frame = frame.iloc[np.argsort(position)]
     if "label" in frame.columns and y.shape[1] == 1:
         wrong = csv.numbers(frame["label"])[0] != y[:, 0]

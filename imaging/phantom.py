@@ -22,7 +22,7 @@ from suite.plan import Images
 KINDS = ("clear", "opacity", "effusion", "nodule")
 PATIENTS, EACH = 500, 3
 SIZE = 64
-CHUNK = 250
+CHUNK = 64
 """Images drawn at once."""
 
 
@@ -76,12 +76,12 @@ def draw(size: int = SIZE, classes: int = 2, patients: int = PATIENTS, each: int
         "dome": of_patient(0.02, 0.14), "ribs": of_patient(0.17, 0.23), "phase": of_patient(0, 1),
         "slope": of_patient(0.3, 0.6), "bone": of_patient(0.12, 0.3), "fat": of_patient(0.6, 1.2),
         "breast": of_patient(0, 0.25), "spine": of_patient(0.07, 0.1), "clavicle": of_patient(-0.72, -0.58),
-        "vessels": of_patient(0.08, 0.2),
+        "vessels": of_patient(0.08, 0.2), "air": of_patient(0.1, 0.35), "uneven": of_patient(-0.1, 0.1),
     }
     lesion = {"side": (of_patient(0, 1) < 0.5).float() * 2 - 1, "across": of_patient(-0.5, 0.5),
-              "down": of_patient(-0.55, 0.6), "contrast": of_patient(0.12, 0.45), "radius": of_patient(0.1, 0.24)}
-    view = {"dx": of_image(0.03), "dy": of_image(0.03), "turn": of_image(0.03), "breath": 1 + of_image(0.03),
-            "dose": torch.exp(of_image(0.35)) * 900, "gain": 1 + of_image(0.06), "offset": of_image(0.03)}
+              "down": of_patient(-0.55, 0.6), "contrast": of_patient(0.25, 0.8), "radius": of_patient(0.1, 0.2)}
+    view = {"dx": of_image(0.01), "dy": of_image(0.01), "turn": of_image(0.01), "breath": 1 + of_image(0.01),
+            "dose": torch.exp(of_image(0.3)) * 900, "gain": 1 + of_image(0.02), "offset": of_image(0.01)}
     texture = torch.randn(len(y), 1, 12, 12, generator=generator)
     noise = torch.empty(len(y), size, size).normal_(generator=generator)
     x = torch.empty(len(y), 1, size, size)
@@ -119,8 +119,9 @@ def _expose(size: int, kind: Tensor, body: dict[str, Tensor], lesion: dict[str, 
     breasts = torch.exp(-(((u.abs() - 0.5) / 0.25).square() + ((v - 0.35) / 0.25).square()))
     roots = torch.exp(-((u.abs() - 0.2) / 0.13).square() - (v / 0.25).square())
     depth = (body["fat"] * _edge(1 - (u / 1.05).square().square(), 0.1) + 1.1 * (1 - lung) * thorax
-             + lung * (0.18 + body["vessels"] * (roots + 0.25 * mottle)) + 0.55 * heart + 0.6 * spine
-             + body["bone"] * (ribs + collar) + body["breast"] * breasts + _lesion(kind, lesion, sides, mottle))
+             + lung * (body["air"] + body["uneven"] * u.sign() + body["vessels"] * (roots + 0.25 * mottle))
+             + 0.55 * heart + 0.6 * spine + body["bone"] * (ribs + collar) + body["breast"] * breasts
+             + _lesion(kind, lesion, sides, mottle))
     photons = view["dose"] * torch.exp(-1.2 * depth)
     counted = (photons + photons.sqrt() * noise).clamp_min(1)  # many photons: Poisson is close to normal
     image = (view["dose"].log() - counted.log()) / 3.6 * view["gain"] + view["offset"]
@@ -132,7 +133,7 @@ def _lesion(kind: Tensor, lesion: dict[str, Tensor], sides: list[tuple[Tensor, .
     left, right = sides
     a, b, lung = (torch.where(lesion["side"] < 0, one, other) for one, other in zip(left, right, strict=True))
     away = torch.hypot(a - lesion["across"], 1.5 * (b - lesion["down"]))
-    patch = torch.exp(-(away / (3 * lesion["radius"])).square()) * (1 + 0.4 * mottle)
+    patch = torch.exp(-(away / (2.5 * lesion["radius"])).square()) * (1 + 0.4 * mottle)
     level = 0.25 + 0.5 * lesion["radius"] - 0.2 * a.abs()  # fluid stands higher at the walls
     fluid = _edge(b - 0.72 + level, 0.05) * 2
     disc = _edge(lesion["radius"] + 0.12 - away, 0.04) * 1.2

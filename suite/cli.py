@@ -24,7 +24,7 @@ SchemaFile = Annotated[Path | None, typer.Option(metavar="FILE", help="CSV: sche
 Drop = Annotated[str | None, typer.Option(metavar="a,b", help="CSV: columns to leave out.")]
 Group = Annotated[str | None, typer.Option(metavar="COLUMN", help="Column that names the patient, in a CSV or in the "
                                            "labels of images.")]
-Labels = Annotated[Path | None, typer.Option(metavar="FILE", help="Images: CSV with each `file`, its label, patient and "
+Labels = Annotated[Path | None, typer.Option(metavar="FILE", help="Images: CSV with each `file`, its label, patient, "
                                              "split; `labels.csv` in the folder when left out.")]
 Size = Annotated[int | None, typer.Option(metavar="PIXELS", help="Images: resize to this height and width.")]
 Finding = Annotated[str | None, typer.Option(metavar="NAME", help="Images with several labels each: the one to "

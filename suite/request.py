@@ -133,8 +133,8 @@ def _check_range(name: str, split: Split) -> None:
     bad = ~split.space.possible(torch.from_numpy(split.x))
     if bad.any():
         row = int(bad.nonzero()[0])
-        low, high = split.x[row].min(), split.x[row].max()
+        low, high = split.x.min(), split.x.max()
         lower, upper = split.space.lower.min(), split.space.upper.max()
         hint = "; divide by 255" if (lower, upper) == (0, 1) and low >= 0 and 1 < high <= 255 else ""
-        raise InputError(f"data {name}: row {split.rows[row]} has values from {low:g} to {high:g}, which is no "
-                         f"possible {split.space.noun}: they go from {lower:g} to {upper:g}{hint}")
+        raise InputError(f"data {name}: row {split.rows[row]} is no possible {split.space.noun}: values go from {low:g} "
+                         f"to {high:g}, and they may go from {lower:g} to {upper:g}{hint}")

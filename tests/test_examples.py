@@ -12,7 +12,7 @@ import pytest
 EXAMPLES = Path(__file__).parents[1] / "examples"
 SCRIPTS = sorted(path for path in EXAMPLES.glob("*.py") if path.stem != "common")
 SHOWN = {"tabular_evasion", "possible_patients_on_trees", "poisoning", "membership_inference", "model_inversion",
-         "model_extraction", "adversarial_training", "distillation", "differential_privacy"}
+         "model_extraction", "adversarial_training", "distillation", "differential_privacy", "imaging_leakage"}
 
 NUMBER = r"-?\d+(?:\.\d+)?"
 INTERVAL = re.compile(rf"({NUMBER})%? \[({NUMBER}), ({NUMBER})\]")
@@ -24,13 +24,20 @@ def run(script: Path, *arguments: str) -> subprocess.CompletedProcess:
                           timeout=120)
 
 
-def faults(done: subprocess.CompletedProcess) -> list[str]:
+def data_of(script: Path) -> list[str]:
+    """The datasets that an example wants: a real one, and a synthetic one in its place."""
+    named = re.search(r"load_data\((.*?)\)", script.read_text(encoding="utf-8"))[1]
+    return re.findall(r'"(.+?)"', named) or ["pima", "pima-synthetic"]
+
+
+def faults(script: Path) -> list[str]:
     """What is wrong with the output of an example."""
+    done, (real, synthetic) = run(script), data_of(script)
     if done.returncode:
         return [f"exit code {done.returncode}", done.stderr]
     first, *lines = done.stdout.splitlines()
     text = "\n".join(lines)
-    expected = "pima: real data from" if os.environ.get("MEDSEC_DATA") else "pima-synthetic: SYNTHETIC, because pima"
+    expected = f"{real}: real data" if os.environ.get("MEDSEC_DATA") else f"{synthetic}: SYNTHETIC, because {real}"
     values = [tuple(map(float, found)) for found in INTERVAL.findall(text)]
     checks = {
         f"first line is {first!r}": first.startswith(f"data  {expected}"),
@@ -47,7 +54,7 @@ def faults(done: subprocess.CompletedProcess) -> list[str]:
 def test_every_example_runs_and_reports():
     """In one test, so that they run side by side without being run once by each process of a parallel test run."""
     with ThreadPoolExecutor(2) as pool:
-        found = dict(zip((s.name for s in SCRIPTS), pool.map(lambda s: faults(run(s)), SCRIPTS), strict=True))
+        found = dict(zip((s.name for s in SCRIPTS), pool.map(faults, SCRIPTS), strict=True))
     assert not {name: wrong for name, wrong in found.items() if wrong}
 
 

@@ -122,6 +122,25 @@ def test_half_a_file_in_the_cache_is_never_used(server, home):
     assert server.hits == ["/good"]
 
 
+def test_a_file_may_be_known_by_its_md5_only(server, home):
+    file = RemoteFile("tabular/t.csv", f"md5:{hashlib.md5(GOOD).hexdigest()}", server.url + "/good")
+    assert cache.locate(file).read_bytes() == GOOD
+    (home / "tabular/t.csv").write_bytes(b"x")
+    with pytest.raises(InputError, match=f"expected md5 .*found {hashlib.md5(b'x').hexdigest()[:12]}"):
+        cache.locate(replace(file, url=""))
+    with pytest.raises(InputError, match="expected md5"):
+        cache.locate(replace(file, url=server.url + "/wrong"))
+
+
+def test_a_dataset_of_two_files_is_fetched_and_verified_as_two(server, home):
+    pair = [RemoteFile(f"tabular/{name}", f"sha256:{SHA}", f"{server.url}/{name}") for name in ("a.csv", "b.csv")]
+    both = cache.reads(*pair)(builder_of())
+    assert [r.state for r in cache.verify({"both": both})] == ["missing", "missing"]
+    assert cache.fetch("both", both) == home / "tabular/a.csv"
+    assert sorted(server.hits) == ["/a.csv", "/b.csv"]
+    assert [r.state for r in cache.verify({"both": both})] == ["ok", "ok"]
+
+
 def test_a_stray_temporary_file_is_not_mistaken_for_the_file(home):
     (home / "tabular").mkdir(parents=True)
     (home / "tabular/tmpab12cd").write_bytes(GOOD)

@@ -1,6 +1,7 @@
 """Plans are checked in full before any compute, and a message names the key."""
 
 import json
+import re
 
 import pytest
 
@@ -199,7 +200,7 @@ def test_every_preset_is_a_plan_whose_names_are_known():
 
 @pytest.mark.parametrize(("data", "message"), [
     ("csv", "give the file itself"), ("x.parquet", r"no reader for .parquet files"), ("x.csv", "--target COLUMN"),
-    ("pimaa", "did you mean 'pima'")])
+    ("folder", "give the folder itself"), ("pimaa", "did you mean 'pima'")])
 def test_data_that_cannot_be_opened_is_named(data, message):
     with pytest.raises(InputError, match=message):
         opened(data, Plan.check(BASE, "x"))
@@ -210,3 +211,42 @@ def test_a_users_dataset_must_be_one(tmp_path):
     file.write_text("def rows():\n    return [1, 2]\n")
     with pytest.raises(InputError, match="returns list, not a Dataset"):
         opened(f"{file}:rows", Plan.check(BASE, "x"))
+
+
+@pytest.mark.parametrize(("scale", "hint"), [(255, "row 0 is no possible .* go from 0 to 255, .* from 0 to 1; divide by 255"),
+                                             (-1, "go from -1 to -?0, .* from 0 to 1$")])
+def test_a_users_images_are_within_their_bounds(tmp_path, scale, hint):
+    file = tmp_path / "own.py"
+    file.write_text(f"""
+import numpy as np
+from suite.data import Dataset, Provenance, Split
+from suite.space import Space
+
+def images():
+    x = np.linspace(0, 1, 60, dtype=np.float32).reshape(5, 1, 3, 4)
+    good = Split(x, np.array([0, 1, 0, 1, 0]), Space(0, 1), ("a", "b"), np.arange(5))
+    bad = Split(x * {scale}, good.y, good.space, good.classes, good.rows)
+    return Dataset("own", good, good, bad, Provenance("own", "me", "mine", "", 15, False))
+""")
+    with pytest.raises(InputError, match=hint):
+        opened(f"{file}:images", Plan.check(BASE, "x"))
+
+
+def test_options_for_images_are_refused_where_there_are_none():
+    with pytest.raises(InputError, match="data breast-cancer: is no image set, so that 'size' means nothing"):
+        opened("breast-cancer", Plan.check(BASE | {"images": {"size": 32, "positive": "x"}}, "x"))
+    assert opened("breast-cancer", Plan.check(BASE | {"images": {"positive": "x"}}, "x")).name == "breast-cancer"
+
+
+@pytest.mark.parametrize(("wrong", "message"), [
+    ({"sise": 32}, "images.sise: no such key; did you mean 'size'?"), ({"size": 4}, "images.size: "),
+    ({"channels": 2}, "images.channels: "), ({"window": [40, 0]}, "the width is above 0"), ({"slices": 0}, "slices")])
+def test_a_section_on_images_is_checked(wrong, message):
+    with pytest.raises(InputError, match=re.escape(message)):
+        Plan.check(BASE | {"images": wrong}, "x")
+
+
+def test_flags_on_images_are_added_to_the_plans(tmp_path):
+    file = tmp_path / "p.toml"
+    file.write_text('data = "pima"\nmodels = ["mlp"]\n[images]\nsize = 64\nchannels = 1\n')
+    assert make_plan(str(file), {"images": {"size": 32}}).images.said == {"size": 32, "channels": 1}

@@ -1,0 +1,164 @@
+"""Folders of images: classes by folder or by CSV, patients kept together, and bad files refused by name."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from imaging.folder import read_folder
+from suite.errors import InputError
+from suite.plan import Images
+from tests.imaging._files import save_picture
+
+
+@pytest.fixture
+def scans(tmp_path):
+    """Ten PNGs of each of two classes, healthy and ill."""
+    for k, name in enumerate(("healthy", "ill")):
+        for i in range(10):
+            save_picture(tmp_path / "scans" / name / f"{i}.png", seed=100 * k + i)
+    return tmp_path / "scans"
+
+
+def lines(scans, **columns):
+    """A CSV with one line for each image, in the order of the files' names."""
+    files = sorted(p.relative_to(scans).as_posix() for p in scans.rglob("*.png"))
+    rows = [",".join(["file", *columns]), *(",".join([f, *(str(v[i]) for v in columns.values())])
+                                            for i, f in enumerate(files))]
+    (scans / "labels.csv").write_text("\n".join(rows) + "\n")
+    return scans / "labels.csv"
+
+
+def refusal(*args):
+    with pytest.raises(InputError) as error:
+        read_folder(*args)
+    assert "\n" not in str(error.value) and str(error.value).startswith("scans: ")
+    return str(error.value)
+
+
+def splits(dataset):
+    return dataset.train, dataset.val, dataset.test
+
+
+def test_folders_are_classes_and_the_split_is_by_image_and_says_so(scans):
+    save_picture(scans / "ill" / "again.png", seed=0)  # the same as healthy/0.png
+    dataset = read_folder(scans)
+    assert dataset.classes == ("healthy", "ill") and not dataset.provenance.synthetic
+    assert sum(map(len, splits(dataset))) == 21 and abs(len(dataset.test) - 4) <= 1
+    assert "not known" in dataset.card["patients"] and "by image" in dataset.card["split"]
+    first = np.asarray(Image.open(scans / "healthy/0.png"), np.float32) / 255
+    holds = [(s.x[:, 0] == first).all((1, 2)).sum() for s in splits(dataset)]
+    assert sorted(holds) == [0, 0, 2]  # twins stay together, whatever their labels
+    assert sorted(np.concatenate([s.rows for s in splits(dataset)]).tolist()) == list(range(21))
+
+
+def test_the_checksum_is_of_names_pixels_and_labels(scans):
+    first = read_folder(scans).provenance.sha256
+    assert read_folder(scans).provenance.sha256 == first
+    lines(scans, age=[40] * 20)
+    second = read_folder(scans).provenance.sha256
+    save_picture(scans / "ill" / "3.png", seed=999)
+    assert len({first, second, read_folder(scans).provenance.sha256}) == 3
+
+
+def test_a_csv_gives_patients_labels_and_subgroups(scans):
+    patients = [f"p{i // 2}" for i in range(20)]
+    lines(scans, patient=patients, label=["well", "well", "sick", "sick"] * 5, sex=["f", "m"] * 10)
+    dataset = read_folder(scans, Images(positive="sick"))
+    assert dataset.classes == ("well", "sick") and set(dataset.train.subgroups) == {"sex"}
+    held = [set(s.patients.tolist()) for s in splits(dataset)]
+    assert len(set().union(*held)) == sum(map(len, held)) == 10
+    assert "by patient" in dataset.card["split"]
+    for split in splits(dataset):  # the label is the patient's
+        assert all(len(set(split.y[split.patients == p])) == 1 for p in set(split.patients))
+
+
+def test_a_split_in_the_csv_is_kept_and_a_patient_on_both_sides_is_refused(scans):
+    part = ["train", "train", "train", "train", "train", "train", "val", "val", "test", "test"] * 2
+    patients = [f"p{i}" for i in range(20)]
+    lines(scans, split=part, patient=patients)
+    dataset = read_folder(scans)
+    assert tuple(map(len, splits(dataset))) == (12, 4, 4) and dataset.test.rows.tolist() == [8, 9, 18, 19]
+    lines(scans, split=part, patient=["p8", *patients[1:]])
+    text = refusal(scans)
+    assert "patient 'p8' stands in training and in test" in text
+    allowed = read_folder(scans, Images(allow_leakage=True))
+    assert allowed.card["leakage"].startswith("LEAKAGE: 1 of 19") and "LEAKAGE" in allowed.provenance.note
+
+
+def test_other_formats_and_depths(tmp_path):
+    rng = np.random.default_rng(0)
+    for k, name in enumerate(("a", "b")):
+        for i in range(4):
+            save_picture(tmp_path / "scans" / name / f"{i}.jpeg", 40 * k + 5 * i + 20)
+            wide = rng.integers(0, 65536, (12, 10), dtype=np.uint16)
+            Image.fromarray(wide).save(tmp_path / "scans" / name / f"{i}.png")
+            Image.fromarray(rng.integers(0, 256, (12, 10, 2), dtype=np.uint8), "LA").save(
+                tmp_path / "scans" / name / f"{i}-alpha.png")
+    dataset = read_folder(tmp_path / "scans")
+    assert sum(map(len, splits(dataset))) == 24 and dataset.train.x.shape[1:] == (1, 12, 10)
+    assert np.concatenate([s.x for s in splits(dataset)]).max() <= 1
+    assert any((np.abs(s.x * 65535 - wide) < 0.01).all((1, 2, 3)).any() for s in splits(dataset))
+
+
+def test_mixed_sizes_are_refused_by_name_and_resizing_cures_it(scans):
+    save_picture(scans / "ill" / "3.png", shape=(20, 16))
+    text = refusal(scans)
+    assert "healthy/0.png has 10 x 12 pixels and ill/3.png 16 x 20" in text and "--size" in text
+    assert read_folder(scans, Images(size=16)).train.x.shape[1:] == (1, 16, 16)
+
+
+def test_mixed_colours_are_refused_by_name_and_channels_cure_it(scans):
+    save_picture(scans / "ill" / "3.png", shape=(12, 10, 3))
+    assert "healthy/0.png is grey and ill/3.png in colour" in refusal(scans)
+    assert read_folder(scans, Images(channels=3)).train.x.shape[1:] == (3, 12, 10)
+    assert read_folder(scans, Images(channels=1)).train.x.shape[1:] == (1, 12, 10)
+
+
+def test_damaged_small_and_missing_images_are_named(scans, tmp_path):
+    good = (scans / "ill/3.png").read_bytes()
+    for content in (b"", b"not a picture", good[: len(good) // 2]):
+        (scans / "ill/3.png").write_bytes(content)
+        assert "ill/3.png cannot be read: " in refusal(scans)
+    save_picture(scans / "ill" / "3.png", shape=(7, 10))
+    assert "ill/3.png has images of 10 x 7 pixels; they need at least 8 x 8" in refusal(scans)
+    (tmp_path / "other" / "scans").mkdir(parents=True)
+    assert "holds no image" in refusal(tmp_path / "other" / "scans")
+
+
+def test_classes_are_checked(scans):
+    (scans / "empty").mkdir()
+    assert "class folder 'empty' holds no image" in refusal(scans)
+    (scans / "empty").rmdir()
+    save_picture(scans / "loose.png")
+    assert "loose.png is in no folder of a class" in refusal(scans)
+    (scans / "loose.png").unlink()
+    save_picture(scans / "rare" / "0.png", seed=7)
+    assert "class 'rare' has 1 image; at least 3 are needed" in refusal(scans)
+    (scans / "rare/0.png").unlink()
+    (scans / "rare").rmdir()
+    (scans / "healthy").rename(scans / "train")
+    (scans / "ill").rename(scans / "test")
+    assert "its folders are splits (test, train), not classes" in refusal(scans)
+
+
+@pytest.mark.parametrize(("edit", "message"), [
+    (lambda t: t.replace("file,", "name,"), "labels.csv: no column 'file'"),
+    (lambda t: t.replace("healthy/3.png", "healthy/33.png"), "labels.csv: has no line for the image healthy/3.png"),
+    (lambda t: t + "ill/77.png,p9\n", "column 'file' line 22: 'ill/77.png' is no image of the folder"),
+    (lambda t: t + "ill/7.png,p9\n", "column 'file' line 22: 'ill/7.png' is there twice"),
+    (lambda t: t.replace(",p4\n", ",\n"), "labels.csv: column 'patient' line 6: no patient"),
+    (lambda t: t.replace("patient", "split"), "column 'split' line 2: 'p0' is none of train, val and test"),
+    (lambda t: t.replace("patient", "label").replace(",p4\n", ",\n"), "column 'label' line 6 is empty"),
+    (lambda t: "", "labels.csv: the file is empty"),
+])
+def test_what_is_wrong_with_the_labels_is_one_line_that_names_it(scans, edit, message):
+    file = lines(scans, patient=[f"p{i}" for i in range(20)])
+    file.write_text(edit(file.read_text()))
+    assert message in refusal(scans)
+
+
+def test_options_that_need_a_csv_or_another_column(scans):
+    assert "no column 'person'" in refusal(scans, Images(patient="person"))
+    lines(scans, patients=[f"p{i}" for i in range(20)])
+    assert "no column 'patient'; did you mean 'patients'?" in refusal(scans, Images(patient="patient"))
+    assert "no.csv: no such file" in refusal(scans, Images(labels=scans / "no.csv"))
