@@ -111,7 +111,7 @@ class PGD(BIM):
             start = random_start(reach, classifier.space.scale, self.eps, self.norm, generator)
             return self._climb(classifier, reach, goal, start)
 
-        return restarted(climb, reach, goal, self.restarts)
+        return restarted(climb, reach, [goal] * self.restarts)
 
 
 @dataclass(frozen=True)
