@@ -24,6 +24,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -189,8 +190,8 @@ def growth(classifier: TorchClassifier, repeats: int, most: int) -> None:
         x, y = (t.to(classifier.device) for t in blobs(n, 3))
         times = [clock(lambda x=x, y=y: PGD(EPS, early_stop=False)(classifier, x, y), x) / n for _ in range(repeats)]
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-        print(f"  {n:>6} images in batches of {classifier.batch}: {1e3 * statistics.median(times):.2f} ms an image, peak "
-              f"of the process {peak:.0f} MiB", flush=True)
+        print(f"  {n:>6} images in batches of {classifier.batch}: {1e3 * statistics.median(times):.2f} ms an image, "
+              f"peak of the process {peak:.0f} MiB", flush=True)
 
 
 def gpu_table(repeats: int) -> None:
@@ -209,6 +210,7 @@ def main() -> None:
     ask.add_argument("--repeats", type=int, default=5)
     ask.add_argument("--quick", action="store_true", help="2 repeats; 20 steps and 200 queries of AutoAttack")
     ask.add_argument("--only", nargs="*", metavar="ROW", help="some rows, for example FGSM 'C&W 4x50'")
+    ask.add_argument("--peers", nargs="*", choices=PEERS, help="some of the other libraries, or none")
     ask.add_argument("--gpu-table", action="store_true", help="only the table of large networks on the GPU")
     args = ask.parse_args()
     torch.set_num_threads(args.threads)
@@ -220,19 +222,21 @@ def main() -> None:
         gpu_table(repeats)
         return
     peers = {}
-    for peer, build in PEERS.items():
+    for peer in PEERS if args.peers is None else args.peers:
         try:
-            peers[peer] = build(EPS, steps, queries)
+            peers[peer] = PEERS[peer](EPS, steps, queries)
         except ImportError as e:
             print(f"{peer} left out: {e}")
-    targets = {k: trained(k, args.device, 6) for k in (2, 3, 7)}
-    print(f"\n  {'row':<14}{'library':<14}{'s':>9}{'x passes':>9}{'forward':>9}{'backward':>9}{'robust%':>8}{'L2':>8}")
+    targets = cache(lambda classes: trained(classes, args.device, 6))
+    targets(2)
+    heads = ("s", "x passes", "forward", "backward", "robust%", "L2")
+    print(f"\n  {'row':<14}{'library':<14}" + "".join(f"{h:>{8 if h in heads[4:] else 9}}" for h in heads))
     for row, what in rows(steps, queries).items():
         if not args.only or row in args.only:
             classes = int(row.split()[-1]) if row.startswith("AutoAttack") else 2
-            compare(row, targets[classes], what, peers, repeats)
+            compare(row, targets(classes), what, peers, repeats)
     if not args.only:
-        growth(targets[2][0], repeats, 2000 if args.quick else 10000)
+        growth(targets(2)[0], repeats, 2000 if args.quick else 10000)
         gpu_table(repeats)
 
 
