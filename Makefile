@@ -13,8 +13,9 @@ demo: $(READY)  ## set up, audit the diabetes table, print where the report is
 test: $(READY)  ## all tests
 	$(BIN)/python -m pytest -n $(JOBS)
 
-bench: $(READY)  ## side-by-side benchmarks; peers that are not dependencies come from tests/benchmarks/requirements.txt
+bench: $(READY)  ## side-by-side benchmarks; peers that are not dependencies come from tests/benchmarks/requirements*.txt
 	$(BIN)/python -m pip install -q -c constraints.txt -r tests/benchmarks/requirements.txt
+	$(BIN)/python -m pip install -q --no-deps -r tests/benchmarks/requirements-nodeps.txt
 	set -e; for script in tests/benchmarks/bench_*.py; do $(BIN)/python $$script; done
 
 lint: $(READY)  ## ruff

@@ -15,7 +15,9 @@ if TYPE_CHECKING:
 MOST = 4096
 """Inputs in one batch, however small they are."""
 MEMORY = 2**29
-"""Bytes that the activations of one batch may take on a CPU; more would leave its caches without being faster."""
+"""Bytes that the activations of one batch may take on a CPU."""
+CACHED = 512
+"""Images in one batch on a CPU, however small they are; more leave its caches without being faster."""
 SHARE = 0.25
 """Share of a GPU's free memory that they may take."""
 SMALL = 2**24
@@ -89,6 +91,7 @@ def batch_size(classifier: Classifier, x: Tensor) -> int:
     finally:
         for hook in hooks:
             hook.remove()
-    memory = SHARE * torch.cuda.mem_get_info(x.device)[0] if x.device.type == "cuda" else MEMORY
+    cuda = x.device.type == "cuda"
+    memory = SHARE * torch.cuda.mem_get_info(x.device)[0] if cuda else MEMORY
     fits = int(memory // (KEPT * sum(held)))
-    return min(MOST, 1 << max(fits, 1).bit_length() - 1)
+    return min(MOST if cuda else CACHED, 1 << max(fits, 1).bit_length() - 1)

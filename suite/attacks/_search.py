@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, Self
 
@@ -98,6 +98,19 @@ class Goal:
         if self.weights is not None:
             return torch.linalg.vecdot(logits, self.weights)
         return (logits + self.wins).amax(-1) - (logits + self.others).amax(-1)
+
+    def apart(self, logits: Tensor, most: int) -> list[Self]:
+        """For each of the best logits that shall win, at most `most` of them, the goal that it beats the others.
+
+        A row that reaches any of these goals reaches this one.
+        """
+        if self.weights is not None:
+            return [self]
+        goals = []
+        for label in (logits + self.wins).topk(min(most, int((self.wins == 0).sum(1).max()))).indices.T:
+            goals.append(copy.copy(self))
+            goals[-1].wins = torch.full_like(logits, -torch.inf).scatter_(1, label[:, None], 0.0)
+        return goals
 
     def loss(self, logits: Tensor, name: Loss) -> Tensor:
         """(..., n) what an attack climbs: the lead ("margin"), or the log odds of being fooled ("ce").
@@ -264,10 +277,10 @@ def worst_of(draw: Callable[[Reach], Tensor], draws: int, hunt: Hunt) -> Tensor:
     return hunt.best()[0]
 
 
-def restarted(climb: Callable[[Reach, Goal], tuple[Tensor, Tensor]], reach: Reach, goal: Goal, restarts: int) -> Tensor:
-    """The best that `climb` finds in so many tries; all but the first only for the rows that are not fooled yet."""
-    found, lead = climb(reach, goal)
-    for _ in range(restarts - 1):
+def restarted(climb: Callable[[Reach, Goal], tuple[Tensor, Tensor]], reach: Reach, goals: Sequence[Goal]) -> Tensor:
+    """The best that `climb` finds, once for each goal; after the first only for the rows that are not fooled yet."""
+    found, lead = climb(reach, goals[0])
+    for goal in goals[1:]:
         left = (lead <= 0).nonzero()[:, 0]
         if not len(left):
             break

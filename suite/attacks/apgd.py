@@ -31,6 +31,8 @@ class APGD(Search):
         steps: Number of steps of each start, at least 1.
         restarts: Random starts, at least 1; all but the first only for the rows that are not fooled yet.
         loss: "ce", cross-entropy as log odds, or "margin", the best wrong logit less that of the label.
+        rivals: With many classes, climb towards each of so many of the likeliest wrong labels in turn (APGD-T), one
+            more forward pass and `rivals` times the rest; 0 for any.
     """
 
     info: ClassVar[Info] = Info(
@@ -43,6 +45,7 @@ class APGD(Search):
     steps: int = 100
     restarts: int = 1
     loss: Loss = "ce"
+    rivals: int = 0
 
     momentum: ClassVar[float] = 0.75
     rise: ClassVar[float] = 0.75
@@ -53,7 +56,8 @@ class APGD(Search):
             start = random_start(reach, classifier.space.scale, self.eps, self.norm, generator)
             return self._climb(classifier, Hunt(classifier, reach, goal, self.early_stop), start)
 
-        return restarted(climb, reach, goal, self.restarts)
+        goals = goal.apart(classifier.scores(reach.x), self.rivals) if self.rivals else [goal]
+        return restarted(climb, reach, [aim for aim in goals for _ in range(self.restarts)])
 
     def _climb(self, classifier: TorchClassifier, hunt: Hunt, z: Tensor) -> tuple[Tensor, Tensor]:
         scale, inward, checkpoints = classifier.space.scale, self.norm == "l2", _checkpoints(self.steps)

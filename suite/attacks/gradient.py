@@ -37,7 +37,7 @@ class FGSM(Search):
     def _attack(self, classifier: TorchClassifier, reach: Reach, goal: Goal, generator: torch.Generator) -> Tensor:
         scale = classifier.space.scale
         _, grad = goal.gradient(classifier, reach.x)
-        z = reach.x + uphill(grad, reach, scale, self.norm).mul_(scale).mul_(self.eps)
+        z = uphill(grad, reach, scale, self.norm).mul_(scale * self.eps).add_(reach.x)
         return reach.snap(project(z, reach, scale, self.eps, self.norm), self.norm == "l2")
 
 
@@ -111,7 +111,7 @@ class PGD(BIM):
             start = random_start(reach, classifier.space.scale, self.eps, self.norm, generator)
             return self._climb(classifier, reach, goal, start)
 
-        return restarted(climb, reach, goal, self.restarts)
+        return restarted(climb, reach, [goal] * self.restarts)
 
 
 @dataclass(frozen=True)

@@ -81,28 +81,37 @@ class CarliniWagnerL2(_Minimal):
     Attributes:
         steps: Adam steps for each `c`.
         search: Values of `c` tried in the binary search.
-        c: The first of them.
-        lr: Learning rate of the first step, in units of the space's scale; it falls linearly to 0.
+        c: The first of them, in units of the least with which a linear model would be fooled.
+        lr: Length of the first step, as a share of the distance to the linearised boundary, so that it suits a table
+            and a large image alike; it falls linearly to 0.
         kappa: Lead over the true label that is asked for, in logits; what is returned need only be wrong.
     """
 
     info: ClassVar[Info] = Info(
         "Carlini-Wagner L2", "Carlini and Wagner 2016, arXiv 1608.04644", "white-box", ("evasion",),
-        "at most `search` x `steps` forward and input-gradient passes",
-        "searches scaled features, inside the limits of each row; judges each step at the nearest possible input; rows "
-        "whose loss no longer falls leave the inner loop (the paper's code stops the whole batch)")
+        "at most `search` x `steps` + 1 forward and input-gradient passes",
+        "the first `c` and the learning rate come from the linearisation at each input; searches scaled "
+        "features, inside the limits of each row; judges each step at the nearest possible input; rows whose loss no "
+        "longer falls leave the inner loop (the paper's code stops the whole batch)")
     steps: int = 100
     search: int = 6
-    c: float = 1.0
-    lr: float = 0.05
+    c: float = 3.0
+    lr: float = 0.4
     kappa: float = 0.0
+
+    fastest: ClassVar[float] = 0.05
+    """Most that a first step moves any feature, in units of its scale, however flat the model is."""
 
     def _attack(self, classifier: TorchClassifier, reach: Reach, goal: Goal, generator: torch.Generator) -> Tensor:
         found, n = reach.x.clone(), len(reach.x)
         nearest = found.new_full((n,), self.eps)
-        c, low, high = found.new_full((n,), self.c), found.new_zeros(n), found.new_full((n,), torch.inf)
+        low, high = found.new_zeros(n), found.new_full((n,), torch.inf)
+        logits, grad = goal.gradient(classifier, reach.x, "margin")
+        steep = torch.linalg.vector_norm((grad * classifier.space.scale).flatten(1), dim=1).clamp_(min=1e-12)
+        away = goal.lead(logits).abs() / steep  # how far a linear model would have to be moved, and its least `c`
+        c, rate = self.c * 2 * away / steep, (self.lr * away / found[0].numel()**0.5).clamp_(max=self.fastest)
         for _ in range(self.search):
-            better, distance, fooled = self._descend(classifier, reach, goal, c)
+            better, distance, fooled = self._descend(classifier, reach, goal, c, rate)
             closer = fooled & (distance <= nearest)
             found = torch.where(per_row(closer, found), better, found)
             nearest = torch.where(closer, distance, nearest)
@@ -110,8 +119,8 @@ class CarliniWagnerL2(_Minimal):
             c = torch.where(high.isinf(), c * 10, (low + high) / 2)
         return found
 
-    def _descend(self, classifier: TorchClassifier, reach: Reach, goal: Goal,
-                 c: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _descend(self, classifier: TorchClassifier, reach: Reach, goal: Goal, c: Tensor,
+                 rate: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """For one `c` a row: the nearest input that fools, its distance, and whether there is one."""
         scale = classifier.space.scale
         found, shortest = reach.x.clone(), torch.full_like(c, torch.inf)
@@ -119,7 +128,7 @@ class CarliniWagnerL2(_Minimal):
         rows, limit = torch.arange(len(c), device=c.device), shortest
         middle, half = (reach.lower + reach.upper) / 2, (reach.upper - reach.lower) / 2
         w = torch.atanh(((reach.x - middle) / half.clamp(min=1e-12)).clamp(-1, 1) * 0.999999)
-        pace = scale / half.clamp(min=1e-12)  # so that a step of Adam is `lr` in units of scale
+        pace = per_row(rate, w) * scale / half.clamp(min=1e-12)  # so that a step of Adam is `rate` in units of scale
         mean, square = torch.zeros_like(w), torch.zeros_like(w)
         for k in range(1, self.steps + 1):
             bent = torch.tanh(w)
@@ -138,8 +147,8 @@ class CarliniWagnerL2(_Minimal):
             slope.addcmul_(slope * bent, bent, value=-1)
             mean.lerp_(slope, 0.1)
             square.mul_(0.999).addcmul_(slope, slope, value=0.001)
-            rate = self.lr * (1 - (k - 1) / self.steps) / (1 - 0.9**k)
-            w.addcdiv_(mean * pace, (square / (1 - 0.999**k)).sqrt_().add_(1e-8), value=-rate)
+            share = (1 - (k - 1) / self.steps) / (1 - 0.9**k)
+            w.addcdiv_(mean * pace, (square / (1 - 0.999**k)).sqrt_().add_(1e-8), value=-share)
             if k % max(self.steps // 10, 1) == 0:
                 loss = delta.flatten(1).square().sum(1) + c * (self.kappa - lead).clamp_(min=0)
                 left = (loss < 0.9999 * limit).nonzero()[:, 0]

@@ -1,0 +1,63 @@
+"""AutoAttack: attacks of different kinds in turn, each on the images that withstood those before it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from imaging.attacks.square import Square
+from suite.attack import GradientAttack, Info
+from suite.attacks._search import Goal, Query
+from suite.attacks.apgd import APGD
+from suite.attacks.fab import FAB
+from suite.classifier import TorchClassifier
+
+
+@dataclass(frozen=True)
+class AutoAttack(GradientAttack):
+    """AutoAttack in Linf (Croce and Hein 2020, arXiv 2003.01690): APGD-CE, APGD-T, FAB-T and Square.
+
+    For two classes, which the published versions cannot take, the margin is that between the two logits. It is then
+    the same objective as cross-entropy, so the second APGD is another random start.
+
+    Attributes:
+        target: Label to reach; `None` for any wrong one.
+        steps: Of each APGD and FAB start.
+        restarts: Starts of each.
+        rivals: With more than two classes, to how many of the likeliest wrong labels APGD-T and FAB-T go, one by one.
+        queries: Of Square.
+    """
+
+    info: ClassVar[Info] = Info(
+        "AutoAttack", "Croce and Hein 2020, arXiv 2003.01690", "white-box", ("evasion", "evasion-query"),
+        "for an image that withstands all of it, (1 + 2 x `rivals`) x `restarts` x `steps` forward and input-gradient "
+        "passes and `queries` forward passes",
+        "takes two classes; APGD-T climbs the margin to each label undivided (see APGD); FAB keeps to what FAB says")
+    eps: float = 8 / 255
+    target: int | None = None
+    steps: int = 100
+    restarts: int = 1
+    rivals: int = 9
+    queries: int = 5000
+
+    def members(self) -> tuple[Query, ...]:
+        """The attacks, in the order in which they run."""
+        climb = {"eps": self.eps, "target": self.target, "steps": self.steps, "restarts": self.restarts}
+        return (APGD(**climb), APGD(**climb, loss="margin", rivals=self.rivals),
+                FAB(**climb, early_stop=True, rivals=self.rivals),
+                Square(eps=self.eps, target=self.target, queries=self.queries))
+
+    def __call__(self, classifier: TorchClassifier, x: Tensor, y: Tensor, seed: int = 0) -> Tensor:
+        self.check(classifier)
+        found, standing = x.clone(), torch.arange(len(x), device=x.device)
+        fooled = Goal(classifier, y, self.target).lead(classifier.scores(x)) > 0
+        for k, member in enumerate(self.members()):
+            standing = standing[~fooled]
+            if not len(standing):
+                break
+            found[standing] = member(classifier, x[standing], y[standing], seed + k)
+            fooled = (found[standing] != x[standing]).flatten(1).any(1)  # members leave alone what they cannot fool
+        return found
