@@ -38,8 +38,8 @@ class LID(TorchDetector):
     info: ClassVar[Info] = Info(
         "Local intrinsic dimensionality", "Ma et al. 2018, arXiv 1801.02613; on medical images Ma et al. 2019, arXiv "
         "1907.10456", cost="one FGSM on clean data, and distances to 100 clean inputs in each layer",
-        departs="neighbors come from one set of clean inputs instead of a new one for each minibatch, so that an input's "
-                "score does not depend on its company; maps are averaged over places; all of FGSM's versions count, "
+        departs="neighbors come from one set of clean inputs instead of a new one a minibatch, so that a score does "
+                "not depend on the company of an input; maps are averaged over places; all of FGSM's versions count, "
                 "whether they fool or not")
     needs: ClassVar[Literal["gradients"]] = "gradients"
     fitted_on: ClassVar[str] = "fgsm"

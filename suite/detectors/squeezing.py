@@ -66,7 +66,8 @@ class BitDepth(Squeezing):
     """
 
     info: ClassVar[Info] = Info(
-        "Feature squeezing, bit depth only", "Xu, Evans and Qi 2018, arXiv 1704.01155", cost="2 forward passes an input",
+        "Feature squeezing, bit depth only", "Xu, Evans and Qi 2018, arXiv 1704.01155",
+        cost="2 forward passes an input",
         departs="the range of a column takes the place of that of a pixel, so that it works for tables")
     bits: int = 4
 
