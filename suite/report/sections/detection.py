@@ -31,12 +31,11 @@ def table(rows: Rows) -> Table:
     """Every detector on every model: alarms by attack, and what gets past it."""
     head = ["detector", "attack", "AUROC", "alarms at 1%", "alarms at 5%", "misjudged without alarm", "n"]
     out = Table("Detectors", head,
-                note="AUROC: of telling inputs that an attack turned from right to wrong from clean test inputs; 0.50 "
-                     "is guessing. Alarms: their share when 1% or 5% of clean validation inputs raise one; on the line "
-                     "“none”, false alarms on clean test inputs, and AUROC against validation inputs, which should be "
-                     "0.50. Misjudged without alarm: among the inputs that are judged rightly without an attack, at the "
-                     "5% threshold and the main budget; “all of these” keep to no rule about the detector, the one that "
-                     "knows it follows its gradient, too.")
+                note="AUROC: of telling the inputs that an attack turned from right to wrong from clean test inputs; "
+                     "0.50 is guessing. Alarms: their share, at thresholds that 1% and 5% of clean validation inputs "
+                     "exceed; on the lines “none”, false alarms on clean test inputs, and AUROC of these against "
+                     "validation inputs, which should be 0.50. Misjudged without alarm: among inputs judged rightly "
+                     "without an attack, at the 5% threshold and the main budget.")
     for model, defense in rows.pairs():
         group = model + ("" if defense == "none" else f" behind {defense}")
         for name in detectors(rows, model, defense):
@@ -49,7 +48,7 @@ def table(rows: Rows) -> Table:
                 shown = {"": "none", CONTROL: f"{CONTROL} (control)"}.get(attack, attack)
                 out.add(group, [words(name), words(shown + (" (fitted on it)" if learned else "")), *map(est, found),
                                 words(""), amount(found[1].n if found[1] else None)])
-            for metric, shown in (("unguarded", "any, without a detector"), ("blind", "all of these"),
+            for metric, shown in (("unguarded", "any, were there no detector"), ("blind", "these, unaware of it"),
                                   ("adaptive", "one that knows it")):
                 row = rows.one(f"{metric}_evasion[{name}]", model, defense, ADAPTIVE)
                 if row is not None:
