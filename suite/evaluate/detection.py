@@ -83,7 +83,7 @@ def _auroc(clean: np.ndarray, suspicious: np.ndarray, seed: int) -> Estimate:
     score, positive = np.concatenate([clean, suspicious]), np.repeat([False, True], [len(clean), len(suspicious)])
     if not len(suspicious):
         return Estimate(np.nan, np.nan, np.nan, 0)
-    return metrics.bootstrap(lambda i: metrics.auroc(score[i], positive[i]), len(score), seed, positive)
+    return metrics.weighted(metrics.resampled_auroc(score, positive), len(score), seed, positive)
 
 
 class _Scaled(nn.Module):
