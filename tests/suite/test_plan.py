@@ -210,3 +210,15 @@ def test_a_users_dataset_must_be_one(tmp_path):
     file.write_text("def rows():\n    return [1, 2]\n")
     with pytest.raises(InputError, match="returns list, not a Dataset"):
         opened(f"{file}:rows", Plan.check(BASE, "x"))
+
+
+def test_detectors_are_kept_where_their_models_are_and_can_be_replaced(tmp_path):
+    file = tmp_path / "p.toml"
+    file.write_text('data = "x"\nmodels = ["mlp", "random-forest"]\ndefenses = ["trades"]\n'
+                    'detectors = ["lid", { name = "neighbors", models = ["random-forest"], k = 3 }, '
+                    '{ name = "mahalanobis", defenses = ["trades"] }]')
+    assert [d.name for d in make_plan(str(file), {}).detectors] == ["lid", "neighbors", "mahalanobis"]
+    assert [d.name for d in make_plan(str(file), {"models": ["mlp"]}, quick=True).detectors] == ["lid"]
+    asked = make_plan(str(file), {"models": ["mlp"], "detectors": ["neighbors"]}).detectors
+    assert [(d.name, d.params, d.models) for d in asked] == [("neighbors", {"k": 3}, None)]
+    assert make_plan(str(file), {"detectors": []}).detectors == ()
