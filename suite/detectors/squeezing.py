@@ -17,15 +17,15 @@ from suite.detectors._torch import TorchDetector
 from suite.errors import InputError, NotApplicable
 
 Squeezer = Callable[[Tensor], Tensor]
-"""`(n, ...) inputs -> (n, ...)` coarser ones."""
+"""`(n, ...) inputs -> (n, ...)` coarser ones, with a gradient that leads somewhere: see `straight_through`."""
 
 
 @dataclass
 class Squeezing(TorchDetector):
     """Greatest L1 distance, over some squeezers, between the probabilities of an input and of its squeezed version.
 
-    The gradient goes straight through the squeezers, as if they did nothing (BPDA; Athalye et al. 2018, arXiv
-    1802.00420): that is what an attack that knows the detector follows.
+    An attack that knows the detector follows the squeezers' gradient and, where they have none, goes straight through
+    them, as if they did nothing (BPDA; Athalye et al. 2018, arXiv 1802.00420).
     """
 
     needs: ClassVar[Literal["gradients"]] = "gradients"
@@ -45,16 +45,16 @@ class _Squeezed(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         proba = self._proba(x)
-        return torch.stack([(proba - self._proba(_straight_through(squeeze, x))).abs().sum(1)
+        return torch.stack([(proba - self._proba(squeeze(x))).abs().sum(1)
                             for squeeze in self.squeezers]).amax(0)
 
     def _proba(self, x: Tensor) -> Tensor:
         return self.inner(x)[:, :self.classes].softmax(1)
 
 
-def _straight_through(squeeze: Squeezer, x: Tensor) -> Tensor:
-    """Exactly the squeezed input, with the gradient of the input itself."""
-    return squeeze(x).detach() + (x - x.detach())
+def straight_through(coarse: Tensor, x: Tensor) -> Tensor:
+    """Exactly `coarse`, with the gradient of `x`: for squeezers that are flat between their steps."""
+    return coarse.detach() + (x - x.detach())
 
 
 @dataclass
@@ -80,4 +80,4 @@ class BitDepth(Squeezing):
         if not bool(torch.isfinite(width).all()):
             raise NotApplicable("BitDepth: a feature without a least and a greatest value cannot be cut into steps")
         step = torch.where(width > 0, width, 1.0) / (2 ** self.bits - 1)
-        return [lambda x: low + ((x - low) / step).round() * step]
+        return [lambda x: straight_through(low + ((x - low) / step).round() * step, x)]
