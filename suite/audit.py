@@ -23,12 +23,13 @@ from suite.defenses.plain import Plain
 from suite.errors import UNTRAINED, InputError, NotApplicable
 from suite.evaluate import Outcome, Subject, measure, measure_clean, measure_gains
 from suite.evaluate.compare import Poisoning
+from suite.evaluate.detection import measure_detection
 from suite.evaluate.subject import Arrays
 from suite.evaluate.worst_case import Part, measure_worst_case
 from suite.measurement import Sheet, versions
 from suite.plan import Item, Plan
 from suite.progress import advance
-from suite.recipe import Defense, Front, Recipe
+from suite.recipe import Defense, Detector, Front, Recipe
 from suite.run import FULL, Run, WriteError
 
 NONE = Item(name="none")
@@ -38,20 +39,22 @@ WORST = "worst-case"
 
 @dataclass(frozen=True)
 class Cell:
-    """One unit of work: training a model, one attack on it, or the worst case over its evasion attacks."""
+    """One unit of work: training a model, one attack on it, the worst case over its evasion attacks, or a detector of
+    them."""
 
     key: str
-    what: Literal["fit", "attack", "worst-case", "compare"]
+    what: Literal["fit", "attack", "worst-case", "detect", "compare"]
     model: Item
     defense: Item
     attack: Item | None = None
+    detector: Item | None = None
 
     @property
     def title(self) -> str:
         """For people: what runs now."""
         behind = "" if self.defense is NONE else f" behind {self.defense.name}"
         fixed = {"fit": "train", "worst-case": "worst case on", "compare": "compare the defenses of"}
-        doing = fixed.get(self.what) or f"{self.attack.name} on"
+        doing = fixed.get(self.what) or f"{(self.attack or self.detector).name} on"
         return f"{doing} {self.model.name}{behind}"
 
 
@@ -74,8 +77,12 @@ class Audit:
         self.attacks = {id(a): registry.make("attacks", a.name, a.params) for a in plan.attacks}
         self.defenses: dict[str, Defense] = {"none": Plain()}
         self.defenses |= {d.name: registry.make("defenses", d.name, d.params) for d in plan.defenses}
+        self.detectors = {id(d): registry.make("detectors", d.name, d.params) for d in plan.detectors}
         for item in plan.attacks:
             _check_attack(item, self.attacks[id(item)])
+        for item in plan.detectors:
+            if not isinstance(self.detectors[id(item)], Detector):
+                raise InputError(f"'{item.name}' is not a detector")
         for name, defense in self.defenses.items():
             if not isinstance(defense, Defense):
                 raise InputError(f"'{name}' is not a defense")
@@ -116,7 +123,18 @@ class Audit:
         # counts of features changed say nothing about budgets
         if any(isinstance(a, EvasionAttack) and getattr(a, "counted", "linf") == "linf" for a in made):
             cells.append(Cell(f"{name}--{WORST}", "worst-case", model, defense))
+            cells += [Cell(f"{name}--detect-{d.slug}", "detect", model, defense, detector=d)
+                      for d in self.plan.detectors if self._watches(d, model, defense)]
         return cells
+
+    def _watches(self, item: Item, model: Item, defense: Item) -> bool:
+        """Whether a detector is to be tried on a model behind a defense: on all that it can look into, unless the plan
+        says otherwise."""
+        if any(wanted is not None and name not in wanted
+               for name, wanted in ((model.name, item.models), (defense.name, item.defenses))):
+            return False
+        needs = self.detectors[id(item)].needs
+        return not needs or needs in self.models[model.name].offers
 
     def _trainable(self, model: Item, defense: Item) -> bool:
         """Whether the plan wants this defense for this model, and it can have it."""
@@ -175,7 +193,7 @@ class Audit:
     def _files(self) -> dict[str, str]:
         """Checksums of the user's own files: a run goes on only with the same ones."""
         plan = self.plan
-        names = [item.name for item in (*plan.models, *plan.attacks, *plan.defenses)]
+        names = [item.name for item in (*plan.models, *plan.attacks, *plan.defenses, *plan.detectors)]
         names += [str(file) for file in (plan.table.schema_file,) if file]
         paths = [Path(n.rpartition(":")[0] if registry.is_file(n) else n) for n in names]
         return {str(path): cache.sha256_of(path) for path in paths if path.is_file()}
@@ -240,6 +258,9 @@ class Audit:
                 subject = self._subject(cell, run)
                 if cell.what == "attack":
                     arrays = measure(self.attacks[id(cell.attack)], subject, sheet, cell.attack.rows)
+                elif cell.what == "detect":
+                    arrays = measure_detection(cell.detector.name, self.detectors[id(cell.detector)], subject, sheet,
+                                               self._parts(cell, run), cell.detector.rows)
                 else:
                     arrays = measure_worst_case(subject, sheet, self._parts(cell, run))
         except WriteError:
@@ -324,8 +345,8 @@ class Audit:
             attack: Attack = self.attacks[id(cell.attack)]
             common |= {"attack": cell.attack.name, "knowledge": attack.info.knowledge,
                        "threat_ids": threats.ids(attack.info.threats), "attack_params": asdict(attack)}
-        elif cell.what == "worst-case":
-            common |= {"attack": WORST, "threat_ids": threats.ids(("evasion",))}
+        elif cell.what in ("worst-case", "detect"):
+            common |= {"attack": WORST if cell.what == "worst-case" else "", "threat_ids": threats.ids(("evasion",))}
         return Sheet(**common)
 
 

@@ -92,6 +92,8 @@ def audit(
     attacks: Annotated[str | None, typer.Option(metavar="a,b", help="Attacks, instead of the plan's.")] = None,
     defenses: Annotated[str | None, typer.Option(metavar="a,b", help="Defenses, instead of the plan's; `none` for "
                                                  "none.")] = None,
+    detectors: Annotated[str | None, typer.Option(metavar="a,b", help="Detectors of evasion, instead of the plan's; "
+                                                  "`none` for none.")] = None,
     target: Target = None,
     positive: Positive = None,
     schema: SchemaFile = None,
@@ -120,12 +122,14 @@ def audit(
     """
     from suite import request
 
-    wanted = _names(defenses)
     table = _table(target, positive, schema, drop, group)
     images = _images(labels, size, finding, allow_leakage, positive, group)
+    # "none" says: not those of the plan
+    wanted, watching = ([n for n in named if n != "none"] if (named := _names(given)) is not None else None
+                        for given in (defenses, detectors))
     flags = {"data": _names(data), "models": _names(model), "attacks": _names(attacks),
-             "defenses": [d for d in wanted if d != "none"] if wanted is not None else None,
-             "table": table or None, "images": images or None, "eps": eps, "seed": seed,
+             "defenses": wanted, "detectors": watching, "table": table or None, "images": images or None,
+             "eps": eps, "seed": seed,
              "device": device, "allow_pickle": allow_pickle or None}
     made = request.make_plan(plan, flags, quick)
     from suite.terminal import run_audit

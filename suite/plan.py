@@ -15,14 +15,15 @@ from suite.errors import InputError
 
 
 class Item(BaseModel):
-    """A model, attack or defense of a plan: a name, hyper-parameters, and where it is used.
+    """A model, attack, defense or detector of a plan: a name, hyper-parameters, and where it is used.
 
     In TOML either a string, or a table whose other keys are hyper-parameters: `{ name = "pgd", steps = 20 }`.
 
     Attributes:
         name: Registered, or `path/to/file.py:Object`; for a model also a file.
         params: Hyper-parameters that differ from the defaults.
-        rows: Test rows to attack at most: for attacks that are too slow for all.
+        rows: Test rows to attack at most: for attacks that are too slow for all. Of a detector, rows for the attack
+            that knows it.
         models, defenses: Use it only with these; "none" stands for no defense.
     """
 
@@ -144,6 +145,7 @@ class Plan(BaseModel):
         table: How to read a CSV.
         images: How to read images.
         models, attacks, defenses: What is trained, attacked and compared. Every model also runs without a defense.
+        detectors: What looks for the evasion attacks that succeeded.
         eps: The budget at which findings are stated, in units of each feature's scale.
         budgets: Rising budgets of the robustness curves; `eps` is one of them.
         norms: Budgets of attacks in other norms: "l2" (the same as Linf where it is left out) and "l0" (features or
@@ -162,6 +164,7 @@ class Plan(BaseModel):
     models: tuple[Item, ...] = Field(min_length=1)
     attacks: tuple[Item, ...] = ()
     defenses: tuple[Item, ...] = ()
+    detectors: tuple[Item, ...] = ()
     eps: float = Field(default=0.05, gt=0, le=1)
     budgets: tuple[float, ...] = (0.01, 0.02, 0.05, 0.1, 0.2)
     norms: dict[Literal["l2", "l0"], Ladder] = Field(default_factory=dict)
@@ -182,7 +185,7 @@ class Plan(BaseModel):
             raise ValueError("budgets must be greater than 0 and at most 1")
         return tuple(sorted(set(value)))
 
-    @field_validator("models", "defenses")
+    @field_validator("models", "defenses", "detectors")
     @classmethod
     def _distinct(cls, value: tuple[Item, ...]) -> tuple[Item, ...]:
         slugs = [item.slug for item in value]
@@ -195,7 +198,7 @@ class Plan(BaseModel):
     def _main_budget(self) -> Plan:
         if self.eps not in self.budgets:
             object.__setattr__(self, "budgets", tuple(sorted({*self.budgets, self.eps})))
-        for kind in ("attacks", "defenses"):
+        for kind in ("attacks", "defenses", "detectors"):
             for item in getattr(self, kind):
                 for wanted in item.models or ():
                     if wanted not in {m.name for m in self.models}:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, Self
 
 import numpy as np
 import torch
@@ -108,10 +108,14 @@ class Detector(ABC):
     """Scores how suspicious an input is."""
 
     info: ClassVar[Info]
+    needs: ClassVar[Literal["", "gradients"]] = ""
+    """As `suite.attack.Attack.needs`: "gradients" for one that looks inside a network."""
+    fitted_on: ClassVar[str] = ""
+    """Registered name of the attack that it learned from, if any: what it does on that attack proves little."""
 
     @abstractmethod
-    def fit(self, clean: np.ndarray) -> Detector:
-        """Learn what clean (n, ...) inputs look like; returns itself."""
+    def fit(self, clean: np.ndarray, y: np.ndarray | None = None, classifier: Classifier | None = None) -> Self:
+        """Learn what clean (n, ...) inputs with (n,) labels look like to a classifier; returns itself."""
 
     @abstractmethod
     def score(self, x: np.ndarray) -> np.ndarray:

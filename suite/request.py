@@ -22,7 +22,7 @@ def make_plan(what: str | None, flags: dict[str, Any], quick: bool = False) -> P
     Args:
         what: A preset's name, a TOML file, or None for the default preset.
         flags: Keys of `suite.plan.Plan` that were given on the command line; None means not given. Lists of models,
-            attacks and defenses replace the plan's.
+            attacks, defenses and detectors replace the plan's.
         quick: Few rows, one budget, and no defenses but those asked for by name.
 
     Raises:
@@ -32,7 +32,7 @@ def make_plan(what: str | None, flags: dict[str, Any], quick: bool = False) -> P
     a_file = what.endswith(".toml") or "/" in what
     raw = read_toml(Path(what) if a_file else registry.load("presets", what))
     given = {k: v for k, v in flags.items() if v is not None}
-    for kind in ("models", "attacks", "defenses"):
+    for kind in ("models", "attacks", "defenses", "detectors"):
         if kind in given:
             given[kind] = [item for name in given[kind] for item in _called(name, raw.get(kind))]
     for section in given.keys() & {"table", "images"}:
@@ -42,12 +42,13 @@ def make_plan(what: str | None, flags: dict[str, Any], quick: bool = False) -> P
     if given.get("data"):  # the plan's heading speaks of the plan's data
         wanted["title"] = f"Security audit: {Path(given['data'][0]).stem}"
     if "models" in given:
-        for kind in ("attacks", "defenses"):
+        for kind in ("attacks", "defenses", "detectors"):
             wanted[kind] = _only_for("models", given["models"], wanted.get(kind), kind in given)
     if quick and "defenses" not in given:
         given["defenses"] = wanted["defenses"] = []
     if given.keys() & {"models", "defenses"} and isinstance(left := wanted.get("defenses", []), list):
-        wanted["attacks"] = _only_for("defenses", ["none", *left], wanted.get("attacks"), "attacks" in given)
+        for kind in ("attacks", "detectors"):
+            wanted[kind] = _only_for("defenses", ["none", *left], wanted.get(kind), kind in given)
     plan = Plan.check(wanted, what if a_file else f"preset {what}", given)
     return plan.quick() if quick else plan
 

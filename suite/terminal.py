@@ -54,7 +54,8 @@ def run_audit(plan: Plan, folder: Path, jobs: int | None = None) -> None:
         jobs = 1 if audit.device.type == "cuda" else min(4, cores())
     if data.train.x[0].size < SMALL:
         torch.set_num_threads(1)
-    counts = (_count(getattr(plan, kind), kind) for kind in ("models", "attacks", "defenses"))
+    kinds = ("models", "attacks", "defenses", *(["detectors"] if plan.detectors else []))
+    counts = (_count(getattr(plan, kind), kind) for kind in kinds)
     console.print(f"[bold]plan[/]  {escape(plan.title)}")
     console.print(f"      {', '.join(counts)}; {_count(audit.cells, 'cells')}; {describe_device(audit.device)}, "
                   f"{jobs} process{'es' if jobs > 1 else ''}")

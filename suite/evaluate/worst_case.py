@@ -132,6 +132,18 @@ def _masking(subject: Subject, sheet: Sheet, attacks: list[Part], wrong: np.ndar
     passes("many steps beat one", pgd, fgsm)
     if pgd:
         _steps_and_reach(subject, sheet, pgd[0].attack, at)
+    if iterative:
+        _same_answer(subject, sheet, iterative, at)
+
+
+def _same_answer(subject: Subject, sheet: Sheet, attacks: list[Part], at: dict) -> None:
+    """The same input must get the same label again: else one draw decides who was fooled, and gradients are those of
+    another draw. Asked where it matters, on the attacks' inputs, which lie near the borders between classes."""
+    asked = np.concatenate([p.arrays["x_adv"][:100] for p in attacks])
+    x = torch.from_numpy(asked).to(subject.classifier.device)
+    first, *again = (subject.classifier.judge(x) for _ in range(4))
+    changed = torch.stack([label != first for label in again]).any(0).double().mean()
+    sheet.add("check[same answer again]", float(changed) <= 0.02, len(asked), **at)
 
 
 def _steps_and_reach(subject: Subject, sheet: Sheet, pgd: EvasionAttack, at: dict) -> None:

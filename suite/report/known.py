@@ -1,4 +1,4 @@
-"""What the registry says of an attack that a row names; a name it does not know is no error."""
+"""What the registry says of an attack or detector that a row names; a name it does not know is no error."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from suite.measurement import Measurement
 from suite.report.show import Voice
 
 
-def about(attack: str) -> Info | None:
+def about(name: str, kind: registry.Kind = "attacks") -> Info | None:
     """Title, paper, cost and departures; None for a name that is not registered here (any more)."""
-    return getattr(_found(attack), "info", None)
+    return getattr(_found(name, kind), "info", None)
 
 
 def norm(row: Measurement) -> str:
@@ -35,11 +35,11 @@ def budget(row: Measurement, voice: Voice) -> str:
     return f"{unit}: {eps:g}" if kind == "own" and unit else voice.budget(eps, kind)
 
 
-def _found(attack: str) -> Any:
-    if registry.is_file(attack):  # a report runs no code of a file that a run folder names
+def _found(name: str, kind: registry.Kind = "attacks") -> Any:
+    if registry.is_file(name):  # a report runs no code of a file that a run folder names
         return None
     try:
-        return registry.load("attacks", attack)
+        return registry.load(kind, name)
     except (InputError, ImportError, AttributeError):
         return None
 

@@ -14,13 +14,14 @@ from suite.measurement import Measurement
 from suite.report import figures, pictures
 from suite.report.findings import LEVELS, THRESHOLDS, TOPICS, Finding, findings
 from suite.report.rows import Rows
-from suite.report.sections import catalog, clean, defenses, privacy, robustness
+from suite.report.sections import catalog, clean, defenses, detection, privacy, robustness
 from suite.report.show import join, plural, share
 
 HERE = Path(__file__).parent
-SECTIONS = {"errors": "errors", "trust": "robustness", "evasion": "robustness", "performance": "performance",
-            "subgroups": "groups", "poisoning": "poisoning", "backdoor": "poisoning", "defense": "defenses",
-            "membership": "membership", "attribute": "attribute", "inversion": "inversion", "extraction": "extraction"}
+SECTIONS = {"errors": "errors", "trust": "robustness", "evasion": "robustness", "detection": "detection",
+            "performance": "performance", "subgroups": "groups", "poisoning": "poisoning", "backdoor": "poisoning",
+            "defense": "defenses", "membership": "membership", "attribute": "attribute", "inversion": "inversion",
+            "extraction": "extraction"}
 """Topic of a finding -> id of the section with its numbers."""
 
 
@@ -41,8 +42,8 @@ def render(rows: list[Measurement], manifest: dict[str, Any], arrays: pictures.A
         synthetic=manifest.get("provenance", {}).get("synthetic") or any(r.synthetic for r in rows),
         findings=merged(found), levels=LEVELS, thresholds=THRESHOLDS, section=SECTIONS, matrix=matrix(table, found),
         verdict=verdict(table, found), figures=figures, clean=clean, robust=robustness, defenses=defenses,
-        privacy=privacy, catalog=catalog, threats=threats, examples=pictures.examples(table, arrays),
-        patterns=pictures.patterns(table, arrays))
+        privacy=privacy, detection=detection, catalog=catalog, threats=threats,
+        examples=pictures.examples(table, arrays), patterns=pictures.patterns(table, arrays))
 
 
 @dataclass(frozen=True)

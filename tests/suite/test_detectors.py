@@ -4,13 +4,25 @@ import numpy as np
 import pytest
 import torch
 from scipy.spatial.distance import cdist, mahalanobis
+from scipy.special import expit
+from scipy.stats import chi2, kstest
+from sklearn.dummy import DummyClassifier
 from sklearn.metrics import roc_auc_score
+from sklearn.neighbors import KernelDensity as SklearnDensity
+from torch import nn
 
-from suite.detectors import Mahalanobis, Neighbors, TorchDetector
-from suite.errors import InputError
+from suite.attacks.gradient import FGSM
+from suite.classifier import EstimatorClassifier, TorchClassifier
+from suite.detectors import LID, BitDepth, KernelDensity, Mahalanobis, Neighbors, TorchDetector
+from suite.detectors.density import cross_validated
+from suite.detectors.lid import dimensionality
+from suite.errors import InputError, NotApplicable
+from suite.seeding import seeded
+from suite.space import Space
 from tests.breast import breast
+from tests.suite import _models
 
-DETECTORS = (Mahalanobis, Neighbors)
+DETECTORS = (Mahalanobis, Neighbors, KernelDensity)
 
 
 def correlated(n: int = 300, seed: int = 0) -> np.ndarray:
@@ -124,3 +136,158 @@ def test_bad_parameters_and_too_few_rows_are_named():
         Neighbors().fit(correlated(9))
     with pytest.raises(InputError, match="at least two"):
         Mahalanobis().fit(correlated(1))
+
+
+def network(inputs: int = 3, width: int = 8) -> TorchClassifier:
+    with seeded(0):
+        module = nn.Sequential(nn.Linear(inputs, width), nn.Tanh(), nn.Linear(width, 2))
+    return TorchClassifier(module, 2, Space(-200.0, 200.0, 20.0))
+
+
+def features(classifier: TorchClassifier, x: np.ndarray) -> np.ndarray:
+    with torch.no_grad():
+        return classifier.module[:2](torch.from_numpy(x)).double().numpy()
+
+
+class TestOnFeatures:
+    def test_distances_on_gaussian_data_are_those_of_chi_square(self):
+        rng = np.random.default_rng(0)
+        mix = rng.normal(size=(5, 5))
+        clean, new = (rng.normal(size=(n, 5)).astype(np.float32) @ mix.astype(np.float32) for n in (4000, 2000))
+        scores = Mahalanobis(ridge=0).fit(clean).score(new)
+        assert kstest(scores ** 2, chi2(5).cdf).pvalue > 0.01
+
+    def test_mahalanobis_of_a_network_is_that_of_its_features(self):
+        rng = np.random.default_rng(0)
+        clean, new = (rng.normal(size=(n, 3)).astype(np.float32) for n in (400, 30))
+        y, classifier = (clean[:, 0] > 0).astype(np.int64), network(width=4)
+        inside, seen = features(classifier, clean), features(classifier, new)
+        groups = [inside[y == c] for c in (0, 1)]
+        pooled = sum(np.cov(g, rowvar=False) * (len(g) - 1) for g in groups) / (len(clean) - 2)
+        expected = cdist(seen, [g.mean(0) for g in groups], "mahalanobis", VI=np.linalg.inv(pooled)).min(1)
+        assert np.allclose(Mahalanobis(ridge=0).fit(clean, y, classifier).score(new), expected, rtol=1e-3)
+
+    def test_a_model_without_gradients_leaves_them_the_inputs(self):
+        clean = correlated()
+        forest = EstimatorClassifier(DummyClassifier().fit(clean, [0, 1] * 150), 2, Space(-200.0, 200.0))
+        assert np.array_equal(Neighbors().fit(clean, None, forest).score(clean), Neighbors().fit(clean).score(clean))
+        with pytest.raises(NotApplicable, match="looks inside a network"):
+            LID().fit(clean, None, forest)
+
+    def test_too_many_features_for_a_covariance_are_refused(self):
+        with pytest.raises(NotApplicable, match="covariance of 10000 features"):
+            Mahalanobis().fit(np.zeros((3, 1, 100, 100), np.float32))
+
+
+class TestKernelDensity:
+    def test_is_the_density_that_scikit_learn_computes_among_inputs_of_the_predicted_class(self):
+        rng = np.random.default_rng(0)
+        clean, new = (rng.normal(size=(n, 3)).astype(np.float32) for n in (300, 40))
+        classifier = network()
+        y = classifier.predict(clean)
+        inside, seen = features(classifier, clean), features(classifier, new)
+        mean, std = inside.mean(0), inside.std(0)
+        inside, seen = (inside - mean) / std, (seen - mean) / std
+        by_class = [SklearnDensity(bandwidth=0.3).fit(inside[y == c]).score_samples(seen) for c in (0, 1)]
+        expected = -np.choose(classifier.predict(new), by_class)
+        assert set(classifier.predict(new)) == {0, 1}
+        assert np.allclose(KernelDensity(bandwidth=0.3).fit(clean, y, classifier).score(new), expected, atol=1e-2)
+        # of inputs alone, the class in which it is greatest
+        raw = (clean - clean.mean(0)) / clean.std(0), (new - clean.mean(0)) / clean.std(0)
+        best = -np.max([SklearnDensity(bandwidth=0.3).fit(raw[0][y == c]).score_samples(raw[1]) for c in (0, 1)], 0)
+        assert np.allclose(KernelDensity(bandwidth=0.3).fit(clean, y).score(new), best, atol=1e-2)
+
+    def test_the_bandwidth_is_the_likeliest_by_leave_one_out(self):
+        rows = torch.from_numpy(np.random.default_rng(0).normal(size=(60, 2)))
+        chosen = cross_validated(rows, torch.zeros(60, dtype=torch.int64))
+
+        def likelihood(h):
+            return np.mean([SklearnDensity(bandwidth=h).fit(np.delete(rows.numpy(), i, 0)).score(rows[i:i + 1].numpy())
+                            for i in range(60)])
+
+        assert all(likelihood(chosen) >= likelihood(chosen * factor) for factor in (10 ** -0.125, 10 ** 0.125))
+
+    def test_copies_are_no_ground_for_a_width_of_nothing(self):
+        assert cross_validated(torch.zeros(5, 2), torch.zeros(5)) == 1.0
+        with pytest.raises(InputError, match="bandwidth"):
+            KernelDensity(bandwidth=0.0)
+
+    def test_far_inputs_still_differ(self):
+        scores = KernelDensity().fit(correlated()).score(np.float32([[50, 5, -100], [500, 5, -100]]))
+        assert np.isfinite(scores).all() and scores[1] > scores[0]
+
+
+class TestLID:
+    @pytest.mark.parametrize("d", [2, 5])
+    def test_of_a_uniform_ball_is_its_dimension(self, d):
+        rng = np.random.default_rng(d)
+        ball = rng.normal(size=(4000, d))
+        ball *= rng.random((4000, 1)) ** (1 / d) / np.linalg.norm(ball, axis=1, keepdims=True)
+        # seen from the middle, also when the ball lies in a space of more dimensions
+        queries = 0.1 * rng.normal(size=(200, d)) / d
+        lifted = np.linalg.qr(rng.normal(size=(8, d)))[0].T
+        distances = torch.from_numpy(np.sort(cdist(queries @ lifted, ball @ lifted), axis=1)[:, :100])
+        assert float(dimensionality(distances).mean()) == pytest.approx(d, rel=0.07)
+
+    def test_by_hand(self):
+        assert float(dimensionality(torch.tensor([[1.0, 2.0, 4.0]]))[0]) == pytest.approx(1 / np.log(2))
+        assert dimensionality(torch.zeros(1, 3)).isfinite().all()
+
+    def test_finds_the_attack_it_was_fitted_on(self):
+        classifier, x, y = _models.moons()
+        with seeded(0):
+            clean = (x.repeat(4, 1) + 0.01 * torch.randn(800, 2)).clamp(0, 1)
+        detector = LID(eps=0.2).fit(clean[:600].numpy(), y.repeat(4)[:600].numpy(), classifier)
+        test, label = clean[600:], y.repeat(4)[600:]
+        attacked = FGSM(eps=0.2)(classifier, test, label)
+        scores = [detector.score(a.numpy()) for a in (test, attacked)]
+        assert roc_auc_score(np.repeat([0, 1], 200), np.concatenate(scores)) > 0.8
+
+    def test_what_it_needs_is_named(self):
+        with pytest.raises(InputError, match="k must be"):
+            LID(k=100)
+        with pytest.raises(InputError, match="at least 120"):
+            LID().fit(correlated(110), None, network())
+
+
+class TestBitDepth:
+    def test_is_the_change_of_the_probabilities_by_hand(self):
+        classifier = TorchClassifier(nn.Linear(1, 2), 2, Space(0.0, 3.0))
+        with torch.no_grad():
+            classifier.module.weight.copy_(torch.tensor([[0.0], [1.0]]))
+            classifier.module.bias.zero_()
+        # two bits of [0, 3] are the whole numbers
+        detector = BitDepth(bits=2).fit(np.zeros((2, 1), np.float32), None, classifier)
+        expected = [0, *(2 * abs(expit(a) - expit(b)) for a, b in ((1.4, 1), (2.6, 3)))]
+        assert np.allclose(detector.score(np.float32([[2], [1.4], [2.6]])), expected, atol=1e-6)
+
+    def test_the_gradient_goes_straight_through(self):
+        classifier = network()
+        module = BitDepth(bits=8).fit(correlated(), None, classifier).module
+        x = torch.randn(5, 3, requires_grad=True)
+        grad, = torch.autograd.grad(module(x).sum(), x)
+        assert grad.abs().sum() > 0
+
+    def test_makes_no_sense_without_bounds(self):
+        unbounded = TorchClassifier(nn.Linear(3, 2), 2, Space(-np.inf, np.inf))
+        with pytest.raises(NotApplicable, match="least and a greatest"):
+            BitDepth().fit(correlated(), None, unbounded)
+        with pytest.raises(InputError, match="bits"):
+            BitDepth(bits=0)
+
+
+@pytest.mark.parametrize("kind", [Mahalanobis, Neighbors, KernelDensity, LID, BitDepth])
+def test_with_a_network_clean_cannot_be_told_from_clean_and_scores_repeat(kind):
+    with seeded(0):
+        x = torch.randn(900, 3).numpy()
+    classifier = network()
+    first, again = (kind().fit(x[:300], classifier.predict(x[:300]), classifier) for _ in range(2))
+    scores = first.score(x[300:])
+    assert abs(roc_auc_score(np.repeat([0, 1], 300), scores) - 0.5) < 0.06
+    assert np.array_equal(scores, again.score(x[300:])) and scores.dtype == np.float64
+    first.batch = 7
+    assert np.allclose(first.score(x[300:]), scores, atol=1e-5)
+    assert first.score(x[:0]).shape == (0,)
+    state = torch.random.get_rng_state()
+    kind().fit(x[:300], None, classifier)
+    assert torch.equal(torch.random.get_rng_state(), state)

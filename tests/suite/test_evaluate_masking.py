@@ -6,11 +6,13 @@ import pytest
 import torch
 from torch import nn
 
+from imaging.space import ImageSpace
 from suite.attacks.gradient import FGSM, PGD
 from suite.attacks.noise import RandomNoise
 from suite.classifier import TorchClassifier
 from suite.evaluate import measure
 from suite.evaluate.worst_case import Part, measure_worst_case
+from suite.seeding import seeded
 from suite.space import Space
 from tests.suite._toy import dataset, sheet, split, subject
 
@@ -46,6 +48,29 @@ class Saturated(nn.Module):
         return (self.body(x) * 1e4).round()
 
 
+class Shaken(nn.Module):
+    """Adds noise to its input: another answer each time."""
+
+    def __init__(self, body, width=0.5):
+        super().__init__()
+        self.body, self.width = body, width
+        self.generator = torch.Generator().manual_seed(0)
+
+    def forward(self, x):
+        return self.body(x + self.width * torch.randn(x.shape, generator=self.generator))
+
+
+class Vanishing(nn.Module):
+    """Answers in probabilities, so sure of them that no gradient is left."""
+
+    def __init__(self, body):
+        super().__init__()
+        self.body = body
+
+    def forward(self, x):
+        return (self.body(x) * 1e6).softmax(1)
+
+
 class TestMasking:
     """The same network three times: as it is, and twice hidden behind a step that has no gradient."""
 
@@ -73,7 +98,7 @@ class TestMasking:
         measure_worst_case(target, out, [*parts, Part("random-search", blind, measure(blind, target, sheet()))])
         found = {r.metric[6:-1]: r.value for r in out.rows if r.metric.startswith("check[")}
         assert found.keys() == {"white box beats black box", "many steps beat one", "loss rises with steps",
-                                "unlimited attack succeeds"}
+                                "unlimited attack succeeds", "same answer again"}
         return found
 
     def test_a_sound_network_passes_every_check(self, network):
@@ -85,6 +110,10 @@ class TestMasking:
         found = self.checks(mask(module), data)
         assert found["white box beats black box"] == 0.0
         assert found["unlimited attack succeeds"] == 0.0
+
+    def test_a_network_that_draws_its_input_is_caught(self, network):
+        module, data = network
+        assert self.checks(Shaken(module), data)["same answer again"] == 0.0
 
     def found(self, target, **attacks):
         out = sheet()
@@ -104,3 +133,45 @@ class TestMasking:
         narrow = replace(data, test=replace(data.test, space=Space(-1.0, 1.0, 0.05)))
         target = subject(TorchClassifier(module, 2, narrow.test.space), narrow)
         assert self.found(target, pgd=PGD(steps=20))["unlimited attack succeeds"] == 1.0
+
+
+class TestImages:
+    """The same for a small convolutional network on images with a bright square in one of two halves."""
+
+    @pytest.fixture
+    def network(self):
+        generator = torch.Generator().manual_seed(0)
+        x, y = 0.3 + 0.1 * torch.randn(330, 1, 8, 8, generator=generator), torch.arange(330) % 2
+        x[y == 0, :, 2:5, :4] += 0.15
+        x[y == 1, :, 2:5, 4:] += 0.15
+        x = x.clamp(0, 1)
+        with seeded(0):
+            module = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.ReLU(), nn.AvgPool2d(2), nn.Flatten(),
+                                   nn.Linear(64, 2))
+        optimizer = torch.optim.Adam(module.parameters(), 0.01)
+        for _ in range(120):
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(module(x[:300]), y[:300]).backward()
+            optimizer.step()
+        test = split(x[300:].numpy(), y[300:].numpy())
+        return module, dataset(replace(test, space=ImageSpace()))
+
+    def failed(self, module, data):
+        """Names of the checks that fail at a budget at which the network alone is fooled on some images."""
+        target = subject(TorchClassifier(module, 2, data.test.space), data, eps=0.05, budgets=(0.05,))
+        attacks = {"pgd": PGD(steps=20), "fgsm": FGSM(), "random-search": RandomNoise(draws=100)}
+        out = sheet()
+        measure_worst_case(target, out, [Part(n, a, measure(a, target, sheet())) for n, a in attacks.items()])
+        checks = {r.metric[6:-1]: r.value for r in out.rows if r.metric.startswith("check[")}
+        assert len(checks) == 5
+        return {name for name, passed in checks.items() if not passed}
+
+    def test_a_sound_network_passes_every_check(self, network):
+        assert not self.failed(*network)
+
+    @pytest.mark.parametrize(("mask", "caught"), [
+        (Stairs, "unlimited attack succeeds"), (Saturated, "unlimited attack succeeds"), (Shaken, "same answer again"),
+        (Vanishing, "unlimited attack succeeds")])
+    def test_a_masked_network_is_caught(self, network, mask, caught):
+        module, data = network
+        assert caught in self.failed(mask(module), data)

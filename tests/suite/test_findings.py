@@ -235,3 +235,33 @@ def test_worst_first_and_nothing_from_nothing():
     assert levels == sorted(levels, key=list(LEVELS).index) and levels[:2] == ["high", "error"]
     assert findings([], manifest()) == []
     assert len(set(JUDGES)) == len(JUDGES)
+
+
+def detected(adaptive=(0.8, 0.7, 0.88), fitted_on=None):
+    """Rows of one detector: it finds 90 % of PGD, 60 % of FGSM and all of noise."""
+    marked = {"fitted_on": fitted_on} if fitted_on else {}
+    rows = [row("detection_leak[watch]", 0.5, 0.45, 0.55), row("detection_fpr[watch@0.05]", 0.06, 0.03, 0.12)]
+    for attack, tpr in (("pgd", (0.9, 0.8, 0.95)), ("fgsm", (0.6, 0.5, 0.7)), ("noise", (1.0, 0.9, 1.0))):
+        found = row("detection_tpr[watch@0.05]", *tpr, n=50, attack=attack)
+        rows.append(found.model_copy(update={"attack_params": marked}))
+    if adaptive:
+        rows += [row(f"{kind}_evasion[watch]", *value, n=70, attack="adaptive")
+                 for kind, value in (("adaptive", adaptive), ("unguarded", (0.85, 0.75, 0.9)))]
+    return rows
+
+
+def test_a_detector_is_judged_by_the_attack_that_knows_it():
+    f = only(clean() + detected(), "detection")
+    assert f.level == "high" and f.figure == "80%"
+    assert "watch finds 90% (80–95%) of the 50 inputs that pgd turned from right to wrong" in f.text
+    assert "6% (3–12%) false alarms" in f.text and "80% (70–88%) of the 70" in f.text and "85% (75–90%)" in f.text
+    assert only(clean() + detected((0.02, 0.0, 0.08)), "detection").level == "good"
+
+
+def test_what_a_detector_learned_from_and_noise_are_no_evidence():
+    assert "60% (50–70%) of the 50 inputs that fgsm" in only(clean() + detected(fitted_on="pgd"), "detection").text
+
+
+def test_a_detector_that_met_no_attack_which_knows_it_is_never_praised():
+    f = only(clean() + detected(None), "detection")
+    assert f.level == "low" and f.text.endswith("No attack that knows it was tried.")

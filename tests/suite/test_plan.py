@@ -213,8 +213,9 @@ def test_a_users_dataset_must_be_one(tmp_path):
         opened(f"{file}:rows", Plan.check(BASE, "x"))
 
 
-@pytest.mark.parametrize(("scale", "hint"), [(255, "row 0 is no possible .* go from 0 to 255, .* from 0 to 1; divide by 255"),
-                                             (-1, "go from -1 to -?0, .* from 0 to 1$")])
+@pytest.mark.parametrize(("scale", "hint"), [
+    (255, "row 0 is no possible .* go from 0 to 255, .* from 0 to 1; divide by 255"),
+    (-1, "go from -1 to -?0, .* from 0 to 1$")])
 def test_a_users_images_are_within_their_bounds(tmp_path, scale, hint):
     file = tmp_path / "own.py"
     file.write_text(f"""
@@ -250,3 +251,15 @@ def test_flags_on_images_are_added_to_the_plans(tmp_path):
     file = tmp_path / "p.toml"
     file.write_text('data = "pima"\nmodels = ["mlp"]\n[images]\nsize = 64\nchannels = 1\n')
     assert make_plan(str(file), {"images": {"size": 32}}).images.said == {"size": 32, "channels": 1}
+
+
+def test_detectors_are_kept_where_their_models_are_and_can_be_replaced(tmp_path):
+    file = tmp_path / "p.toml"
+    file.write_text('data = "x"\nmodels = ["mlp", "random-forest"]\ndefenses = ["trades"]\n'
+                    'detectors = ["lid", { name = "neighbors", models = ["random-forest"], k = 3 }, '
+                    '{ name = "mahalanobis", defenses = ["trades"] }]')
+    assert [d.name for d in make_plan(str(file), {}).detectors] == ["lid", "neighbors", "mahalanobis"]
+    assert [d.name for d in make_plan(str(file), {"models": ["mlp"]}, quick=True).detectors] == ["lid"]
+    asked = make_plan(str(file), {"models": ["mlp"], "detectors": ["neighbors"]}).detectors
+    assert [(d.name, d.params, d.models) for d in asked] == [("neighbors", {"k": 3}, None)]
+    assert make_plan(str(file), {"detectors": []}).detectors == ()

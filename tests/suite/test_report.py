@@ -225,3 +225,22 @@ def test_leakage_is_compared_under_the_attacks_that_ran_behind_every_defense():
             for d, a, v in (("none", "few", 0.7), ("none", "all", 0.6), ("x", "all", 0.55))]
     table = Rows(rows, manifest())
     assert [leakage(table, "m", d).value for d in ("none", "x")] == [0.6, 0.55]
+
+
+def test_detectors_have_a_section_only_where_there_are_any(page):
+    rows = [row("accuracy", 0.9, 0.8, 0.95), row("detection_leak[lid]", 0.51, 0.45, 0.56),
+            row("detection_fpr[lid@0.01]", 0.02, 0.0, 0.06), row("detection_fpr[lid@0.05]", 0.07, 0.03, 0.13)]
+    for attack in ("pgd", "fgsm"):
+        rows += [row(f"detection_{what}", value, value - 0.1, value + 0.05, n=40, attack=attack).model_copy(
+            update={"attack_params": {"fitted_on": "fgsm", "detector": {"k": 20}}})
+            for what, value in (("auroc[lid]", 0.83), ("tpr[lid@0.01]", 0.31), ("tpr[lid@0.05]", 0.62))]
+    rows.append(row("adaptive_evasion[lid]", 0.41, 0.3, 0.5, n=70, attack="adaptive"))
+    made = render(rows, manifest())
+    shown, parser = text_of(made), parsed(made)
+    assert parser.faults == [] and "detection" in parser.ids and "#detection" in parser.links
+    assert "detection" not in parsed(page).ids and "#detection" not in parsed(page).links
+    assert "Detection" in shown and "Local intrinsic dimensionality" in shown
+    for words in ("0.51 (0.45–0.56)", "0.83 (0.73–0.88)", "fgsm (fitted on it)", "one that knows it",
+                  "0.41 (0.30–0.50)"):
+        assert words in shown, words
+    assert "pgd (fitted on it)" not in shown

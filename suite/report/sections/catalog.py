@@ -54,7 +54,7 @@ def attack_cards(rows: Rows) -> list[AttackCard]:
     cells: dict[str, dict[str, None]] = {}
     variants: dict[str, dict[str, None]] = {}
     for row in rows.all:
-        if row.attack not in ("", WORST):
+        if row.attack not in ("", WORST) and "detector" not in row.attack_params:  # these speak of the detector
             first.setdefault(row.attack, row)
             cells.setdefault(row.attack, {})[row.cell] = None
             variants.setdefault(row.attack, {})[known.parameters(row.attack, row.attack_params)] = None

@@ -1,0 +1,144 @@
+"""Detection: what a detector finds of the attacks that fooled a model, and what is left of that once they know it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict, replace
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from suite import metrics
+from suite.attacks._search import Search
+from suite.attacks.apgd import APGD
+from suite.attacks.gradient import PGD
+from suite.classifier import TorchClassifier
+from suite.defenses.guard import GuardedModule
+from suite.detectors import TorchDetector
+from suite.errors import InputError
+from suite.evaluate.evasion import SLACK, fools
+from suite.evaluate.subject import Arrays, Subject
+from suite.evaluate.worst_case import Part
+from suite.measurement import Sheet
+from suite.metrics import Estimate
+from suite.recipe import Detector
+
+FPRS = (0.01, 0.05)
+"""Shares of clean inputs that may be alarms; at the last one stands the detector that adaptive attacks meet."""
+ADAPTIVE = "adaptive"
+"""What stands in the `attack` field of rows about the attack that knows the detector."""
+
+
+def measure_detection(name: str, detector: Detector, subject: Subject, sheet: Sheet, parts: list[Part],
+                      rows: int | None = None) -> Arrays:
+    """Fit a detector on clean training rows, set its alarm on validation rows, and hold test rows up to it.
+
+    Args:
+        name: Registered name of the detector; rows are named after it, as in `detection_auroc[mahalanobis]`.
+        detector: Not fitted; its hyper-parameters.
+        subject: The model that it watches over.
+        sheet: Receives the rows.
+        parts: Finished evasion cells on that model. Their successes at the main budget are what is to be found.
+        rows: Test rows at most for the attack that knows the detector.
+
+    Returns:
+        The detector's scores: of the clean test rows, "clean", and of each attack's successes.
+    """
+    if not parts:
+        raise InputError("every evasion attack on this model failed")
+    model, data = subject.classifier, subject.data
+    # its own copy, as fitting leaves a mark; what learns from an attack learns from one of the main budget
+    detector = replace(detector, **{"eps": subject.eps} if detector.fitted_on else {})
+    described = {"detector": asdict(detector)} | ({"fitted_on": detector.fitted_on} if detector.fitted_on else {})
+    detector.fit(data.train.x, data.train.y, model)
+    held_out, clean = detector.score(data.val.x), detector.score(data.test.x)
+    thresholds = {fpr: detector.threshold(fpr, data.val.x) for fpr in FPRS}
+    for fpr, threshold in thresholds.items():
+        sheet.add(f"detection_fpr[{name}@{fpr}]", metrics.proportion(clean > threshold), attack_params=described)
+    # nobody attacked either: far from 0.5, the detector tells apart what it must not
+    sheet.add(f"detection_leak[{name}]", _auroc(held_out, clean, subject.seed), attack_params=described)
+    arrays = {"clean": clean}
+    for number, (part, eps, fooled) in enumerate(_successes(parts, subject)):
+        found = detector.score(part.arrays["x_adv"][fooled])
+        at = {"attack": part.name, "knowledge": part.attack.info.knowledge,
+              "attack_params": asdict(part.attack) | described | {"eps": eps}}
+        sheet.add(f"detection_auroc[{name}]", _auroc(clean, found, subject.seed), **at)
+        for fpr, threshold in thresholds.items():
+            sheet.add(f"detection_tpr[{name}@{fpr}]", metrics.proportion(found > threshold), **at)
+        arrays[f"found{number}"] = found
+    if isinstance(model, TorchClassifier) and isinstance(detector, TorchDetector) and not model.rejects:
+        _adaptive(name, detector, thresholds[FPRS[-1]], held_out, described, subject, sheet, parts, rows)
+    return arrays
+
+
+def _successes(parts: list[Part], subject: Subject) -> Iterator[tuple[Part, float, np.ndarray]]:
+    """Each attack with its main budget and the rows, among those that it tried, that it turned from right to wrong."""
+    for part in parts:
+        eps = subject.ladder(part.attack)[0]
+        yield part, eps, (part.arrays["distance"] <= eps + SLACK) & ~part.arrays["wrong"]
+
+
+def _auroc(clean: np.ndarray, suspicious: np.ndarray, seed: int) -> Estimate:
+    score, positive = np.concatenate([clean, suspicious]), np.repeat([False, True], [len(clean), len(suspicious)])
+    if not len(suspicious):
+        return Estimate(np.nan, np.nan, np.nan, 0)
+    return metrics.weighted(metrics.resampled_auroc(score, positive), len(score), seed, positive)
+
+
+class _Scaled(nn.Module):
+    """A detector's score in units of its spread on clean inputs: about as large as logits, so that neither drowns the
+    other in the gradient."""
+
+    def __init__(self, module: nn.Module, unit: float) -> None:
+        super().__init__()
+        self.module, self.unit = module, unit
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.module(x) / self.unit
+
+
+def behind(model: TorchClassifier, detector: TorchDetector, threshold: float, unit: float = 1.0) -> TorchClassifier:
+    """The model behind a detector: what scores above the threshold is refused.
+
+    Args:
+        model: One that refuses nothing itself.
+        detector: Fitted.
+        threshold: Of its score.
+        unit: The refusing logit rises by one with so much of the score.
+    """
+    guarded = GuardedModule(model.module, _Scaled(detector.module, unit), threshold / unit)
+    return TorchClassifier(guarded, len(model.classes_), model.space, rejects=True, device=model.device,
+                           recipe=model.recipe, batch=model.batch)
+
+
+def adaptive_attacks(eps: float) -> tuple[Search, ...]:
+    """What is tried by an attacker who knows the detector (Carlini and Wagner 2017, arXiv 1705.07263): being detected
+    is one more way for the attack to fail, and it climbs whichever fails most, or both at once."""
+    return PGD(eps=eps, steps=100, step=0.05), APGD(eps=eps, loss="margin"), APGD(eps=eps)
+
+
+def _adaptive(name: str, detector: TorchDetector, threshold: float, held_out: np.ndarray, described: dict,
+              subject: Subject, sheet: Sheet, parts: list[Part], rows: int | None) -> None:
+    """How many rows are misjudged: without the detector, by what does not know it, and by what does."""
+    model, test, eps = subject.classifier, subject.test(rows), subject.eps
+    fooled, blind = np.zeros((2, len(subject.data.test)), bool)
+    for part in parts:
+        hit = (part.arrays["linf"] <= eps + SLACK) & ~part.arrays["wrong"]
+        where, unseen = part.arrays["positions"][hit], detector.score(part.arrays["x_adv"][hit]) <= threshold
+        fooled[where], blind[where[unseen]] = True, True
+    spread = float(np.subtract(*np.quantile(held_out, [0.75, 0.25])))
+    guarded = behind(model, detector, threshold, spread if spread > 0 else 1.0)
+    x, y = (torch.from_numpy(a).to(model.device) for a in (test.x, test.y))
+    right = model.predict(test.x) == test.y
+    fooled, blind = (found[subject.positions(rows)] for found in (fooled, blind))
+    adaptive = blind.copy()  # who knows the detector may still do as if they did not
+    for attack in adaptive_attacks(eps):
+        left = right & ~adaptive
+        if left.any():
+            todo = torch.from_numpy(left).to(model.device)
+            adaptive[left] = fools(guarded, attack(guarded, x[todo], y[todo], subject.seed), y[todo])
+    at = {"attack": ADAPTIVE, "knowledge": "white-box",
+          "attack_params": {"eps": eps, "fpr": FPRS[-1]} | described}
+    for metric, found in (("unguarded", fooled | adaptive), ("blind", blind), ("adaptive", adaptive)):
+        sheet.add(f"{metric}_evasion[{name}]", metrics.proportion(found[right]), **at)
