@@ -111,7 +111,7 @@ def opened(name: str, plan: Plan) -> Dataset:
     if suffix not in readers:
         known = ", ".join(f".{reader}" for reader in readers if reader != "folder")
         raise InputError(f"data {name}: no reader for .{suffix} files; give a file ({known}), a folder of images, or a "
-                         f"name ({', '.join(registry.names('datasets'))})")
+                         "name (`medsec list datasets` shows all)")
     return _build(name, registry.load("readers", suffix), plan, path)
 
 
@@ -137,5 +137,5 @@ def _check_range(name: str, split: Split) -> None:
         low, high = split.x.min(), split.x.max()
         lower, upper = split.space.lower.min(), split.space.upper.max()
         hint = "; divide by 255" if (lower, upper) == (0, 1) and low >= 0 and 1 < high <= 255 else ""
-        raise InputError(f"data {name}: row {split.rows[row]} is no possible {split.space.noun}: values go from {low:g} "
-                         f"to {high:g}, and they may go from {lower:g} to {upper:g}{hint}")
+        raise InputError(f"data {name}: row {split.rows[row]} is no possible {split.space.noun}: values go from "
+                         f"{low:g} to {high:g}, and they may go from {lower:g} to {upper:g}{hint}")

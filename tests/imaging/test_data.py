@@ -154,7 +154,7 @@ WITH_NAN = np.where(np.arange(480).reshape(4, 12, 10) == 130, np.nan, 0.5)
 
 @pytest.mark.parametrize(("changed", "message"), [
     ({"val_labels": None}, "has no 'val_labels'; it has train_images"),
-    ({"val_images": FLOATS}, "'val_images' has float values from 0 to 255, and they must be from 0 to 1; divide by 255"),
+    ({"val_images": FLOATS}, "has float values from 0 to 255, and they must be from 0 to 1; divide by 255"),
     ({"val_images": FLOATS * 9 - 5}, "and they must be from 0 to 1"),
     ({"val_images": WITH_NAN}, "'val_images' image 1 holds a value that is not finite"),
     ({"val_images": FLOATS.astype(np.uint16)}, "'val_images' holds uint16; images are uint8"),
@@ -169,7 +169,7 @@ WITH_NAN = np.where(np.arange(480).reshape(4, 12, 10) == 130, np.nan, 0.5)
     ({"test_labels": np.array([[0.0], [1.0]] * 3)}, "'test_labels' holds float64; labels are whole numbers"),
     ({"test_labels": np.zeros((6, 1), int)}, "class '1' has no image in test"),
     ({"val_images": np.zeros((0, 12, 10), np.uint8), "val_labels": np.zeros((0, 1), int)}, "'val_images' is empty"),
-    ({f"{s}_labels": np.zeros((n, 1), int) for s, n in (("train", 12), ("val", 4), ("test", 6))}, "one class only: '0'"),
+    ({f"{s}_labels": np.zeros((n, 1), int) for s, n in (("train", 12), ("val", 4), ("test", 6))}, "one class only"),
     ({"val_labels": np.array([[None]] * 4)}, "holds Python objects"),
 ])
 def test_what_is_wrong_with_an_npz_is_one_line_that_names_it(tmp_path, changed, message):

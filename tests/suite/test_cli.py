@@ -109,7 +109,8 @@ class TestStart:
 
 
 class TestList:
-    @pytest.mark.parametrize("kind", ["presets", "datasets", "models", "attacks", "defenses", "detectors", "threats"])
+    @pytest.mark.parametrize("kind", ["presets", "datasets", "readers", "models", "attacks", "defenses", "detectors",
+                                      "threats"])
     def test_json_is_json_and_text_fits(self, medsec, kind):
         code, out, _ = medsec("list", kind, "--json")
         rows = json.loads(out)
@@ -123,7 +124,7 @@ class TestList:
     def test_everything_at_once(self, medsec):
         code, out, _ = medsec("list", "--json")
         assert code == 0 and set(json.loads(out)) == {
-            "presets", "datasets", "models", "attacks", "defenses", "detectors", "threats"}
+            "presets", "datasets", "readers", "models", "attacks", "defenses", "detectors", "threats"}
 
     def test_an_unknown_list(self, refused):
         refused("there is no list of 'atacks'; there are: presets, ", "list", "atacks")
@@ -339,6 +340,9 @@ class TestBadWords:
         (["none.toml"], "plan none.toml: no such file"),
         (["--data", "x.parquet"], "no reader for .parquet files"),
         (["--data", "csv"], "give the file itself"),
+        (["--data", "none.npz"], "none.npz: no such file or directory"),
+        (["--data", "breast-cancer", "--size", "64"], "data breast-cancer: is no image set, so that 'size' means"),
+        (["--size", "3"], "command line: images.size: Input should be greater than or equal to 8"),
     ])
     def test_words(self, refused, args, message):
         refused(message, "audit", *self.BREAST, *args)
