@@ -217,6 +217,7 @@ class Audit:
                 started(cell, number, len(self.cells))
                 self.carry_out(cell, run)
             run.collect()
+            shutil.rmtree(run.folder / "checkpoints", ignore_errors=True)
         return run
 
     def cell(self, key: str) -> Cell:
@@ -366,7 +367,7 @@ def resolve_model(item: Item, allow_pickle: bool) -> Recipe:
 
 def _checkpoints(cell: Cell, run: Run) -> Path:
     """Where the trainings of a cell keep what they need to go on, until the cell is finished."""
-    return run.model(f".{cell.key}.checkpoints")
+    return run.folder / "checkpoints" / cell.key
 
 
 def _check_attack(item: Item, attack: Any) -> None:

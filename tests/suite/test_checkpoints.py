@@ -7,10 +7,13 @@ import torch
 from torch import nn
 
 from suite import checkpoints as module
+from suite.audit import Audit
 from suite.checkpoints import checkpoints
 from suite.defenses.distillation import Distillation
+from suite.plan import Plan
 from suite.progress import listening
 from suite.recipe import TorchRecipe
+from tabular.data import breast_cancer
 from tests.suite.test_training import Net, same, table
 
 
@@ -60,7 +63,7 @@ def killed_after(epochs, train):
 
 def epochs_of(train):
     heard = []
-    with listening(lambda _, done, __: heard.append(done)):
+    with listening(lambda what, done, _: heard.append(done) if what == "training" else None):
         return train(), heard
 
 
@@ -128,3 +131,20 @@ def test_nothing_is_kept_where_nobody_asked_or_little_would_be_lost(tmp_path, mo
     with checkpoints(tmp_path / "kept"):
         Net(epochs=2).fit(table(), table(60, 1))
     assert not list(tmp_path.iterdir())
+
+
+def test_an_audit_that_was_killed_trains_no_epoch_twice_and_leaves_nothing(tmp_path):
+    plan = Plan.check({"data": "breast-cancer", "models": [{"name": "mlp", "epochs": 5, "hidden": [8]}]}, "test")
+    data = breast_cancer()
+
+    def audit(folder):
+        return Audit(plan, data, "").run(folder)
+
+    whole = audit(tmp_path / "whole")
+    killed_after(3, lambda: audit(tmp_path / "run"))
+    assert len(list((tmp_path / "run" / "checkpoints").rglob("*.safetensors"))) == 1
+    run, epochs = epochs_of(lambda: audit(tmp_path / "run"))
+    assert epochs == [4, 5]
+    weights = [next((r.folder / "models").rglob("weights.safetensors")).read_bytes() for r in (whole, run)]
+    assert weights[0] == weights[1]
+    assert not (run.folder / "checkpoints").exists()

@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch import nn
 
-from suite import training
+from suite import operating, training
 from suite.data import Split
+from suite.metrics import balanced_accuracy
 from suite.progress import advance, listening
 from suite.recipe import TorchRecipe
 from suite.space import Space
@@ -151,3 +152,84 @@ def test_a_better_than_chance_network_comes_out():
     test = table(300, 2)
     found = replace(Net(), epochs=40).fit(table(), table(80, 1))
     assert (found.predict(test.x) == test.y).mean() > 0.85  # Bayes: about 0.93
+
+
+def test_the_schedule_by_hand():
+    paces = [training.cosine(step, 8, 2) for step in range(8)]
+    assert paces[0] == pytest.approx(0.5) and paces[1] == pytest.approx((1 + np.cos(np.pi / 8)) / 2)
+    assert paces[4] == pytest.approx(0.5) and paces[1:] == sorted(paces[1:], reverse=True) and 0 < paces[7] < 0.05
+
+
+def test_the_schedule_reaches_the_optimizer():
+    """With a learning rate this small AdamW moves each weight by lr * pace a step: the sum of paces shows."""
+    data = table(64)
+    start = training.build(Net(), (2,), 2, seed=0)[1][0].weight
+    moved = {}
+    for on in (False, True):
+        recipe = Net(epochs=4, batch=16, lr=1e-6, dropout=0.0, weight_decay=0.0, cosine=on)
+        moved[on] = (recipe.fit(data, data).module[1][0].weight - start).detach().abs().max()
+    paces = [training.cosine(step, 16, 4) for step in range(16)]
+    assert moved[True] / moved[False] == pytest.approx(sum(paces) / 16, abs=0.05)
+
+
+def test_the_average_is_that_of_the_weights():
+    """One step: decay min(average, 1 / 11); the module that is returned stands in between."""
+    data = table(64)
+    start = training.build(Net(), (2,), 2, seed=0)[1][0].weight
+    plain, mean = (Net(epochs=1, batch=64, dropout=0.0, average=a).fit(data, data).module[1][0].weight
+                   for a in (0.0, 0.9))
+    assert torch.allclose(mean, start + (plain - start) * 10 / 11, atol=1e-6)
+    little = Net(epochs=1, batch=64, dropout=0.0, average=0.05).fit(data, data).module[1][0].weight
+    assert torch.allclose(little, start + (plain - start) * 0.95, atol=1e-6)
+
+
+def test_augmentation_is_for_training_inputs_only_and_draws_from_the_local_generator():
+    seen = {}
+
+    @dataclass(frozen=True)
+    class Shifted(Net):
+        def augment(self, x, generator):
+            return x + torch.rand(len(x), 1, generator=generator) * 100 + 1000
+
+    def objective(module, batch):
+        seen.setdefault(module.training, []).append(batch.x.min().item())
+        return training.cross_entropy(module, batch)
+
+    recipe = Shifted(epochs=2, average=0.5)
+    first, second = (training.fit(recipe, table(), table(60, 1), seed=s, objective=objective) for s in (1, 1))
+    assert min(seen[True]) > 900 and max(seen[False]) < 200
+    assert same(first, second)
+
+
+@pytest.mark.parametrize(("scores", "y", "cut", "best"), [
+    ([0.0, 1.0, 2.0, 3.0], [0, 0, 1, 1], 1.5, 1.0),
+    ([3.0, 0.0, 2.0, 1.0], [1, 0, 0, 0], 2.5, 1.0),
+    ([0.0, 1.0, 2.0, 3.0], [0, 1, 0, 1], 2.5, 0.75),  # as good as 0.5; of two the later
+    ([1.0, 1.0, 1.0], [0, 1, 1], 0.0, 0.5),
+    ([0.0, 0.0, 5.0, 5.0], [0, 1, 1, 1], 2.5, 5 / 6),
+])
+def test_the_threshold_by_hand(scores, y, cut, best):
+    found, accuracy = operating.threshold(np.array(scores), np.array(y))
+    assert accuracy == pytest.approx(best)
+    assert found == pytest.approx(cut)
+
+
+def test_the_operating_point_becomes_the_argmax():
+    """Without class weights a rare class is rarely said; the threshold makes up for it, and ranks stay."""
+    train, val = table(400, share=0.08), table(400, 1, share=0.08)
+    recipe = Net(epochs=40, balanced=False)
+    plain, moved = recipe.fit(train, val), replace(recipe, operating_point="balanced").fit(train, val)
+    assert balanced_accuracy(moved.predict(val.x), val.y) > balanced_accuracy(plain.predict(val.x), val.y) + 0.05
+    x = torch.from_numpy(val.x)
+    a, b = ((z[:, 1] - z[:, 0]).double() for z in (plain.scores(x), moved.scores(x)))
+    shift = b - a
+    assert shift.std() < 1e-5 and shift.mean() > 0.1
+    best, _ = operating.threshold(a.numpy(), val.y)
+    assert shift.mean() == pytest.approx(-best, abs=1e-5)
+    assert "b from a probability of 0." in moved.notes["operating_point"] and not plain.notes
+
+
+def test_no_operating_point_where_validation_lacks_a_class():
+    val = table(60, 1)
+    one = val.take(val.y == 1)
+    assert not replace(Net(epochs=2), operating_point="balanced").fit(table(), one).notes
