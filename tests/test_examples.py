@@ -12,7 +12,8 @@ import pytest
 EXAMPLES = Path(__file__).parents[1] / "examples"
 SCRIPTS = sorted(path for path in EXAMPLES.glob("*.py") if path.stem != "common")
 SHOWN = {"tabular_evasion", "possible_patients_on_trees", "poisoning", "membership_inference", "model_inversion",
-         "model_extraction", "adversarial_training", "distillation", "differential_privacy", "imaging_leakage"}
+         "model_extraction", "adversarial_training", "distillation", "differential_privacy", "imaging_leakage",
+         "no_box_transfer", "universal_perturbation"}
 
 NUMBER = r"-?\d+(?:\.\d+)?"
 INTERVAL = re.compile(rf"({NUMBER})%? \[({NUMBER}), ({NUMBER})\]")
