@@ -15,7 +15,6 @@ from suite.classifier import TorchClassifier
 from suite.data import Dataset
 from suite.errors import InputError
 from suite.recipe import Recipe, TorchRecipe
-from suite.space import Norm
 
 _HELD_OUT = 0.2
 """Share of the attacker's own rows on which the training of the surrogate is stopped."""
@@ -45,7 +44,7 @@ class Transfer(EvasionAttack):
         "surrogates pre-trained on ImageNet need a download, and are left out")
     eps: float = 0.02
     target: int | None = None
-    norm: Norm = "linf"
+    norm: Literal["linf", "l2"] = "linf"
     surrogate: str | None = None
     data: Literal["same", "other"] = "other"
     reseed: bool = True
