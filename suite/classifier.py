@@ -33,7 +33,7 @@ class Classifier(ABC):
         notes: What its training found out or decided (a piloted budget, a claimed epsilon), for the report.
         batch: Inputs judged at once; None until `suite.batches` has found what fits. It lowers it when memory runs out.
         rejects: Whether it may refuse to judge: then `scores` has one more column, "refused".
-        certified_norm: The norm in which it has a method `certify(x, seed) -> (labels, radii)`; empty where it has none.
+        certified_norm: Norm in which it has a method `certify(x, seed) -> (labels, radii)`; empty where it has none.
     """
 
     rejects: bool = False
