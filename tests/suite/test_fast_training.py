@@ -15,7 +15,7 @@ from suite.errors import InputError, NotApplicable
 from suite.space import Space
 from suite.training import Batch
 from tabular.models import RandomForest
-from tests.suite._images import BOX, SmallCNN, squares
+from tests.suite._images import SmallCNN, squares
 
 TRAIN, VAL, TEST = squares(300, 0), squares(100, 1), squares(100, 2)
 EPS = 0.1

@@ -119,7 +119,7 @@ def test_predictions_are_repeatable_whatever_else_is_in_the_batch():
 
 def test_attacks_average_over_fresh_noise_and_go_by_what_the_model_says():
     """The slope of a smoothed linear model is the same everywhere along its weights; its estimates scatter."""
-    model, x, y, _ = case(n=4, sigma=2.0, draws=4)
+    model, x, _, _ = case(n=4, sigma=2.0, draws=4)
     ones = [1.0, -1.0]
     said = model.scores(x)
 
