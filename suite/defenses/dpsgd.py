@@ -85,12 +85,6 @@ class DPSGD(TorchDefense):
             classifier.notes["replaced"] = replaced
         return classifier
 
-    def untrained(self, recipe: TorchRecipe, inputs: tuple[int, ...], classes: int, space: Space,
-                  device: str = "cpu") -> TorchClassifier:
-        made = super().untrained(recipe, inputs, classes, space)
-        made.module[1] = per_row(made.module[1])[0]
-        return TorchClassifier(made.module, classes, space, device=device, recipe=recipe)
-
     def _train(self, module: nn.Module, train: Split, rate: float, steps: int, sigma: float, seed: int,
                device: str) -> None:
         from opacus.grad_sample import GradSampleModule

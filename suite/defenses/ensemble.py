@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from typing import ClassVar
 
@@ -15,7 +16,6 @@ from suite.defenses.randomized import Chance, LeftOut, Randomized, RandomizedCla
 from suite.defenses.sanitizer import around
 from suite.errors import InputError, NotApplicable
 from suite.recipe import TorchDefense, TorchRecipe
-from suite.space import Space
 from suite.training import fit
 
 DROPOUT = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
@@ -45,10 +45,8 @@ class Ensemble(TorchDefense):
         self.check(recipe)
         return _joined([recipe.fit(train, val, seed * self.members + k, device) for k in range(self.members)])
 
-    def untrained(self, recipe: TorchRecipe, inputs: tuple[int, ...], classes: int, space: Space,
-                  device: str = "cpu") -> TorchClassifier:
-        made = super().untrained
-        return _joined([made(recipe, inputs, classes, space, device) for _ in range(self.members)])
+    def rebuilt(self, recipe: TorchRecipe, bare: Callable[[TorchRecipe], TorchClassifier]) -> TorchClassifier:
+        return _joined([bare(recipe) for _ in range(self.members)])
 
 
 def _joined(members: list[TorchClassifier]) -> TorchClassifier:
@@ -99,9 +97,8 @@ class MCDropout(TorchDefense):
         classifier.recipe = recipe
         return self._drawn(classifier)
 
-    def untrained(self, recipe: TorchRecipe, inputs: tuple[int, ...], classes: int, space: Space,
-                  device: str = "cpu") -> TorchClassifier:
-        classifier = super().untrained(self._with_dropout(recipe), inputs, classes, space, device)
+    def rebuilt(self, recipe: TorchRecipe, bare: Callable[[TorchRecipe], TorchClassifier]) -> TorchClassifier:
+        classifier = bare(self._with_dropout(recipe))
         classifier.recipe = recipe
         return self._drawn(classifier)
 
@@ -127,6 +124,9 @@ class _DropoutBeforeLast(TorchRecipe):
     info: ClassVar[Info] = Info("With dropout", "none")
     inner: TorchRecipe = None
     rate: float = 0.3
+
+    def augment(self, x: Tensor, generator: torch.Generator) -> Tensor:
+        return self.inner.augment(x, generator)
 
     def network(self, inputs: tuple[int, ...], classes: int) -> nn.Module:
         network = self.inner.network(inputs, classes)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -18,7 +19,6 @@ from suite.defenses.sanitizer import around
 from suite.errors import InputError, NotApplicable
 from suite.recipe import Defense, Front, TorchDefense, TorchRecipe
 from suite.seeding import torch_generator
-from suite.space import Space
 from suite.training import Batch, fit
 
 
@@ -54,9 +54,8 @@ class RandomizedSmoothing(TorchDefense):
 
         return smoothed(fit(recipe, train, val, seed=seed, device=device, objective=noisy), self.sigma, self.draws)
 
-    def untrained(self, recipe: TorchRecipe, inputs: tuple[int, ...], classes: int, space: Space,
-                  device: str = "cpu") -> TorchClassifier:
-        return smoothed(super().untrained(recipe, inputs, classes, space, device), self.sigma, self.draws)
+    def rebuilt(self, recipe: TorchRecipe, bare: Callable[[TorchRecipe], TorchClassifier]) -> TorchClassifier:
+        return smoothed(bare(recipe), self.sigma, self.draws)
 
 
 @dataclass(frozen=True)
