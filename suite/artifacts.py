@@ -18,7 +18,7 @@ from suite.classifier import Classifier, EstimatorClassifier, TorchClassifier
 from suite.data import Split
 from suite.errors import InputError, NotApplicable
 from suite.heads import OneLogit
-from suite.recipe import Recipe
+from suite.recipe import Defense, Recipe, TorchDefense, TorchRecipe
 from suite.run import write_atomic, write_json
 from suite.space import Space
 
@@ -47,7 +47,9 @@ def save(classifier: Classifier, folder: Path, name: str) -> None:
     if isinstance(classifier, TorchClassifier):
         from safetensors.torch import save as packed
 
-        about["inputs"] = classifier.module[0].inputs
+        from suite.training import Normalize
+
+        about["inputs"] = next(m.inputs for m in classifier.module.modules() if isinstance(m, Normalize))
         file, data = "weights.safetensors", packed({k: v.detach().cpu().contiguous()
                                                     for k, v in classifier.module.state_dict().items()})
     elif isinstance(classifier, EstimatorClassifier):
@@ -58,8 +60,14 @@ def save(classifier: Classifier, folder: Path, name: str) -> None:
     write_json(folder / "model.json", about)
 
 
-def load(folder: Path, classes: int, space: Space, device: str = "cpu") -> Classifier:
+def load(folder: Path, classes: int, space: Space, device: str = "cpu", defense: Defense | None = None) -> Classifier:
     """Read what `save` wrote.
+
+    Args:
+        folder: As given to `save`.
+        classes, space: Of the data.
+        device: Where a network is put.
+        defense: What trained it, which may have put more around the recipe's network than plain training does.
 
     Raises:
         InputError: Something is damaged, or the recipe is no longer known.
@@ -70,10 +78,18 @@ def load(folder: Path, classes: int, space: Space, device: str = "cpu") -> Class
     if weights.is_file():
         from safetensors.torch import load_file
 
+        inputs, notes = tuple(about["inputs"]), about["notes"]
         state = _opened(weights, lambda: load_file(weights))
-        module = _shaped(recipe, tuple(about["inputs"]), classes, about["notes"], state)
-        _opened(weights, lambda: module.load_state_dict(state))
-        classifier: Classifier = TorchClassifier(module, classes, space, device=device, recipe=recipe)
+        for folded in (False, True):
+            def bare(recipe: TorchRecipe, folded: bool = folded) -> TorchClassifier:
+                return TorchClassifier(_shaped(recipe, inputs, classes, notes, folded), classes, space, device=device,
+                                       recipe=recipe)
+
+            made = defense.rebuilt(recipe, bare) if isinstance(defense, TorchDefense) else bare(recipe)
+            if made.module.state_dict().keys() == state.keys():
+                break
+        _opened(weights, lambda: made.module.load_state_dict(state))
+        classifier: Classifier = made
     else:
         file = next(folder.glob("estimator.*"), folder / "estimator.skops")
         classifier = EstimatorClassifier(read_estimator(file), classes, space, recipe=recipe)
@@ -81,8 +97,7 @@ def load(folder: Path, classes: int, space: Space, device: str = "cpu") -> Class
     return classifier
 
 
-def _shaped(recipe: Any, inputs: tuple[int, ...], classes: int, notes: dict[str, Any],
-            state: dict[str, Any]) -> nn.Module:
+def _shaped(recipe: Any, inputs: tuple[int, ...], classes: int, notes: dict[str, Any], folded: bool) -> nn.Module:
     """The network of a recipe with the layers that its training left: see `suite.folding` and DP-SGD."""
     from suite.defenses.dpsgd import per_row
     from suite.folding import fold
@@ -91,7 +106,7 @@ def _shaped(recipe: Any, inputs: tuple[int, ...], classes: int, notes: dict[str,
     module = build(recipe, inputs, classes)
     if "replaced" in notes:
         module[1], _ = per_row(module[1])
-    return module if module.state_dict().keys() == state.keys() else fold(module.eval())
+    return fold(module.eval()) if folded else module
 
 
 def _packed(estimator: Any) -> tuple[str, bytes]:

@@ -316,7 +316,8 @@ class Audit:
             folder = run.model(f"{cell.model.slug}--{behind.slug}--fit")
             if not folder.is_dir():
                 raise InputError(f"{UNTRAINED} {cell.model.name} to work with")
-            found = artifacts.load(folder, len(data.classes), data.space, str(self.device))
+            found = artifacts.load(folder, len(data.classes), data.space, str(self.device),
+                                   self.defenses[behind.name])
         return defense.wrap(found, data.train, data.val) if front else found
 
     def _subject(self, cell: Cell, run: Run) -> Subject:

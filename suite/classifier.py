@@ -33,9 +33,11 @@ class Classifier(ABC):
         notes: What its training found out or decided (a piloted budget, a claimed epsilon), for the report.
         batch: Inputs judged at once; None until `suite.batches` has found what fits. It lowers it when memory runs out.
         rejects: Whether it may refuse to judge: then `scores` has one more column, "refused".
+        certified_norm: Norm in which it has a method `certify(x, seed) -> (labels, radii)`; empty where it has none.
     """
 
     rejects: bool = False
+    certified_norm: str = ""
 
     def __init__(self, classes: int, space: Space) -> None:
         self.classes_ = np.arange(classes)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar, Literal, Self
 
@@ -90,6 +91,15 @@ class TorchDefense(Defense):
     def check(self, recipe: Recipe) -> None:
         if not isinstance(recipe, TorchRecipe):
             raise NotApplicable(f"{type(self).__name__} trains networks only, and {type(recipe).__name__} is none")
+
+    def rebuilt(self, recipe: TorchRecipe, bare: Callable[[TorchRecipe], TorchClassifier]) -> TorchClassifier:
+        """A classifier shaped like those that this defense returns, for `suite.artifacts.load` to put weights in.
+
+        Args:
+            recipe: What was trained.
+            bare: Gives a classifier shaped like those of plain training.
+        """
+        return bare(recipe)
 
 
 @dataclass(frozen=True)

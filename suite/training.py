@@ -84,7 +84,8 @@ def class_weights(y: Tensor, classes: int, balanced: bool) -> Tensor:
 
 
 def fit(recipe: TorchRecipe, train: Split, val: Split, *, seed: int = 0, device: str = "cpu",
-        objective: Objective = cross_entropy, val_objective: Objective | None = None) -> TorchClassifier:
+        objective: Objective = cross_entropy, val_objective: Objective | None = None, replays: int = 1,
+        spoiled: Callable[[nn.Module], bool] | None = None) -> TorchClassifier:
     """Train a recipe and return the epoch with the least validation loss.
 
     Inside `suite.checkpoints.checkpoints` a training that was killed goes on from its last checkpoint, to the result
@@ -100,6 +101,8 @@ def fit(recipe: TorchRecipe, train: Split, val: Split, *, seed: int = 0, device:
         device: "cpu" or "cuda".
         objective: The loss of one batch; defenses bring their own.
         val_objective: The loss watched on `val`; `objective` by default.
+        replays: Steps taken on each batch before the next one.
+        spoiled: Asked about the module after each epoch; True ends training, and that epoch is not returned.
 
     Returns:
         A classifier in evaluation mode, its batch normalisation folded into the convolutions before it.
@@ -127,11 +130,14 @@ def fit(recipe: TorchRecipe, train: Split, val: Split, *, seed: int = 0, device:
                 batch = Batch(recipe.augment(x[index], training.generator), y[index], index, training.generator)
                 if fast:
                     batch = replace(batch, x=batch.x.contiguous(memory_format=torch.channels_last))
-                with autocast:
-                    losses = objective(module, batch)
-                training.step((losses * weights[batch.y]).mean(), -(-len(y) // recipe.batch))
+                for _ in range(replays):
+                    with autocast:
+                        losses = objective(module, batch)
+                    training.step((losses * weights[batch.y]).mean(), replays * -(-len(y) // recipe.batch))
             training.epoch += 1
             advance("training", training.epoch, recipe.epochs)
+            if spoiled and spoiled(training.judged):
+                break
             with autocast:
                 loss = validation_loss(training.judged, val, val_objective or objective, weights, seed, device, size)
             training.watch.stop(loss)

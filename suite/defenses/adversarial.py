@@ -70,6 +70,15 @@ class RobustTraining(TorchDefense):
         classifier.notes["eps"] = eps
         return classifier
 
+    def worst_case(self, space: Space, eps: float) -> Objective:
+        """Cross-entropy of the worst input that PGD finds."""
+        def worst_case(module: nn.Module, batch: Batch) -> Tensor:
+            z = self._attack(module, batch.x, space, eps, lambda box: uniform(box, batch.generator),
+                             lambda logits: F.cross_entropy(logits, batch.y, reduction="sum"))
+            return F.cross_entropy(module(z), batch.y, reduction="none")
+
+        return worst_case
+
     def _attack(self, module: nn.Module, x: Tensor, space: Space, eps: float, start: Callable[[Box], Tensor],
                 loss: Callable[[Tensor], Tensor]) -> Tensor:
         """Possible inputs within `eps` of `x` with a large loss.
@@ -97,12 +106,7 @@ class AdversarialTraining(RobustTraining):
         departs="keeps the epoch with the least loss under attack, and pilots the budget on validation inputs")
 
     def objective(self, space: Space, eps: float) -> Objective:
-        def worst_case(module: nn.Module, batch: Batch) -> Tensor:
-            z = self._attack(module, batch.x, space, eps, lambda box: uniform(box, batch.generator),
-                             lambda logits: F.cross_entropy(logits, batch.y, reduction="sum"))
-            return F.cross_entropy(module(z), batch.y, reduction="none")
-
-        return worst_case
+        return self.worst_case(space, eps)
 
 
 @dataclass(frozen=True)

@@ -129,6 +129,9 @@ def per_row(network: nn.Module) -> tuple[nn.Module, str]:
     """A network whose rows do not mix, and what was replaced for it: batch by group normalisation."""
     from opacus.validators import ModuleValidator
 
+    for layer in network.modules():
+        if getattr(layer, "inplace", False):  # Opacus listens to what layers return, which nobody may overwrite
+            layer.inplace = False
     if ModuleValidator.is_valid(network.train()):
         return network, ""
     fixed = ModuleValidator.fix(network)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from functools import singledispatch
 
 import numpy as np
+import torch
 
 from suite import metrics
 from suite.attack import Attack, EvasionAttack
@@ -17,6 +18,8 @@ from suite.measurement import Sheet
 from suite.recipe import Defense, Recipe
 
 Arrays = dict[str, np.ndarray]
+CERTIFIED = 100
+"""Rows to certify at most: a certificate takes more than a thousand passes a row."""
 
 
 @dataclass(frozen=True)
@@ -92,12 +95,28 @@ def measure_clean(subject: Subject, sheet: Sheet) -> Arrays:
     for name, value in model.notes.items():
         if isinstance(value, int | float):
             sheet.add(f"note[{name}]", float(value))
+    if model.certified_norm:
+        _certify(subject, sheet)
     for label, members in subgroups(test):
         sheet.add("accuracy", metrics.proportion(pred[members] == test.y[members]), subgroup=label)
         if len(test.classes) == 2:
             sick = members & (test.y == 1)
             sheet.add("sensitivity", metrics.proportion(pred[sick] == 1), subgroup=label)
     return {"pred": pred}
+
+
+def _certify(subject: Subject, sheet: Sheet) -> None:
+    """The share of rows whose right label no attack within each budget can change, as the model itself proves it."""
+    model, test = subject.classifier, subject.test(CERTIFIED)
+    label, radius = model.certify(torch.from_numpy(test.x).to(model.device), subject.seed)
+    right = label == test.y
+    _, budgets = subject.norms.get(model.certified_norm, (subject.eps, subject.budgets))
+    for eps in budgets:
+        sheet.add("certified_accuracy", metrics.proportion(right & (radius >= eps)),
+                  attack_params={"norm": model.certified_norm, "eps": eps})
+    if right.any():
+        sheet.add("median_certified_radius", float(np.median(radius[right])), int(right.sum()),
+                  attack_params={"norm": model.certified_norm})
 
 
 def subgroups(split: Split) -> list[tuple[str, np.ndarray]]:

@@ -5,11 +5,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from suite.attacks.ascent import ascend
+from suite.attacks.gradient import BIM
 from suite.data import Split
 from suite.defenses.distillation import Distillation
 from suite.errors import InputError, NotApplicable
 from suite.space import Space
 from tabular.models import MLP, LogisticRegression, RandomForest
+from tests.suite._images import SmallCNN, squares
 
 
 def blobs(n, seed):
@@ -66,6 +69,24 @@ def test_hides_the_gradient_of_cross_entropy_and_not_that_of_the_logits():
     assert vanished[0] == 0
     assert vanished[0] < vanished[1] < vanished[2]
     assert vanished[2] > 0.5
+
+
+def test_on_images_it_withstands_attacks_that_follow_the_cross_entropy_and_not_ours():
+    """The same steps from the same start, along the sign of either gradient; none is left where softmax saturates."""
+    train, val, test = squares(300, 0), squares(100, 1), squares(100, 2)
+    classifier = Distillation(temperature=100.0)(SmallCNN(), train, val)
+    x, y = torch.from_numpy(test.x), torch.from_numpy(test.y)
+
+    def climb(z):
+        loss = classifier.gradient(z, lambda logits: F.cross_entropy(logits, y, reduction="none"))
+        return loss[2]
+
+    box = classifier.space.ball(x, 0.15)
+    naive = ascend(climb, x, box, 0.015, 20)
+    ours = BIM(eps=0.15, steps=20)(classifier, x, y)
+    clean, weak, strong = (float((classifier.judge(z) == y).float().mean()) for z in (x, naive, ours))
+    assert clean > 0.9
+    assert strong < weak - 0.3, (weak, strong)
 
 
 def test_same_seed_same_network():

@@ -23,6 +23,7 @@ from suite.recipe import TorchRecipe
 from suite.space import Space
 from suite.training import Normalize, build
 from tabular.models import MLP, LogisticRegression, RandomForest
+from tests.suite._images import SmallCNN
 
 pytestmark = pytest.mark.filterwarnings("ignore:Full backward hook")
 TABLE = Space(torch.tensor([0.0, 10.0, -1.0]), torch.tensor([1.0, 30.0, -1.0]))
@@ -254,6 +255,21 @@ def test_delta_is_the_largest_power_of_ten_below_one_over_rows(n, delta, monkeyp
         DPSGD()(MLP(), rows(n, 0), VAL)
     assert asked == [delta]
     assert asked[0] < 1 / n
+
+
+def test_layers_that_overwrite_their_input_no_longer_do(monkeypatch):
+    """Opacus's hooks forbid it, and networks of images are full of them."""
+    for accountant in ("noise_multiplier", "epsilon_prv", "epsilon_pld"):  # which take seconds
+        monkeypatch.setattr(f"suite.defenses.dpsgd.{accountant}", lambda *_: 1.0)
+    x, n = np.random.default_rng(0).random((40, 1, 8, 8), np.float32), np.arange(40)
+    few = Split(x, n % 2, Space(0.0, 1.0), ("a", "b"), n)
+    classifier = DPSGD(epsilon=8.0, epochs=1, batch=1)(SmallCNN(), few, few)
+    assert classifier.notes["replaced"] == "BatchNorm2d by GroupNorm"
+    network = build(SmallCNN(), (1, 8, 8), 2)[1].eval()
+    fixed, x = copy.deepcopy(network), torch.rand(3, 1, 8, 8)
+    fixed[1] = nn.Identity()
+    alone = copy.deepcopy(fixed)
+    assert torch.equal(per_row(fixed)[0](x), alone(x))
 
 
 def test_networks_without_batch_normalisation_stay_as_they_are():

@@ -1,0 +1,86 @@
+"""A transform of the inputs in front of any trained model, and seen by every gradient attack on it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from suite.classifier import Classifier, TorchClassifier
+
+Transform = Callable[[Tensor], Tensor]
+"""`(n, ...) -> (n, ...)`, each row by itself, without randomness; autograd through it gives gradients that are worth
+following, so what has none (rounding) lets them pass straight through."""
+
+
+def sanitized(classifier: Classifier, transform: Transform) -> Classifier:
+    """A trained model that sees each input transformed; everything else about it stays as it was."""
+    if isinstance(classifier, TorchClassifier):
+        return around(classifier, Sanitized(classifier.module, transform))
+    return SanitizedClassifier(classifier, transform)
+
+
+def around(classifier: TorchClassifier, module: nn.Module, kind: type[TorchClassifier] = TorchClassifier,
+           **more: Any) -> TorchClassifier:
+    """A classifier that judges by `module`, which holds that of `classifier`; what it is and knows stays the same.
+
+    Args:
+        classifier: Trained.
+        module: Takes and returns what the classifier's own does.
+        kind: Class of the new one.
+        more: Further arguments of that class.
+    """
+    made = kind(module, len(classifier.classes_), classifier.space, rejects=classifier.rejects,
+                device=classifier.device, recipe=classifier.recipe, **more)
+    made.notes |= classifier.notes
+    return made
+
+
+class Sanitized(nn.Module):
+    """A transform followed by a network.
+
+    Args:
+        inner: `(n, ...) -> (n, logits)`.
+        transform: Of its inputs.
+    """
+
+    def __init__(self, inner: nn.Module, transform: Transform) -> None:
+        super().__init__()
+        self.inner, self.transform = inner, transform
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.inner(self.transform(x))
+
+
+def straight_through(x: Tensor, said: Tensor) -> Tensor:
+    """`said`, whose gradient goes to `x` of the same shape as if they were equal."""
+    return _StraightThrough.apply(x, said)
+
+
+class _StraightThrough(torch.autograd.Function):
+    @staticmethod
+    def forward(_: Any, x: Tensor, said: Tensor) -> Tensor:
+        return said.view_as(x)
+
+    @staticmethod
+    def backward(_: Any, grad: Tensor) -> tuple[Tensor, None]:
+        return grad, None
+
+
+class SanitizedClassifier(Classifier):
+    """Any model without gradients behind a transform."""
+
+    def __init__(self, inner: Classifier, transform: Transform) -> None:
+        super().__init__(len(inner.classes_), inner.space)
+        self.inner, self.transform = inner, transform
+        self.recipe, self.notes = getattr(inner, "recipe", None), dict(inner.notes)
+
+    @property
+    def device(self) -> torch.device:
+        return self.inner.device
+
+    def _proba(self, x: np.ndarray) -> np.ndarray:
+        return self.inner.predict_proba(self.transform(torch.from_numpy(x)).numpy())
