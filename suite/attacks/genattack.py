@@ -44,13 +44,15 @@ class GenAttack(Query):
     plateau: int = 100
 
     def _attack(self, classifier: Classifier, reach: Reach, goal: Goal, generator: torch.Generator) -> Tensor:
-        space, found, rows = classifier.space, reach.x.clone(), torch.arange(len(reach.x), device=reach.x.device)
-        drawn = torch.rand((len(found), self.population, *found.shape[1:]), generator=generator, device=found.device)
+        space, found = classifier.space, reach.x.clone()
+        scores = classifier.scores(found)
+        rows = (goal.lead(scores) <= 0).nonzero()[:, 0]
+        reach, goal, fitness = reach.take(rows), goal.take(rows), goal.loss(scores, "ce")[rows, None]
+        members, shape = reach.x[:, None], (len(rows), self.population - 1, *found.shape[1:])
+        drawn = torch.rand(shape, generator=generator, device=found.device)
         young = torch.lerp(reach.lower[:, None], reach.upper[:, None], drawn)
-        young[:, 0] = reach.x
-        members, fitness = young[:, :0], found.new_zeros(len(found), 0)
-        best, idle, plateaus = (found.new_full((len(found),), start) for start in (-torch.inf, 0.0, 0.0))
-        for step in range(self.steps):
+        best, idle, plateaus = (found.new_full((len(rows),), start) for start in (-torch.inf, 0.0, 0.0))
+        for step in range(self.steps if len(rows) else 0):
             n, m = young.shape[:2]
             x = reach.x.repeat_interleave(m, 0)
             possible = space.snap(young.reshape(x.shape), x)

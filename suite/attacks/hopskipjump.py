@@ -85,12 +85,11 @@ class HopSkipJump(EvasionAttack):
         generator = torch_generator(seed, classifier.device)
 
         def attack(x: Tensor, y: Tensor, *starts: Tensor) -> Tensor:
-            found = x.clone()
-            if not len(x):
-                return found
-            side = _Side(classifier, space, x, Goal(classifier, y, self.target), self.norm)
+            found, side = x.clone(), _Side(classifier, space, x, Goal(classifier, y, self.target), self.norm)
             labels = classifier.judge(x)
             rows = (~side.goal.met(labels)).nonzero()[:, 0]
+            if not len(rows):
+                return found
             if starts:
                 z = side.take(rows).inside(starts[0][rows])
                 fooled = side.take(rows).fooled(z)

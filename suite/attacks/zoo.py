@@ -54,20 +54,21 @@ class Zoo(Query):
 
     def _attack(self, classifier: Classifier, reach: Reach, goal: Goal, generator: torch.Generator) -> Tensor:
         found = reach.x.clone()
-        rows = (goal.lead(classifier.scores(found)) <= 0).nonzero()[:, 0]
+        lead = goal.lead(classifier.scores(found))
+        rows = (lead <= 0).nonzero()[:, 0]
         if len(rows):
             probe = _Probe(classifier, reach.take(rows), goal.take(rows), self.eps)
             c = found.new_full((len(rows),), self.c)
             low, high = torch.zeros_like(c), torch.full_like(c, torch.inf)
             for _ in range(self.search):
-                fooled = self._descend(probe, c, generator)
+                fooled = self._descend(probe, lead[rows], c, generator)
                 low, high = torch.where(fooled, low, c), torch.where(fooled, c, high)
                 c = torch.where(high.isinf(), c * 10, (low + high) / 2)
             found[rows] = probe.found
         return found
 
-    def _descend(self, probe: _Probe, c: Tensor, generator: torch.Generator) -> Tensor:
-        """Descend from the inputs with one `c` a row; (n,) bool: where something on the way fooled the model."""
+    def _descend(self, probe: _Probe, lead: Tensor, c: Tensor, generator: torch.Generator) -> Tensor:
+        """Descend from the inputs, whose lead is known, with one `c` a row; (n,) bool: where something fooled the model."""
         lower, upper = probe.lower, probe.upper
         z, mean, square, times = (torch.zeros_like(lower) for _ in range(4))
         fooled = torch.zeros_like(c, dtype=torch.bool)
@@ -77,8 +78,7 @@ class Zoo(Query):
             some = drawn.topk(min(self.coordinates, z.shape[1])).indices
             at, least, most = (v.gather(1, some) for v in (z, lower, upper))
             low, high = torch.maximum(at - self.h, least), torch.minimum(at + self.h, most)
-            lead, down, up = probe.leads(z, some, low, high)
-            fooled |= (lead > 0) | (down > 0).any(1) | (up > 0).any(1)
+            down, up = probe.around(z, some, low, high)
             pull = c * (lead < self.kappa)
             slope = 2 * at - pull[:, None] * (up - down) / (high - low).clamp(min=1e-12)
             t = times.gather(1, some) + 1
@@ -88,6 +88,8 @@ class Zoo(Query):
             moved = torch.clamp(at - step, least, most)
             for whole, part in ((z, moved), (mean, m), (square, v), (times, t)):
                 whole.scatter_(1, some, part)
+            lead = probe.ask(z[:, None])[:, 0]
+            fooled |= (lead > 0) | (down > 0).any(1) | (up > 0).any(1)
         return fooled
 
 
@@ -104,8 +106,8 @@ class _Probe:
         self.lower, self.upper = (((v - reach.x) / self.space.scale).flatten(1) for v in (reach.lower, reach.upper))
         self.found, self._nearest = reach.x.clone(), reach.x.new_full((len(reach.x),), eps)
 
-    def leads(self, z: Tensor, some: Tensor, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """By how much the model is fooled at points and at their neighbors.
+    def around(self, z: Tensor, some: Tensor, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
+        """By how much the model is fooled at the neighbors of points.
 
         Args:
             z: (n, features) perturbations, in units of scale.
@@ -113,17 +115,17 @@ class _Probe:
             low, high: (n, k) the values that those features take in the neighbors, one feature at a time.
 
         Returns:
-            (n,) the lead at `z`, and twice (n, k) that at the neighbors.
+            The leads, (n, k) at `low` and at `high`.
         """
         at_once = max((self.classifier.batch or MOST) // len(z), 1)
-        leads = [self._ask(z[:, None])]
+        leads = []
         for place, value in zip(some.repeat(1, 2).split(at_once, 1), torch.cat([low, high], 1).split(at_once, 1),
                                 strict=True):
             near = z[:, None].repeat(1, place.shape[1], 1).scatter_(2, place[..., None], value[..., None])
-            leads.append(self._ask(near))
-        return leads[0][:, 0], *torch.cat(leads[1:], 1).chunk(2, 1)
+            leads.append(self.ask(near))
+        return torch.cat(leads, 1).chunk(2, 1)
 
-    def _ask(self, z: Tensor) -> Tensor:
+    def ask(self, z: Tensor) -> Tensor:
         """(n, m) leads at the possible inputs nearest to (n, m, features) perturbations."""
         n, m, _ = z.shape
         rows = torch.arange(n, device=z.device).repeat_interleave(m)
