@@ -68,7 +68,7 @@ class Zoo(Query):
         return found
 
     def _descend(self, probe: _Probe, lead: Tensor, c: Tensor, generator: torch.Generator) -> Tensor:
-        """Descend from the inputs, whose lead is known, with one `c` a row; (n,) bool: where something fooled the model."""
+        """Descend from the inputs, with one `c` a row; (n,) bool: where something on the way fooled the model."""
         lower, upper = probe.lower, probe.upper
         z, mean, square, times = (torch.zeros_like(lower) for _ in range(4))
         fooled = torch.zeros_like(c, dtype=torch.bool)
