@@ -10,7 +10,7 @@ from torch import Tensor
 
 from imaging.dct import image
 from suite.attack import Info
-from suite.attacks._search import Goal
+from suite.attacks._search import Goal, project
 from suite.attacks.universal import Universal
 from suite.classifier import Classifier
 from suite.errors import InputError
@@ -23,7 +23,7 @@ class BlackBoxUniversal(Universal):
     added or subtracted where that fools the model more on the attacker's images.
 
     Attributes:
-        eps: Largest change of a pixel.
+        norm: "linf" or "l2", in which `eps` bounds the perturbation.
         basis: "dct" (smooth patterns: cosines of low frequencies) or "pixel".
         steps: Vectors tried; once all have been, they are drawn again.
         step: Length in L2 of what is added. In the cosine basis of 28 x 28 images, 1 changes a pixel by up to 2 / 28.
@@ -45,7 +45,7 @@ class BlackBoxUniversal(Universal):
 
     def craft(self, classifier: Classifier, x: Tensor, y: Tensor, seed: int = 0) -> Tensor:
         """As `Universal.craft`, for (n, channels, height, width) images, n >= 1."""
-        goal, v = Goal(classifier, y, self.target), torch.zeros_like(x[0])
+        goal, v, ball = Goal(classifier, y, self.target), torch.zeros_like(x[0]), self.ball(classifier, x)
         generator, spots = torch_generator(seed, x.device), self._spots(v)
 
         def score(v: Tensor) -> float:
@@ -60,7 +60,7 @@ class BlackBoxUniversal(Universal):
             q.view(-1)[order[k % len(spots)]] = self.step
             q = image(q) if self.basis == "dct" else q
             for way in (q, -q):
-                tried = (v + way).clamp_(-self.eps, self.eps)
+                tried = project((v + way)[None], ball, classifier.space.scale, self.eps, self.norm)[0]
                 reached = score(tried)
                 if reached > best:
                     v, best = tried, reached

@@ -1,5 +1,7 @@
 """GenAttack: reach in closed form, exact counts, and the shrinking mutation."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -43,24 +45,19 @@ def test_a_fooled_row_asks_no_more():
     assert classifier.queries < 8 * 60
 
 
-@pytest.mark.parametrize(("setting", "other"), [({}, {"temperature": 1e6}), ({}, {"alpha": 0.0, "plateau": 1})])
-def test_selection_and_mutation_pay(setting, other):
-    """Parents drawn at random, and mutations that die out, both find less."""
+def test_mutation_pays():
     classifier, x, y = picture()
-    found = [GenAttack(eps=0.1, steps=150, **params)(classifier, x, y) for params in (setting, other)]
+    attack = GenAttack(eps=0.05, steps=100)
+    found = [a(classifier, x, y) for a in (attack, replace(attack, alpha=0.0, plateau=1))]
     good, bad = ((classifier.judge(z) != y).float().mean() for z in found)
-    assert good > bad
+    assert good > bad + 0.2
 
 
 def test_beats_noise_and_asks_less_than_zoo_on_images():
     classifier, x, y = picture()
-    attack = GenAttack(eps=0.1)
-    ours, noise = ((classifier.judge(a(classifier, x, y)) != y).float().mean()
-                   for a in (attack, RandomNoise(eps=0.1, draws=1000)))
-    assert ours > noise + 0.2
-    spent = []
-    for a in (attack, Zoo(steps=10)):
+    queries, fooled = [], []
+    for attack, n in (GenAttack(eps=0.05), 24), (RandomNoise(eps=0.05, draws=1000), 24), (Zoo(steps=10), 4):
         classifier.queries = 0
-        a(classifier, x[:4], y[:4])
-        spent.append(classifier.queries)
-    assert spent[0] < spent[1]
+        fooled.append((classifier.judge(attack(classifier, x[:n], y[:n])) != y[:n]).float().mean())
+        queries.append(classifier.queries / n)
+    assert fooled[0] > fooled[1] + 0.1 and queries[0] < queries[2]
