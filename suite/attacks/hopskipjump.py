@@ -23,6 +23,9 @@ BEYOND = 1e-4
 """Share of the distance by which a result lies beyond the boundary, if it may: another batch size rounds sums in
 another way, and may judge a point on the very boundary anew."""
 
+CACHED = 2**20
+"""Numbers in the points asked at once on a CPU: more would leave its caches, and take twice as long."""
+
 
 @dataclass(frozen=True)
 class HopSkipJump(EvasionAttack):
@@ -145,14 +148,19 @@ class HopSkipJump(EvasionAttack):
                 step = normal.sign() if self.norm == "linf" else normal / norms(normal)
                 z = side.stride(z, step * per_row(side.distance(z) / (t + 1) ** 0.5, z))
         beyond = side.inside(side.x + (1 + BEYOND) * (best - side.x))
-        return torch.where(per_row(side.fooled(beyond), beyond), side.possible(beyond), best)
+        possible = side.possible(beyond)
+        further = side.fooled(beyond) & (side.distance(possible) <= self.eps)
+        return torch.where(per_row(further, possible), possible, best)
 
     def _normal(self, side: _Side, z: Tensor, evals: int, generator: torch.Generator) -> Tensor:
         """(n, ...) the estimated normal of the boundary at `z`, in units of scale, towards what fools the model."""
         n, ones = len(z), (1,) * (z.dim() - 1)
         length = self.delta * norms((z - side.x) / side.scale)
         drawn, turned, ahead = torch.zeros_like(z), torch.zeros_like(z), z.new_zeros(n)
-        at_once = max((side.classifier.batch or MOST) // n, 1)
+        most = side.classifier.batch or MOST
+        if z.device.type == "cpu":
+            most = min(most, CACHED // z[0].numel())
+        at_once = max(most // n, 1)
         for start in range(0, evals, at_once):
             m = min(at_once, evals - start)
             many = side.take(torch.arange(n, device=z.device).repeat(m))
@@ -160,8 +168,9 @@ class HopSkipJump(EvasionAttack):
             center = z.repeat(m, *ones)
             points = many.inside(center + u / norms(u) * length.repeat(m, *ones) * side.scale)
             u = ((points - center) / side.scale).view(m, *z.shape)
-            sign = many.fooled(points).view(m, n, *ones) * 2.0 - 1
-            drawn, turned, ahead = drawn + u.sum(0), turned + (sign * u).sum(0), ahead + sign.view(m, n).sum(0)
+            sign = many.fooled(points).view(m, n) * 2.0 - 1
+            drawn, turned = drawn + u.sum(0), turned + torch.einsum("mn,mn...->n...", sign, u)
+            ahead = ahead + sign.sum(0)
         share = ahead / evals
         return turned - per_row(torch.where(share.abs() < 1, share, 0), z) * drawn
 
