@@ -10,7 +10,7 @@ import torch
 
 from suite.art import art_estimator, art_fence
 from suite.attack import Info, Leaked, MembershipAttack
-from suite.attacks.query import HopSkipJump
+from suite.attacks.hopskipjump import HopSkipJump
 from suite.classifier import Classifier
 
 
@@ -72,7 +72,7 @@ class LabelOnly(MembershipAttack):
     """Distance to the decision boundary by HopSkipJump: training rows lie deeper. 0 where the model is wrong.
 
     Attributes:
-        max_iter, init_eval, max_eval, init_size: As in `suite.attacks.query.HopSkipJump`.
+        max_iter, init_eval, max_eval, init_size: As in `suite.attacks.hopskipjump.HopSkipJump`.
     """
 
     info: ClassVar[Info] = Info(

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from suite.attack import EvasionAttack, GradientAttack
 from suite.batches import in_batches
-from suite.classifier import Classifier, TorchClassifier
+from suite.classifier import REJECTED, Classifier, TorchClassifier
 from suite.errors import InputError
 from suite.seeding import torch_generator
 from suite.space import Norm, Reach
@@ -69,6 +69,8 @@ class Goal:
 
     Attributes:
         weights: (n, 2) signs of the logits when there are but two: every objective is then a multiple of their sum.
+        y: (n,) true labels.
+        target: (n,) labels to reach; None for any wrong one.
     """
 
     def __init__(self, classifier: Classifier, y: Tensor, target: int | None = None) -> None:
@@ -80,6 +82,7 @@ class Goal:
             wins = (logits == target).expand(len(y), -1)
         else:
             raise InputError(f"target {target} is no label: there are {classes} classes")
+        self.y, self.target = y, None if target is None else torch.full_like(y, target)
         self.weights = self.wins = self.others = None
         if len(logits) == 2:
             self.weights = torch.where(wins, 1.0, -1.0)
@@ -92,6 +95,10 @@ class Goal:
         for name, value in vars(self).items():
             setattr(taken, name, None if value is None else value[rows])
         return taken
+
+    def met(self, labels: Tensor) -> Tensor:
+        """(..., n) bool: which labels, as `Classifier.judge` gives them, mean that the classifier is fooled."""
+        return (labels != self.y) & (labels != REJECTED) if self.target is None else labels == self.target
 
     def lead(self, logits: Tensor) -> Tensor:
         """(..., n) by how much the best of the logits that shall win exceeds the others: positive when fooled."""

@@ -1,4 +1,4 @@
-"""Query attacks through ART: what a user would otherwise trust, made comparable with our own attacks.
+"""Query attacks through ART: reference implementations, what a user would otherwise trust, made comparable with ours.
 
 ART sees the perturbation of one input in units of the space's scale, and only the features that can change: its Linf
 distance is ours, and a feature that it leaves alone keeps its exact value. It is shown possible inputs only: whatever
@@ -144,8 +144,8 @@ class _BoundaryWalk(QueryAttack):
 
 
 @dataclass(frozen=True)
-class HopSkipJump(_BoundaryWalk):
-    """HopSkipJump in Linf.
+class ArtHopSkipJump(_BoundaryWalk):
+    """ART's HopSkipJump in Linf: the reference for `suite.attacks.hopskipjump`.
 
     Attributes:
         max_iter: Steps along the boundary.
@@ -154,7 +154,7 @@ class HopSkipJump(_BoundaryWalk):
         init_size: Uniform random inputs tried as a start, besides the other attacked inputs.
     """
 
-    info: ClassVar[Info] = Info("HopSkipJump", "Chen, Jordan and Wainwright 2020, arXiv 1904.02144", "label-only",
+    info: ClassVar[Info] = Info("HopSkipJump (ART)", "Chen, Jordan and Wainwright 2020, arXiv 1904.02144", "label-only",
                                 ("evasion-query",), "about 1,500 queries a row", _DEPARTS + _START + _BACK)
     max_iter: int = 20
     init_eval: int = 20
@@ -177,8 +177,8 @@ class HopSkipJump(_BoundaryWalk):
 
 
 @dataclass(frozen=True)
-class Boundary(_BoundaryWalk):
-    """Boundary attack (minimises L2; measured in Linf like its neighbours).
+class ArtBoundary(_BoundaryWalk):
+    """ART's Boundary attack (minimises L2; measured in Linf like its neighbours).
 
     Attributes:
         max_iter: Pairs of an orthogonal step and a step towards the input.
@@ -188,8 +188,9 @@ class Boundary(_BoundaryWalk):
         init_size: Uniform random inputs tried as a start, besides the other attacked inputs.
     """
 
-    info: ClassVar[Info] = Info("Boundary attack", "Brendel, Rauber and Bethge 2018, arXiv 1712.04248", "label-only",
-                                ("evasion-query",), "about 1,000 queries a row", _DEPARTS + _START)
+    info: ClassVar[Info] = Info(
+        "Boundary attack (ART)", "Brendel, Rauber and Bethge 2018, arXiv 1712.04248", "label-only", ("evasion-query",),
+        "about 1,000 queries a row", _DEPARTS + _START)
     max_iter: int = 100
     samples: int = 8
     trials: int = 10
@@ -204,8 +205,9 @@ class Boundary(_BoundaryWalk):
 
 
 @dataclass(frozen=True)
-class Zoo(QueryAttack):
-    """Zeroth-order optimisation of the Carlini-Wagner loss, coordinate by coordinate, within eps.
+class ArtZoo(QueryAttack):
+    """ART's ZOO, which descends the Carlini-Wagner loss coordinate by coordinate, within eps: the reference for
+    `suite.attacks.zoo`.
 
     Attributes:
         max_iter: Steps for each constant.
@@ -217,7 +219,7 @@ class Zoo(QueryAttack):
     """
 
     info: ClassVar[Info] = Info(
-        "ZOO", "Chen et al. 2017, arXiv 1708.03999", "score", ("evasion-query",),
+        "ZOO (ART)", "Chen et al. 2017, arXiv 1708.03999", "score", ("evasion-query",),
         "about 300 queries a row on eight columns",
         _DEPARTS + "; the search stays within eps, because ART clips the noise in place of the input, which keeps it "
         "from ever lowering a feature of inputs in [0, 1]; probabilities in place of their logarithms; no resizing")

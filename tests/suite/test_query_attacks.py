@@ -1,254 +1,132 @@
-"""Query attacks through ART: distances in closed form, possible inputs only, and refusals."""
+"""What our query attacks have in common: possible inputs only, refusals, targets, seeds, and any classifier."""
 
 import numpy as np
 import pytest
 import torch
-from art.attacks.evasion import HopSkipJump as ArtHopSkipJump
 
-from suite.art import art_fence, estimator_over
-from suite.attacks.query import Boundary, HopSkipJump, Zoo, _Stalled, _unless_stalled
-from suite.classifier import REJECTED, EstimatorClassifier, TorchClassifier
+from suite.attacks.genattack import GenAttack
+from suite.attacks.hopskipjump import HopSkipJump
+from suite.attacks.zoo import Zoo
+from suite.classifier import EstimatorClassifier, TorchClassifier
 from suite.space import Space
-from tabular.models import RandomForest
-from tabular.schema import Column, Relation, Schema
-from tests.breast import breast
+from tests.suite._models import linear, patients, rows
 
-SMALL = (HopSkipJump(eps=10.0, max_iter=8), Boundary(eps=10.0, max_iter=30), Zoo(eps=0.3))
-SPACE = Space(torch.tensor([0.0, -5.0, 0.0]), torch.tensor([100.0, 5.0, 1.0]), torch.tensor([100.0, 10.0, 1.0]))
-WEIGHT = torch.tensor([0.05, -0.4, 3.0])
+ATTACKS = [HopSkipJump(max_iter=5), HopSkipJump(norm="l2", max_iter=5), Zoo(lr=0.2, steps=15, coordinates=4),
+           GenAttack(eps=2.0)]
 
 
-def linear(space=SPACE, rejects=False):
-    """Class 1 where w.x exceeds 3; a refusing one also has a logit that wins where the first feature exceeds 60."""
-    module = torch.nn.Linear(3, 3 if rejects else 2)
-    with torch.no_grad():
-        module.weight.zero_()
-        module.bias.zero_()
-        module.weight[1].copy_(WEIGHT)
-        module.bias[1] = -3.0
-        if rejects:
-            module.weight[2, 0], module.bias[2] = 10.0, -600.0
-    return TorchClassifier(module, 2, space, rejects=rejects)
+def share(attack, classifier, x, y):
+    return (classifier.judge(attack(classifier, x, y)) != y).float().mean()
 
 
-def rows(n=16, seed=0):
-    lower, upper = SPACE.lower.numpy(), SPACE.upper.numpy()
-    x = torch.from_numpy(np.random.default_rng(seed).uniform(lower, upper, (n, 3)).astype(np.float32))
-    return x, torch.from_numpy(linear().predict(x.numpy()))
+@pytest.mark.parametrize("batch", [1, 3, 8])
+@pytest.mark.parametrize("attack", ATTACKS)
+def test_fools_in_batches_of_any_size_and_counts_what_it_asks(attack, batch):
+    asked, classifier = 0, linear(bound=5.0)
+    x, y = rows(classifier, 5, spread=0.3)
 
+    def count(module, args):
+        nonlocal asked
+        asked += len(args[0])
 
-def exact_linf(x):
-    """Distance of a linear model in Linf of scaled units: |margin| / |w x scale|_1."""
-    return ((x @ WEIGHT - 3.0).abs() / (WEIGHT * SPACE.scale).abs().sum()).numpy()
-
-
-@pytest.mark.parametrize(("attack", "factor"), [(HopSkipJump(eps=10.0), 1.02), (Boundary(eps=10.0), 1.3)])
-def test_finds_nearly_the_closed_form_distance_and_never_less(attack, factor):
-    x, y = rows()
-    classifier = linear()
+    classifier.batch = batch
+    classifier.module.register_forward_pre_hook(count)
     found = attack(classifier, x, y)
-    assert (classifier.predict(found.numpy()) != y.numpy()).all()
-    ratio = SPACE.distance(found, x).numpy() / exact_linf(x)
-    assert ratio.min() > 0.999
-    assert np.median(ratio) < factor
+    assert asked == classifier.queries and classifier.gradients == 0
+    assert (classifier.judge(found) != y).all()
+    assert (classifier.space.distance(found, x, attack.norm) <= attack.eps + 1e-5).all()
 
 
-def test_zoo_finds_what_is_well_within_reach_and_nothing_that_is_not():
-    x, y = rows(32)
-    found = Zoo(eps=0.15)(linear(), x, y)
-    fooled = linear().predict(found.numpy()) != y.numpy()
-    exact = exact_linf(x)
-    assert fooled[exact < 0.1].mean() >= 0.9 and (exact < 0.1).sum() >= 5
-    assert not fooled[exact > 0.151].any()
-    assert SPACE.distance(found, x).max() <= 0.15 + 1e-5
+@pytest.mark.parametrize("attack", ATTACKS)
+def test_same_seed_same_result_another_seed_another_and_no_global_randomness(attack):
+    classifier = linear(bound=5.0)
+    x, y = rows(classifier, 6, spread=0.3)
+    state = torch.get_rng_state()
+    first, again, other = (attack(classifier, x, y, seed) for seed in (0, 0, 1))
+    assert torch.equal(first, again) and not torch.equal(first, other)
+    assert torch.equal(torch.get_rng_state(), state)
 
 
-def test_art_stops_beyond_the_boundary_and_ours_on_it():
-    """Its last step is dist / sqrt(max_iter) long and no search follows."""
-    x, y = rows()
-    walk = HopSkipJump(eps=10.0, max_iter=16)
-
-    class Unfinished(HopSkipJump):
-        _run = HopSkipJump.__mro__[1]._run
-
-    raw, ours = (np.median(SPACE.distance(a.raw(linear(), x, y), x).numpy() / exact_linf(x))
-                 for a in (Unfinished(eps=10.0, max_iter=16), walk))
-    assert raw == pytest.approx(1 + 1 / 4, abs=0.02) and ours == pytest.approx(1, abs=0.02)
-
-
-@pytest.mark.parametrize(("weak", "strong"), [(HopSkipJump(eps=10.0, max_iter=1), HopSkipJump(eps=10.0)),
-                                              (Boundary(eps=10.0, max_iter=5), Boundary(eps=10.0))])
-def test_more_steps_come_nearer(weak, strong):
-    x, y = rows()
-    near, far = (SPACE.distance(a(linear(), x, y), x).mean() for a in (strong, weak))
-    assert near < far
-
-
-def test_zoo_with_more_steps_fools_no_fewer():
-    x, y = rows(32)
-    few, many = ((linear().predict(Zoo(eps=0.15, max_iter=k)(linear(), x, y).numpy()) != y.numpy()).sum()
-                 for k in (2, 20))
-    assert few < many
-
-
-@pytest.mark.parametrize("attack", SMALL)
-def test_same_seed_same_result_and_another_seed_another(attack):
-    x, y = rows(6)
-    first, again, other = (attack.raw(linear(), x, y, seed) for seed in (0, 0, 1))
-    assert torch.equal(first, again)
-    if not isinstance(attack, Zoo):  # draws only the order of its coordinates
-        assert not torch.equal(first, other)
-
-
-@pytest.mark.parametrize("attack", SMALL)
-def test_leaves_rows_alone_that_the_model_gets_wrong(attack):
-    x, y = rows(6)
-    classifier = linear()
-    wrong = 1 - y
-    assert torch.equal(attack(classifier, x, wrong), x)
-    assert torch.equal(attack.raw(classifier, x, wrong), x)
-    classifier.queries = 0
-    attack.raw(classifier, x, wrong)
-    assert classifier.queries == len(x)
-
-
-@pytest.mark.parametrize("attack", SMALL)
-def test_a_model_that_never_changes_its_mind_is_not_fooled(attack):
+@pytest.mark.parametrize("attack", ATTACKS)
+def test_leaves_rows_alone_that_are_wrong_or_that_nothing_fools(attack):
     class Constant:
         def predict_proba(self, x):
             return np.tile([0.9, 0.1], (len(x), 1))
 
-    x, _ = rows(4)
-    y = torch.zeros(4, dtype=torch.long)
-    assert torch.equal(attack(EstimatorClassifier(Constant(), 2, SPACE), x, y), x)
+    classifier = linear(bound=5.0)
+    x, y = rows(classifier, 6)
+    assert torch.equal(attack(classifier, x, 1 - y), x)
+    assert attack(classifier, x[:0], y[:0]).shape == (0, 6)
+    stubborn = EstimatorClassifier(Constant(), 2, classifier.space)
+    assert torch.equal(attack(stubborn, x, torch.zeros_like(y)), x)
 
 
-@pytest.mark.parametrize("attack", SMALL)
-def test_no_rows_are_no_trouble(attack):
-    x, y = rows(4)
-    assert attack(linear(), x[:0], y[:0]).shape == (0, 3)
+@pytest.mark.parametrize("attack", ATTACKS)
+def test_reaches_its_target(attack):
+    classifier = linear(classes=3, bound=5.0)
+    x, y = rows(classifier, 24, spread=0.3)
+    aimed = type(attack)(**{**vars(attack), "target": 2})
+    found = aimed(classifier, x, y)
+    moved = (found != x).any(1)
+    assert (classifier.judge(found[moved]) == 2).all() and torch.equal(moved, moved & (y != 2))
+    assert moved[y != 2].float().mean() > 0.9
 
 
-@pytest.mark.parametrize("attack", SMALL)
-def test_a_refusal_is_not_a_success(attack):
-    """Without the refusal the way over the first feature is open; with it the attack must go round."""
-    classifier = linear(rejects=True)
-    x, y = rows(32)
-    keep = (x[:, 0] < 55) & (y == 0)
-    x, y = x[keep], y[keep]
-    for found in (attack(classifier, x, y), attack.raw(classifier, x, y)):
-        labels = classifier.predict(found.numpy())
-        assert (labels != REJECTED).all()
-    assert (labels == 1).any()
+@pytest.mark.parametrize("attack", ATTACKS)
+def test_a_refusal_is_no_success(attack):
+    """Beyond 1 the model refuses, so the only way to class 1 is the second feature, further off."""
+    module = torch.nn.Linear(2, 3)
+    with torch.no_grad():
+        module.weight.copy_(torch.tensor([[0.0, 0.0], [4.0, 1.0], [40.0, 0.0]]))
+        module.bias.copy_(torch.tensor([0.0, -1.0, -4.0]))
+    classifier = TorchClassifier(module, 2, Space(-3.0, 3.0), rejects=True)
+    x, y = torch.zeros(6, 2), torch.zeros(6, dtype=torch.long)
+    x[:, 0] = torch.linspace(-0.5, 0.0, 6)
+    found = attack(classifier, x, y)
+    label = classifier.judge(found)
+    assert (label >= 0).all() and (label == 1).float().mean() > 0.5
 
 
-def patients():
-    schema = Schema(columns={"Age": Column(min=20, max=90, integer=True, change="never"),
-                             "Glucose": Column(min=40, max=250, integer=True),
-                             "BMI": Column(min=15, max=60), "Diabetic years": Column(min=0, max=60, change="up"),
-                             "Stage": Column(min=1, max=9, values=(1, 4, 9))},
-                    relations=(Relation(name="years", terms={"Diabetic years": 1, "Age": -1}, max=0),))
-    rng = np.random.default_rng(0)
-    age = rng.integers(30, 80, 300)
-    x = np.stack([age, rng.integers(60, 200, 300), rng.uniform(18, 45, 300), rng.uniform(0, 0.4, 300) * age,
-                  rng.choice([1, 4, 9], 300)], 1).astype(np.float32)
-    y = (x[:, 1] + 2 * x[:, 2] + 5 * x[:, 4] + x[:, 3] + 0.3 * x[:, 0] > 245).astype(np.int64)
-    return schema.space(), x, y
+@pytest.mark.parametrize("relations", [True, False])
+@pytest.mark.parametrize("attack", [HopSkipJump(), Zoo(), GenAttack(eps=0.3)])
+def test_finds_possible_patients(attack, relations):
+    classifier, x, y = patients(relations)
+    found = attack(classifier, x, y)
+    fooled = classifier.judge(found) != y
+    assert classifier.space.contains(found, x).all() and torch.equal(found[~fooled], x[~fooled])
+    assert fooled.float().mean() > 0.3
 
 
-@pytest.fixture(scope="module")
-def forest():
+@pytest.mark.parametrize("attack", [HopSkipJump(max_iter=5), Zoo(lr=0.1, h=0.1), GenAttack(eps=0.3)])
+def test_asks_trees(attack):
     from sklearn.ensemble import RandomForestClassifier
 
-    space, x, y = patients()
-    model = RandomForestClassifier(20, max_depth=5, random_state=0).fit(x[:250], y[:250])
-    classifier = EstimatorClassifier(model, 2, space)
-    return classifier, torch.from_numpy(x[250:]), torch.from_numpy(y[250:])
+    x = np.random.default_rng(0).random((300, 4)).astype(np.float32)
+    y = (x.sum(1) > 2).astype(np.int64)
+    classifier = EstimatorClassifier(RandomForestClassifier(10, random_state=0).fit(x, y), 2, Space(0.0, 1.0))
+    x, y = torch.from_numpy(x[:12]), torch.from_numpy(y[:12])
+    assert share(attack, classifier, x, y) > 0.6
 
 
-@pytest.mark.parametrize("attack", [HopSkipJump(), Boundary(), Zoo()])
-def test_returns_possible_patients_where_art_claims_impossible_ones(attack, forest):
-    classifier, x, y = forest
-    space, right = classifier.space, classifier.predict(x.numpy()) == y.numpy()
-    raw, found = attack.raw(classifier, x, y), attack(classifier, x, y)
-    claimed = right & (classifier.predict(raw.numpy()) != y.numpy())
-    fooled = right & (classifier.predict(found.numpy()) != y.numpy())
-    assert space.contains(found, x).all() and space.distance(found, x).max() <= attack.eps + 1e-5
-    assert claimed.sum() > 10 and space.contains(raw, x).numpy()[claimed].mean() < 0.2
-    assert fooled.sum() >= 5
-    # what can be rescued of ART's claims by rounding them afterwards
-    lower, upper = space.ball(x, attack.eps)
-    rescued = space.snap(torch.minimum(torch.maximum(raw, lower), upper), x)
-    assert (right & (classifier.predict(rescued.numpy()) != y.numpy())).sum() <= fooled.sum()
-    assert torch.equal(found[~torch.from_numpy(fooled)], x[~torch.from_numpy(fooled)])
-
-
-def test_searches_in_real_data_and_images():
-    train, val, test = breast()
-    classifier = RandomForest(trees=20).fit(train, val)
-    x, y = torch.from_numpy(test.x[:16]), torch.from_numpy(test.y[:16])
-    found = HopSkipJump(eps=0.2, max_iter=5)(classifier, x, y)
-    assert torch.equal(found[:, 0], x[:, 0])  # never changes
-    assert (classifier.predict(found.numpy()) != y.numpy()).mean() > (classifier.predict(x.numpy()) != y.numpy()).mean()
-
-    module = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(48, 2))
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("attack", [HopSkipJump(max_iter=5, norm="l2"), Zoo(steps=10, c=1e3, coordinates=60),
+                                    GenAttack(eps=0.5)])
+def test_attacks_images_that_need_not_be_square(attack, channels):
+    module = torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(2), torch.nn.Flatten(), torch.nn.Linear(4 * channels, 2))
     with torch.no_grad():
-        module[1].weight.copy_(torch.stack([torch.zeros(48), torch.ones(48)]))
-        module[1].bias.copy_(torch.tensor([0.0, -24.0]))
-    images = TorchClassifier(module, 2, Space(0.0, 1.0))
-    x = torch.rand(3, 3, 4, 4, generator=torch.Generator().manual_seed(0)) * 0.8
-    y = torch.from_numpy(images.predict(x.numpy()))
-    for attack in (HopSkipJump(eps=1.0, max_iter=5), Boundary(eps=1.0, max_iter=20), Zoo(eps=0.4)):
-        found = attack(images, x, y)
-        assert found.shape == x.shape and (images.predict(found.numpy()) != y.numpy()).all()
+        module[2].weight.copy_(torch.stack([torch.zeros(4 * channels), torch.ones(4 * channels)]))
+        module[2].bias.copy_(torch.tensor([0.0, -2.02 * channels]))
+    classifier = TorchClassifier(module, 2, Space(0.0, 1.0))
+    x = torch.rand(4, channels, 6, 10, generator=torch.Generator().manual_seed(0))
+    y = classifier.judge(x)
+    found = attack(classifier, x, y)
+    assert (classifier.judge(found) != y).all() and found.min() >= 0 and found.max() <= 1
 
 
-def test_asks_the_model_for_all_rows_together():
-    class Counting:
-        calls = 0
-
-        def predict_proba(self, x):
-            self.calls += 1
-            return np.eye(2)[(x @ WEIGHT.numpy() > 3).astype(int)]
-
-    x, y = rows(24)
-    one, all_ = Counting(), Counting()
-    HopSkipJump(max_iter=5).raw(EstimatorClassifier(one, 2, SPACE), x[:1], y[:1])
-    HopSkipJump(max_iter=5).raw(EstimatorClassifier(all_, 2, SPACE), x, y)
-    assert all_.calls < 3 * one.calls
-
-
-def fickle(patience):
-    """Fooled in the first `patience` questions, and never again."""
-    asked = 0
-
-    def answer(z):
-        nonlocal asked
-        asked += 1
-        if asked > 5000:
-            raise TimeoutError
-        return np.eye(2)[np.where((z != 0).any(1) & (asked <= patience), 1, 0)]
-
-    return answer
-
-
-def test_art_asks_for_ever_where_the_model_takes_back_an_answer_and_ours_gives_up():
-    def walk(ask):
-        attack = ArtHopSkipJump(estimator_over(ask, (2,), 2, (-1.0, 1.0)), norm=np.inf, max_iter=3, init_eval=4,
-                                max_eval=4, verbose=False)
-        return attack.generate(np.zeros((1, 2), np.float32), x_adv_init=np.float32([[0.3, 0.7]]))
-
-    with art_fence(0), pytest.raises(TimeoutError):
-        walk(fickle(5))
-    with art_fence(0), pytest.raises(_Stalled):
-        walk(_unless_stalled(fickle(5)))
-
-    class Fickle:
-        def __init__(self):
-            self.answer = fickle(6)
-
-        def predict_proba(self, x):
-            return self.answer(x)
-
-    x, y = torch.zeros(1, 2), torch.zeros(1, dtype=torch.long)
-    assert torch.equal(HopSkipJump().raw(EstimatorClassifier(Fickle(), 2, Space(-1.0, 1.0)), x, y), x)
+@pytest.mark.parametrize(("weak", "strong"), [(Zoo(lr=0.2, steps=1), ATTACKS[2]),
+                                              (GenAttack(eps=0.5, steps=2), GenAttack(eps=0.5)),
+                                              (GenAttack(eps=0.1), GenAttack(eps=0.5))])
+def test_more_steps_or_budget_fool_more(weak, strong):
+    classifier = linear(bound=5.0)
+    x, y = rows(classifier, 24)
+    assert share(weak, classifier, x, y) < share(strong, classifier, x, y)
