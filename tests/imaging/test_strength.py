@@ -74,7 +74,7 @@ def test_minimal_attacks_go_no_further(target):
     carlini = median(classifier, theirs(CarliniL2Method, wrapped, x, y, learning_rate=0.01, initial_const=0.1,
                                         binary_search_steps=3, max_iter=20), x, y)
     assert median(classifier, DeepFool()(classifier, x, y), x, y) <= 1.01 * deepfool
-    # ART's line search buys about four backward and six forward passes a step: 60 steps of it cost more than 200 of ours
+    # ART buys about four backward and six forward passes a step: 60 of its steps cost more than 200 of ours
     classifier.gradients = 0
     ours = median(classifier, CarliniWagnerL2(search=4, steps=50)(classifier, x, y), x, y)
     assert classifier.gradients <= 201 * len(x)
