@@ -13,7 +13,7 @@ from imaging.defenses.transforms import bit_depth, median
 from suite.attack import Info
 from suite.classifier import TorchClassifier
 from suite.detectors import Squeezing
-from suite.detectors.squeezing import Squeezer, straight_through
+from suite.detectors.squeezing import Squeezer
 from suite.errors import InputError, NotApplicable
 
 
@@ -41,5 +41,4 @@ class FeatureSqueezing(Squeezing):
         if clean.ndim != 4:
             raise NotApplicable(f"FeatureSqueezing is for images (n, channels, height, width), not for inputs of shape "
                                 f"{clean.shape[1:]}; use bit-depth for tables")
-        # the median has a gradient of its own, which serves an attack better than going straight through
-        return [lambda x: straight_through(bit_depth(x, self.bits), x), partial(median, size=self.size)]
+        return [partial(bit_depth, bits=self.bits), partial(median, size=self.size)]

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from imaging import dct
-from suite.defenses.sanitizer import straight_through
+from suite.bpda import straight_through
 
 _LUMINANCE = """
 16 11 10 16 24 40 51 61

@@ -9,8 +9,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from suite.bpda import straight_through
 from suite.classifier import TorchClassifier
-from suite.defenses.sanitizer import straight_through
 from suite.seeding import torch_generator
 
 

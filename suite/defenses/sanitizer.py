@@ -55,21 +55,6 @@ class Sanitized(nn.Module):
         return self.inner(self.transform(x))
 
 
-def straight_through(x: Tensor, said: Tensor) -> Tensor:
-    """`said`, whose gradient goes to `x` of the same shape as if they were equal."""
-    return _StraightThrough.apply(x, said)
-
-
-class _StraightThrough(torch.autograd.Function):
-    @staticmethod
-    def forward(_: Any, x: Tensor, said: Tensor) -> Tensor:
-        return said.view_as(x)
-
-    @staticmethod
-    def backward(_: Any, grad: Tensor) -> tuple[Tensor, None]:
-        return grad, None
-
-
 class SanitizedClassifier(Classifier):
     """Any model without gradients behind a transform."""
 

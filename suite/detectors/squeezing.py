@@ -12,12 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from suite.attack import Info
+from suite.bpda import straight_through
 from suite.classifier import TorchClassifier
 from suite.detectors._torch import TorchDetector
 from suite.errors import InputError, NotApplicable
 
 Squeezer = Callable[[Tensor], Tensor]
-"""`(n, ...) inputs -> (n, ...)` coarser ones, with a gradient that leads somewhere: see `straight_through`."""
+"""`(n, ...) inputs -> (n, ...)` coarser ones, with a gradient that leads somewhere: see `suite.bpda`."""
 
 
 @dataclass
@@ -52,11 +53,6 @@ class _Squeezed(nn.Module):
         return self.inner(x)[:, :self.classes].softmax(1)
 
 
-def straight_through(coarse: Tensor, x: Tensor) -> Tensor:
-    """Exactly `coarse`, with the gradient of `x`: for squeezers that are flat between their steps."""
-    return coarse.detach() + (x - x.detach())
-
-
 @dataclass
 class BitDepth(Squeezing):
     """Feature squeezing by fewer values alone, for any inputs: the range of each feature in 2^bits steps.
@@ -80,4 +76,4 @@ class BitDepth(Squeezing):
         if not bool(torch.isfinite(width).all()):
             raise NotApplicable("BitDepth: a feature without a least and a greatest value cannot be cut into steps")
         step = torch.where(width > 0, width, 1.0) / (2 ** self.bits - 1)
-        return [lambda x: straight_through(low + ((x - low) / step).round() * step, x)]
+        return [lambda x: straight_through(x, low + ((x - low) / step).round() * step)]

@@ -8,7 +8,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from scipy.ndimage import median_filter
 from torch import nn
 
 from imaging.defenses import transforms
@@ -68,13 +67,6 @@ def test_bit_depth_by_hand():
     x = torch.tensor([0.0, 0.16, 0.17, 0.5, 0.84, 1.0]).view(1, 1, 2, 3)
     assert torch.allclose(transforms.bit_depth(x, 2).flatten(), torch.tensor([0, 0, 1, 2, 3, 3]) / 3)
     assert torch.equal(transforms.bit_depth(x, 1).flatten(), torch.tensor([0.0, 0, 0, 0, 1, 1]))
-
-
-@pytest.mark.parametrize("size", [3, 5])
-def test_median_is_that_of_scipy(size):
-    x = photo()
-    theirs = median_filter(x.numpy(), size=(1, 1, size, size), mode="mirror")
-    assert np.array_equal(transforms.median(x, size).numpy(), theirs)
 
 
 def test_total_variation_of_a_step_moves_both_halves_by_the_closed_form():
