@@ -95,8 +95,8 @@ class CarliniWagnerL2(_Minimal):
         "longer falls leave the inner loop (the paper's code stops the whole batch)")
     steps: int = 100
     search: int = 6
-    c: float = 3.0
-    lr: float = 0.4
+    c: float = 4.0
+    lr: float = 0.3
     kappa: float = 0.0
 
     fastest: ClassVar[float] = 0.05
