@@ -1,4 +1,6 @@
-"""Backward pass differentiable approximation (Athalye, Carlini and Wagner 2018, arXiv 1802.00420)."""
+"""Gradients for what is flat between its steps: backward pass differentiable approximation (Athalye, Carlini and Wagner
+2018, arXiv 1802.00420).
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,7 @@ from torch import Tensor
 
 
 def straight_through(x: Tensor, said: Tensor) -> Tensor:
-    """`said`, whose gradient goes to `x` of the same shape as if they were equal: for what is flat between its steps."""
+    """`said`, whose gradient goes to `x` of the same shape as if they were equal."""
     return _StraightThrough.apply(x, said)
 
 
