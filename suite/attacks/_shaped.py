@@ -48,7 +48,7 @@ class Shaped(Search):
         def climb(reach: Reach, goal: Goal) -> tuple[Tensor, Tensor]:
             return self._climb(Hunt(classifier, reach, goal, self.early_stop), self.start(reach.x, generator))
 
-        return restarted(climb, reach, goal, self.restarts)
+        return restarted(climb, reach, [goal] * self.restarts)
 
     def _climb(self, hunt: Hunt, theta: Tensor) -> tuple[Tensor, Tensor]:
         for k in range(self.steps):
