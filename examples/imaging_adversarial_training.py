@@ -11,12 +11,12 @@ import time
 import numpy as np
 import torch
 from common import console, decimal, load_data, percent, show
-from suite.defenses.fast import FastAdversarialTraining, FreeAdversarialTraining
 
 from imaging.models import SimpleCNN
 from suite.attacks.apgd import APGD
 from suite.attacks.gradient import PGD
 from suite.defenses.adversarial import AdversarialTraining, Trades
+from suite.defenses.fast import FastAdversarialTraining, FreeAdversarialTraining
 from suite.defenses.plain import Plain
 from suite.metrics import balanced_accuracy, bootstrap, collapsed, paired, proportion
 
