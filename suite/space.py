@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+Lp = Literal["linf", "l2"]
 Norm = Literal["linf", "l2", "l0", "own"]
 """What a budget bounds: the largest change of a feature, the root of the summed squares of all changes, the number of
 features (pixels) changed; or "own": something that is no norm of the change, such as an angle. An attack with a budget

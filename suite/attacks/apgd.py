@@ -12,7 +12,7 @@ from torch import Tensor
 from suite.attack import Info
 from suite.attacks._search import Goal, Hunt, Loss, Search, per_row, project, random_start, restarted, uphill
 from suite.classifier import TorchClassifier
-from suite.space import Norm, Reach
+from suite.space import Lp, Reach
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class APGD(Search):
         "`restarts` x (`steps` forward and input-gradient passes and 1 forward pass), fewer with early stop",
         "climbs log odds instead of cross-entropy, and the plain margin instead of DLR, which two classes do not "
         "have; judges each step at the nearest possible input")
-    norm: Norm = "linf"
+    norm: Lp = "linf"
     early_stop: bool = True
     steps: int = 100
     restarts: int = 1

@@ -12,7 +12,7 @@ from suite.attack import Info
 from suite.attacks._boundary import NUDGE
 from suite.attacks._search import Goal, Search, norms, per_row
 from suite.classifier import TorchClassifier
-from suite.space import Norm, Reach
+from suite.space import Lp, Norm, Reach
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class FAB(Search):
         "one pass a step instead of two: the boundary is linearised at the point that was judged, before it is pulled "
         "back to the input; searches scaled features; a row that has found nothing nearer for 20 steps leaves")
     eps: float = float("inf")
-    norm: Norm = "linf"
+    norm: Lp = "linf"
     early_stop: bool = False
     steps: int = 100
     restarts: int = 1

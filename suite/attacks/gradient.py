@@ -15,7 +15,7 @@ from torch import Tensor
 from suite.attack import Info
 from suite.attacks._search import Goal, Hunt, Search, per_row, project, random_start, restarted, uphill
 from suite.classifier import TorchClassifier
-from suite.space import Norm, Reach
+from suite.space import Lp, Reach
 
 _DEPARTS = ("climbs the log odds of being fooled, whose direction is that of cross-entropy but does not vanish where "
             "the model is sure; judges each step at the nearest possible input")
@@ -32,7 +32,7 @@ class FGSM(Search):
     info: ClassVar[Info] = Info(
         "FGSM", "Goodfellow, Shlens and Szegedy 2014, arXiv 1412.6572", "white-box", ("evasion",),
         "1 forward and input-gradient pass", _DEPARTS)
-    norm: Norm = "linf"
+    norm: Lp = "linf"
 
     def _attack(self, classifier: TorchClassifier, reach: Reach, goal: Goal, generator: torch.Generator) -> Tensor:
         scale = classifier.space.scale
@@ -57,7 +57,7 @@ class BIM(Search):
     info: ClassVar[Info] = Info(
         "BIM", "Kurakin, Goodfellow and Bengio 2016, arXiv 1607.02533", "white-box", ("evasion",),
         "`steps` forward and input-gradient passes and 1 forward pass, fewer with early stop", _DEPARTS)
-    norm: Norm = "linf"
+    norm: Lp = "linf"
     early_stop: bool = True
     steps: int = 10
     step: float = 0.1

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from dataclasses import dataclass
-from typing import ClassVar, Literal, Self
+from typing import ClassVar, Self
 
 import torch
 from torch import Tensor
@@ -15,7 +15,7 @@ from suite.attacks._search import Goal, norms, per_row
 from suite.batches import MOST, in_batches
 from suite.classifier import Classifier
 from suite.seeding import torch_generator
-from suite.space import Norm, Space
+from suite.space import Lp, Norm, Space
 
 HALVINGS = 20
 """A step shrinks at most so many times until it fools the model; then the row stays where it is."""
@@ -53,7 +53,7 @@ class HopSkipJump(EvasionAttack):
         "off than in the paper, so that trees and float32 answer too; gives the nearest point of the whole walk")
     eps: float = float("inf")
     target: int | None = None
-    norm: Literal["linf", "l2"] = "linf"
+    norm: Lp = "linf"
     max_iter: int = 20
     init_eval: int = 20
     max_eval: int = 100

@@ -11,7 +11,7 @@ from torch import Tensor
 from suite.attack import Info
 from suite.attacks._search import Goal, Hunt, Query, random_start, worst_of
 from suite.classifier import Classifier
-from suite.space import Norm, Reach
+from suite.space import Lp, Reach
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class RandomNoise(Query):
     info: ClassVar[Info] = Info(
         "Random noise", "control, as in Fawzi, Moosavi-Dezfooli and Frossard 2016, arXiv 1608.08967", "score",
         ("evasion-query",), "`draws` queries, fewer with early stop")
-    norm: Norm = "linf"
+    norm: Lp = "linf"
     draws: int = 10
     edge: bool = True
     early_stop: bool = True

@@ -19,6 +19,8 @@ from suite.recipe import Recipe, TorchRecipe
 _HELD_OUT = 0.2
 """Share of the attacker's own rows on which the training of the surrogate is stopped."""
 
+from suite.space import Lp
+
 
 @dataclass(frozen=True)
 class Transfer(EvasionAttack):
@@ -44,7 +46,7 @@ class Transfer(EvasionAttack):
         "surrogates pre-trained on ImageNet need a download, and are left out")
     eps: float = 0.02
     target: int | None = None
-    norm: Literal["linf", "l2"] = "linf"
+    norm: Lp = "linf"
     surrogate: str | None = None
     data: Literal["same", "other"] = "other"
     reseed: bool = True

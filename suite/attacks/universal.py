@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -14,7 +14,7 @@ from suite.attacks._search import Goal, project, uphill
 from suite.classifier import Classifier, TorchClassifier
 from suite.errors import InputError
 from suite.seeding import torch_generator
-from suite.space import Reach
+from suite.space import Lp, Reach
 from suite.training import shuffled
 
 
@@ -31,7 +31,7 @@ class Universal(EvasionAttack):
     """
 
     target: int | None = None
-    norm: Literal["linf", "l2"] = "linf"
+    norm: Lp = "linf"
 
     @abstractmethod
     def craft(self, classifier: Classifier, x: Tensor, y: Tensor, seed: int = 0) -> Tensor:
