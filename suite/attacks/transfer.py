@@ -15,11 +15,10 @@ from suite.classifier import TorchClassifier
 from suite.data import Dataset
 from suite.errors import InputError
 from suite.recipe import Recipe, TorchRecipe
+from suite.space import Lp
 
 _HELD_OUT = 0.2
 """Share of the attacker's own rows on which the training of the surrogate is stopped."""
-
-from suite.space import Lp
 
 
 @dataclass(frozen=True)
