@@ -2,5 +2,7 @@
 
 from pathlib import Path
 
-PRESET = Path(__file__).parent / "presets" / "imaging.toml"
+_PRESETS = Path(__file__).parent / "presets"
+PRESET = _PRESETS / "imaging.toml"
 """The plan that `medsec audit imaging` carries out."""
+COVID, ALZHEIMER, HAM10000 = (_PRESETS / f"{name}.toml" for name in ("covid", "alzheimer", "ham10000"))
