@@ -84,7 +84,8 @@ def _images(labels: Path | None, size: int | None, finding: str | None, allow_le
 @app.command()
 def audit(
     plan: Annotated[str | None, typer.Argument(metavar="[PRESET | PLAN.toml]", show_default=False,
-                                               help="What to do; `tabular` when left out.")] = None,
+                                               help="What to do; when left out, `imaging` for images, else "
+                                               "`tabular`.")] = None,
     data: Annotated[str | None, typer.Option(metavar="NAME_OR_FILE", help="A registered dataset, a CSV, or images "
                                             "(a folder or .npz).")] = None,
     model: Annotated[str | None, typer.Option(metavar="NAMES_OR_FILE", help="Models, or a file with a fitted one "
@@ -103,7 +104,8 @@ def audit(
     size: Size = None,
     finding: Finding = None,
     allow_leakage: Leakage = False,
-    eps: Annotated[float | None, typer.Option(help="Main budget, in shares of each column's plausible range.")] = None,
+    eps: Annotated[float | None, typer.Option(help="Main budget: a share of each column's plausible range, or of the "
+                                             "range of intensities (4/255 is 0.0157).")] = None,
     out: Annotated[Path | None, typer.Option(metavar="DIR", help="Run folder; runs/PRESET when left out.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of everything random.")] = None,
     device: Annotated[str | None, typer.Option(metavar="auto|cpu|cuda", help="Where to compute.")] = None,
@@ -131,10 +133,11 @@ def audit(
              "defenses": wanted, "detectors": watching, "table": table or None, "images": images or None,
              "eps": eps, "seed": seed,
              "device": device, "allow_pickle": allow_pickle or None}
+    plan = plan or request.default_preset(flags["data"])
     made = request.make_plan(plan, flags, quick)
     from suite.terminal import run_audit
 
-    run_audit(made, out or Path("runs") / Path(plan or request.DEFAULT_PRESET).stem, jobs)
+    run_audit(made, out or Path("runs") / Path(plan).stem, jobs)
 
 
 @app.command("list")

@@ -40,6 +40,12 @@ def names(kind: Kind) -> list[str]:
     return list(_entries(kind))
 
 
+def package(kind: Kind, name: str) -> str:
+    """The top package of what a name stands for, without importing it; empty for an unknown name."""
+    entry = _entries(kind).get(name)
+    return entry.module.partition(".")[0] if entry else ""
+
+
 def is_file(name: str) -> bool:
     """Whether a name is of the form `path/to/file.py:Object`."""
     return ".py:" in name

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -16,11 +16,26 @@ from suite.plan import Plan, read_toml
 DEFAULT_PRESET = "tabular"
 
 
+def default_preset(data: Sequence[str] | None) -> str:
+    """The preset that is named like the package which reads the data: images are audited as images unasked."""
+    kind, name = _reader(data[0]) if data else ("datasets", "")
+    package = registry.package(kind, name)
+    return package if package in registry.names("presets") else DEFAULT_PRESET
+
+
+def _reader(name: str) -> tuple[Literal["datasets", "readers"], str]:
+    """Under which kind and name the registry has what opens this: a data set, or the reader of a file's suffix."""
+    path = Path(name)
+    if name in registry.names("datasets") or registry.is_file(name) or not (path.suffix or path.is_dir()):
+        return "datasets", name
+    return "readers", "folder" if path.is_dir() else path.suffix.removeprefix(".").lower()
+
+
 def make_plan(what: str | None, flags: dict[str, Any], quick: bool = False) -> Plan:
     """The plan of a preset or a TOML file, changed by flags.
 
     Args:
-        what: A preset's name, a TOML file, or None for the default preset.
+        what: A preset's name, a TOML file, or None for the preset that suits the data.
         flags: Keys of `suite.plan.Plan` that were given on the command line; None means not given. Lists of models,
             attacks, defenses and detectors replace the plan's.
         quick: Few rows, one budget, and no defenses but those asked for by name.
@@ -28,7 +43,7 @@ def make_plan(what: str | None, flags: dict[str, Any], quick: bool = False) -> P
     Raises:
         InputError: Unknown preset, no such file, or a key that is wrong, which the message names.
     """
-    what = what or DEFAULT_PRESET
+    what = what or default_preset(flags.get("data"))
     a_file = what.endswith(".toml") or "/" in what
     raw = read_toml(Path(what) if a_file else registry.load("presets", what))
     given = {k: v for k, v in flags.items() if v is not None}
@@ -101,18 +116,18 @@ def opened(name: str, plan: Plan) -> Dataset:
     if name in readers:
         raise InputError(f"data {name}: give the {'folder' if name == 'folder' else 'file'} itself, for example --data "
                          + {"csv": "patients.csv --target COLUMN", "folder": "scans/"}.get(name, f"scans.{name}"))
-    if name in registry.names("datasets") or registry.is_file(name) or not (path.suffix or path.is_dir()):
+    kind, reader = _reader(name)
+    if kind == "datasets":
         data = _build(name, registry.load("datasets", name), plan)
         if registry.is_file(name):
             for split in (data.train, data.val, data.test):
                 _check_range(name, split)
         return data
-    suffix = "folder" if path.is_dir() else path.suffix.removeprefix(".").lower()
-    if suffix not in readers:
-        known = ", ".join(f".{reader}" for reader in readers if reader != "folder")
-        raise InputError(f"data {name}: no reader for .{suffix} files; give a file ({known}), a folder of images, or a "
+    if reader not in readers:
+        known = ", ".join(f".{suffix}" for suffix in readers if suffix != "folder")
+        raise InputError(f"data {name}: no reader for .{reader} files; give a file ({known}), a folder of images, or a "
                          "name (`medsec list datasets` shows all)")
-    return _build(name, registry.load("readers", suffix), plan, path)
+    return _build(name, registry.load("readers", reader), plan, path)
 
 
 def _build(name: str, builder: Callable[..., Any], plan: Plan, *path: Path) -> Dataset:

@@ -8,7 +8,7 @@ import pytest
 from suite import registry
 from suite.errors import InputError
 from suite.plan import Item, Plan
-from suite.request import make_plan, opened
+from suite.request import default_preset, make_plan, opened
 
 BASE = {"data": "breast-cancer", "models": ["mlp"]}
 
@@ -251,6 +251,12 @@ def test_flags_on_images_are_added_to_the_plans(tmp_path):
     file = tmp_path / "p.toml"
     file.write_text('data = "pima"\nmodels = ["mlp"]\n[images]\nsize = 64\nchannels = 1\n')
     assert make_plan(str(file), {"images": {"size": 32}}).images.said == {"size": 32, "channels": 1}
+
+
+def test_images_are_audited_as_images_unasked(tmp_path):
+    (tmp_path / "scans").mkdir()
+    assert [default_preset(data) for data in (None, ["pima"], ["x.csv"], ["nobody"], ["chest-phantom"], ["x.npz"],
+                                              [str(tmp_path / "scans")])] == ["tabular"] * 4 + ["imaging"] * 3
 
 
 def test_detectors_are_kept_where_their_models_are_and_can_be_replaced(tmp_path):
