@@ -82,8 +82,9 @@ class CarliniWagnerL2(_Minimal):
         steps: Adam steps for each `c`.
         search: Values of `c` tried in the binary search.
         c: The first of them, in units of the least with which a linear model would be fooled.
-        lr: Length of the first step, as a share of the distance to the linearised boundary, so that it suits a table
-            and a large image alike; it falls linearly to 0.
+        lr: Length of the first step, as a share of the distance to the linearised boundary, or of 2 features' scale
+            between all features if that is longer (which it is on few columns only: whole numbers must be leapt over);
+            it falls linearly to 0.
         kappa: Lead over the true label that is asked for, in logits; what is returned need only be wrong.
     """
 
@@ -99,7 +100,7 @@ class CarliniWagnerL2(_Minimal):
     lr: float = 0.3
     kappa: float = 0.0
 
-    fastest: ClassVar[float] = 0.05
+    fastest: ClassVar[float] = 0.1
     """Most that a first step moves any feature, in units of its scale, however flat the model is."""
 
     def _attack(self, classifier: TorchClassifier, reach: Reach, goal: Goal, generator: torch.Generator) -> Tensor:
@@ -109,7 +110,8 @@ class CarliniWagnerL2(_Minimal):
         logits, grad = goal.gradient(classifier, reach.x, "margin")
         steep = torch.linalg.vector_norm((grad * classifier.space.scale).flatten(1), dim=1).clamp_(min=1e-12)
         away = goal.lead(logits).abs() / steep  # how far a linear model would have to be moved, and its least `c`
-        c, rate = self.c * 2 * away / steep, (self.lr * away / found[0].numel()**0.5).clamp_(max=self.fastest)
+        c, size = self.c * 2 * away / steep, found[0].numel()
+        rate = (self.lr * (away / size**0.5).clamp_(min=2 / size)).clamp_(max=self.fastest)
         for _ in range(self.search):
             better, distance, fooled = self._descend(classifier, reach, goal, c, rate)
             closer = fooled & (distance <= nearest)

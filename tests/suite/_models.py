@@ -51,7 +51,7 @@ def images(channels: int, classes: int = 2):
         return classifier, x, module(x).argmax(1)
 
 
-def patients(relations: bool = True):
+def patients(relations: bool = True, seed: int = 3):
     """A network on a table with every kind of column, 60 possible patients and the labels it gives them."""
     columns = {
         "glucose": {"min": 40, "max": 250, "integer": True},
@@ -64,7 +64,7 @@ def patients(relations: bool = True):
     related = [{"name": "not both run high", "terms": {"rate": 1, "glucose": 0.5}, "max": 260}]
     schema = Schema(columns=columns, relations=related if relations else [])
     space = schema.space()
-    with seeded(3):
+    with seeded(seed):
         low, width = space.lower, space.upper - space.lower
         x = low + width * (0.2 + 0.6 * torch.rand(60, 6))
         x[:, [0, 2, 5]] = x[:, [0, 2, 5]].round()

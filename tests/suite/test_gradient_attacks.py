@@ -80,6 +80,14 @@ def test_minimal_attacks_reach_the_distance_of_a_linear_model(attack, n):
     assert ratio.max() <= 1.05
 
 
+@pytest.mark.parametrize(("seed", "steps", "search", "least"), [(3, 100, 6, 0.85), (3, 50, 4, 0.75),
+                                                                (52, 100, 6, 0.95)])
+def test_carlini_wagner_leaps_over_the_steps_of_a_table(seed, steps, search, least):
+    """With whole numbers and codes, steps as short as an image asks for round back to where they began."""
+    classifier, x, y = patients(seed=seed)
+    assert fooled(classifier, CarliniWagnerL2(steps=steps, search=search)(classifier, x, y), y).float().mean() > least
+
+
 def test_deepfool_finds_the_nearest_of_many_boundaries():
     classifier = linear(classes=5)
     x, y = rows(classifier, 40)
