@@ -120,7 +120,7 @@ class Reach:
         self.x, self.lower, self.upper = x, lower, upper
 
     def take(self, rows: Tensor) -> Self:
-        """The reach of some of the rows (a mask or positions)."""
+        """The reach of some of the rows (a mask, or positions, which may repeat)."""
         taken = copy.copy(self)
         taken.x, taken.lower, taken.upper = self.x[rows], self.lower[rows], self.upper[rows]
         return taken

@@ -292,7 +292,7 @@ class PatientReach(Reach):
 
     def take(self, rows: Tensor) -> Self:
         taken = super().take(rows)
-        taken._whole = self._whole[:len(taken.x)]
+        taken._whole = self._whole[rows]
         return taken
 
     def snap(self, z: Tensor, inward: bool = False) -> Tensor:

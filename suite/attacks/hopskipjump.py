@@ -164,7 +164,7 @@ class HopSkipJump(EvasionAttack):
         for start in range(0, evals, at_once):
             m = min(at_once, evals - start)
             many = side.take(torch.arange(n, device=z.device).repeat(m))
-            u = torch.randn(many.x.shape, generator=generator, device=z.device) * (many.lower < many.upper)
+            u = torch.randn(many.x.shape, generator=generator, device=z.device) * (many.reach.lower < many.reach.upper)
             center = z.repeat(m, *ones)
             points = many.inside(center + u / norms(u) * length.repeat(m, *ones) * side.scale)
             u = ((points - center) / side.scale).view(m, *z.shape)
@@ -180,21 +180,20 @@ class _Side:
 
     def __init__(self, classifier: Classifier, space: Space, x: Tensor, goal: Goal, norm: Norm) -> None:
         self.classifier, self.space, self.x, self.goal, self.norm = classifier, space, x, goal, norm
-        self.scale = space.scale
-        self.lower, self.upper = space.ball(x, float("inf"))
+        self.scale, self.reach = space.scale, space.reach(x, float("inf"))
 
     def take(self, rows: Tensor) -> Self:
         """The same of some of the rows (positions, which may repeat)."""
         taken = copy.copy(self)
-        taken.x, taken.lower, taken.upper = self.x[rows], self.lower[rows], self.upper[rows]
-        taken.goal = self.goal.take(rows)
+        taken.reach, taken.goal = self.reach.take(rows), self.goal.take(rows)
+        taken.x = taken.reach.x
         return taken
 
     def inside(self, z: Tensor) -> Tensor:
-        return torch.clamp(z, self.lower, self.upper)
+        return torch.clamp(z, self.reach.lower, self.reach.upper)
 
     def possible(self, z: Tensor) -> Tensor:
-        return self.space.snap(z, self.x)
+        return self.reach.snap(self.inside(z))
 
     def fooled(self, z: Tensor) -> Tensor:
         """(n,) bool; one query a row."""
