@@ -11,7 +11,8 @@ from suite.classifier import EstimatorClassifier, TorchClassifier
 from suite.space import Space
 from tests.suite._models import linear, patients, rows
 
-ATTACKS = [HopSkipJump(max_iter=5), HopSkipJump(norm="l2", max_iter=5), Zoo(lr=0.2, steps=15, coordinates=4),
+ATTACKS = [HopSkipJump(max_iter=5), HopSkipJump(norm="l2", max_iter=5),
+           Zoo(norm="l2", eps=float("inf"), lr=0.2, steps=15, coordinates=4), Zoo(eps=2.0, lr=0.5, coordinates=4),
            GenAttack(eps=2.0)]
 
 
@@ -88,7 +89,7 @@ def test_a_refusal_is_no_success(attack):
 
 
 @pytest.mark.parametrize("relations", [True, False])
-@pytest.mark.parametrize("attack", [HopSkipJump(), Zoo(), GenAttack(eps=0.3)])
+@pytest.mark.parametrize("attack", [HopSkipJump(), Zoo(norm="l2", eps=1.0), Zoo(eps=0.3), GenAttack(eps=0.3)])
 def test_finds_possible_patients(attack, relations):
     classifier, x, y = patients(relations)
     found = attack(classifier, x, y)
@@ -97,7 +98,8 @@ def test_finds_possible_patients(attack, relations):
     assert fooled.float().mean() > 0.3
 
 
-@pytest.mark.parametrize("attack", [HopSkipJump(max_iter=5), Zoo(lr=0.1, h=0.1), GenAttack(eps=0.3)])
+@pytest.mark.parametrize("attack", [HopSkipJump(max_iter=5), Zoo(norm="l2", eps=1.0, lr=0.1, h=0.1),
+                                    Zoo(eps=0.3, lr=0.1, h=0.1), GenAttack(eps=0.3)])
 def test_asks_trees(attack):
     from sklearn.ensemble import RandomForestClassifier
 
@@ -109,8 +111,8 @@ def test_asks_trees(attack):
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-@pytest.mark.parametrize("attack", [HopSkipJump(max_iter=5, norm="l2"), Zoo(steps=10, c=1e3, coordinates=60),
-                                    GenAttack(eps=0.5)])
+@pytest.mark.parametrize("attack", [HopSkipJump(max_iter=5, norm="l2"), Zoo(eps=0.5), GenAttack(eps=0.5),
+                                    Zoo(norm="l2", eps=5.0, steps=10, c=1e3, coordinates=60)])
 def test_attacks_images_that_need_not_be_square(attack, channels):
     module = torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(2), torch.nn.Flatten(), torch.nn.Linear(4 * channels, 2))
     with torch.no_grad():
@@ -123,7 +125,8 @@ def test_attacks_images_that_need_not_be_square(attack, channels):
     assert (classifier.judge(found) != y).all() and found.min() >= 0 and found.max() <= 1
 
 
-@pytest.mark.parametrize(("weak", "strong"), [(Zoo(lr=0.2, steps=1), ATTACKS[2]),
+@pytest.mark.parametrize(("weak", "strong"), [(Zoo(norm="l2", eps=50.0, lr=0.2, steps=1), ATTACKS[2]),
+                                              (Zoo(eps=2.0, lr=0.2, steps=1), ATTACKS[3]), (Zoo(eps=0.1), ATTACKS[3]),
                                               (GenAttack(eps=0.5, steps=2), GenAttack(eps=0.5)),
                                               (GenAttack(eps=0.1), GenAttack(eps=0.5))])
 def test_more_steps_or_budget_fool_more(weak, strong):
