@@ -6,6 +6,7 @@ import copy
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -65,6 +66,18 @@ Objective = Callable[[nn.Module, Batch], Tensor]
 """`(module, batch) -> (n,)` losses, one a row. Class weights are applied by the loop."""
 
 
+@runtime_checkable
+class Stateful(Protocol):
+    """What an objective, or what is asked whether training is `spoiled`, offers when it remembers anything from call to
+    call: else a training that goes on from a checkpoint would end elsewhere."""
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """All that it remembers."""
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Remember what `state_dict` gave, on the device of the training."""
+
+
 def cross_entropy(module: nn.Module, batch: Batch) -> Tensor:
     """Plain training."""
     return F.cross_entropy(module(batch.x), batch.y, reduction="none")
@@ -99,10 +112,11 @@ def fit(recipe: TorchRecipe, train: Split, val: Split, *, seed: int = 0, device:
             operating point where the recipe asks for one.
         seed: Initialisation, order of the rows, augmentation and whatever the objective draws.
         device: "cpu" or "cuda".
-        objective: The loss of one batch; defenses bring their own.
+        objective: The loss of one batch; defenses bring their own. `Stateful` where it remembers anything.
         val_objective: The loss watched on `val`; `objective` by default.
         replays: Steps taken on each batch before the next one.
-        spoiled: Asked about the module after each epoch; True ends training, and that epoch is not returned.
+        spoiled: Asked about the module after each epoch; True ends training, and that epoch is not returned. `Stateful`
+            where it remembers anything.
 
     Returns:
         A classifier in evaluation mode, its batch normalisation folded into the convolutions before it.
@@ -114,7 +128,8 @@ def fit(recipe: TorchRecipe, train: Split, val: Split, *, seed: int = 0, device:
     fast = torch.device(device).type == "cuda" and train.x.ndim == 4
     if fast:
         module.to(memory_format=torch.channels_last)
-    training = Training(recipe, module, seed)
+    memories = {"objective": objective, "spoiled": spoiled}
+    training = Training(recipe, module, seed, {k: v for k, v in memories.items() if isinstance(v, Stateful)})
     x, y = tensors(train, device)
     weights = class_weights(y, classes, recipe.balanced)
     # an objective may run the module with and without gradients, and autocast's cache would lose the former
@@ -161,10 +176,11 @@ class Training:
         judged: What is validated and returned: the module itself, or the running average of its weights.
         epoch: Finished epochs.
         steps: Finished steps.
+        memories: What else remembers anything, by name.
     """
 
-    def __init__(self, recipe: TorchRecipe, module: nn.Module, seed: int) -> None:
-        self.recipe, self.module, self.epoch, self.steps = recipe, module, 0, 0
+    def __init__(self, recipe: TorchRecipe, module: nn.Module, seed: int, memories: Mapping[str, Stateful]) -> None:
+        self.recipe, self.module, self.epoch, self.steps, self.memories = recipe, module, 0, 0, memories
         self.judged = copy.deepcopy(module).eval() if recipe.average else module
         self.generator = torch_generator(seed)
         self.optimizer = torch.optim.AdamW(module.parameters(), recipe.lr, weight_decay=recipe.weight_decay)
@@ -210,7 +226,8 @@ class Training:
             **({"cuda": torch.cuda.get_rng_state(device)} if device.type == "cuda" else {}),
             **_named("module", self.module.state_dict()), **_named("best", self.watch.best),
             **(_named("judged", self.judged.state_dict()) if self.judged is not self.module else {}),
-            **_named("optimizer", optimizer)}
+            **_named("optimizer", optimizer),
+            **{k: v for name, what in self.memories.items() for k, v in _named(name, what.state_dict()).items()}}
 
     def resume(self, state: dict[str, Tensor] | None) -> None:
         """Take up what `state` gave; nothing happens on None."""
@@ -232,6 +249,9 @@ class Training:
             optimizer.setdefault(int(number), {})[what] = value
         groups = self.optimizer.state_dict()["param_groups"]
         self.optimizer.load_state_dict({"state": optimizer, "param_groups": groups})
+        device = next(self.module.parameters()).device
+        for name, what in self.memories.items():
+            what.load_state_dict({k: v.to(device) for k, v in _part(name, state).items()})
 
 
 def _named(prefix: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:

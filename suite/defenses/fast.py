@@ -81,6 +81,15 @@ class _Free:
         possible = self.last + (self.space.snap(self.last, x) - self.last).detach()
         return F.cross_entropy(module(possible), batch.y, reduction="none")
 
+    def state_dict(self) -> dict[str, Tensor]:
+        """The perturbation, and where the last backward pass pushes it."""
+        return {} if self.delta is None else {"delta": self.delta, "push": self.last.grad}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        if state:
+            self.delta, self.last = state["delta"], torch.zeros_like(state["push"])
+            self.last.grad = state["push"]
+
 
 @dataclass(frozen=True)
 class FastAdversarialTraining(RobustTraining):
@@ -165,3 +174,11 @@ class Watchdog:
         if several > self.best:
             self.best, self.best_single = several, single
         return self.bitten
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Its history."""
+        return {"history": torch.tensor([self.best, self.best_single, self.epoch, self.bitten], dtype=torch.float64)}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        self.best, self.best_single, epoch, bitten = state["history"].tolist()
+        self.epoch, self.bitten = int(epoch), bool(bitten)

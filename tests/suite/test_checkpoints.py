@@ -10,6 +10,7 @@ from suite import checkpoints as module
 from suite.audit import Audit
 from suite.checkpoints import checkpoints
 from suite.defenses.distillation import Distillation
+from suite.defenses.fast import FastAdversarialTraining, FreeAdversarialTraining, Watchdog
 from suite.plan import Plan
 from suite.progress import listening
 from suite.recipe import TorchRecipe
@@ -108,6 +109,43 @@ def test_every_training_of_a_defense_has_its_own(tmp_path):
     killed_after(6, train)  # the teacher is done, the student half
     found, epochs = epochs_of(train)
     assert same(found, whole) and epochs == [3, 4]
+
+
+@pytest.mark.parametrize("defense", [FreeAdversarialTraining(eps=0.1, replays=2), FastAdversarialTraining(eps=0.1)],
+                         ids=lambda d: type(d).__name__)
+@pytest.mark.parametrize("after", [1, 3])
+def test_what_a_defense_remembers_from_batch_to_batch_goes_on_to_the_bit(tmp_path, defense, after):
+    recipe, data = Net(epochs=5 * getattr(defense, "replays", 1)), (table(), table(60, 1))
+    whole = defense(recipe, *data)
+
+    def train():
+        with checkpoints(tmp_path):
+            return defense(recipe, *data)
+
+    killed_after(after, train)
+    found, epochs = epochs_of(train)
+    assert same(found, whole) and epochs == list(range(after + 1, 6))
+
+
+def test_the_watchdog_remembers_what_it_has_seen_before_the_kill(tmp_path, monkeypatch):
+    """It bites in the third epoch, for what was better in the first."""
+    several, single, epoch = [0.6, 0.5, 0.1], [0.7, 0.7, 0.9], 0
+    monkeypatch.setattr(FastAdversarialTraining, "watchdog", lambda self, *_: Watchdog(
+        lambda module: several[epoch - 1], lambda module: single[epoch - 1], 0.2))
+
+    def train(stop=None):
+        def tick(what, done, _):
+            nonlocal epoch
+            epoch = done
+            if done == stop:
+                raise Killed
+
+        with checkpoints(tmp_path), listening(tick):
+            return FastAdversarialTraining(eps=0.1)(Net(epochs=9), table(), table(60, 1))
+
+    with pytest.raises(Killed):
+        train(stop=3)
+    assert train().notes["overfitting_at_epoch"] == 3
 
 
 @pytest.mark.parametrize("change", ["recipe", "seed", "data", "about", "order"])
