@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from suite.audit import WORST
+from suite.cells import WORST
 from suite.errors import InputError
 from suite.measurement import Measurement
 from suite.plan import Item

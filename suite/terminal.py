@@ -44,7 +44,8 @@ def run_audit(plan: Plan, folder: Path, jobs: int | None = None) -> None:
     console.print(f"[bold]data[/]  {escape(why)}", soft_wrap=True)
     import torch
 
-    from suite.audit import Audit, Cell, describe_device
+    from suite.audit import Audit, describe_device
+    from suite.cells import Cell
     from suite.progress import listening
     from suite.report import write_report
     from suite.workers import cores

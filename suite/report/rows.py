@@ -11,7 +11,7 @@ from suite.report import known
 from suite.report.show import VOICES
 
 WORST = "worst-case"
-"""As `suite.audit.WORST`, which this does not import: findings are looked up without torch."""
+"""As `suite.cells.WORST`, which this does not import: findings are looked up without torch."""
 CONTROL = "noise"
 """As `suite.evaluate.worst_case.CONTROL`."""
 

@@ -9,7 +9,8 @@ from sklearn.tree import DecisionTreeClassifier
 
 from suite import audit as audit_module
 from suite import gate, metrics
-from suite.audit import Audit, resolve_device
+from suite.audit import Audit
+from suite.cells import resolve_device
 from suite.errors import InputError
 from suite.plan import Plan
 from tabular.data import breast_cancer

@@ -203,11 +203,11 @@ def test_the_file_is_the_same_every_time(tmp_path):
 
 
 def test_names_of_control_and_worst_case_are_those_of_the_audit():
-    from suite import audit
+    from suite import cells
     from suite.evaluate import worst_case
     from suite.report import rows
 
-    assert (rows.WORST, rows.CONTROL) == (audit.WORST, worst_case.CONTROL)
+    assert (rows.WORST, rows.CONTROL) == (cells.WORST, worst_case.CONTROL)
 
 
 def test_numbers_as_text():
