@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from suite.attack import Info
 from suite.classifier import TorchClassifier
 from suite.data import Split
+from suite.defenses.around import around
 from suite.defenses.randomized import Chance, LeftOut, Randomized, RandomizedClassifier, mean_log_proba
-from suite.defenses.sanitizer import around
 from suite.errors import InputError, NotApplicable
 from suite.recipe import TorchDefense, TorchRecipe
 from suite.training import fit

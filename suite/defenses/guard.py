@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from suite.attack import Info
 from suite.classifier import REJECTED, Classifier, TorchClassifier
 from suite.data import Split
+from suite.defenses.around import Around, around
 from suite.detectors import Mahalanobis, Neighbors, TorchDetector
 from suite.errors import InputError
 from suite.recipe import Front
@@ -48,9 +49,8 @@ class PlausibilityGuard(Front):
         detector = DETECTORS[self.detector]().fit(train.x, train.y)
         threshold = detector.threshold(self.fpr, val.x)
         if isinstance(classifier, TorchClassifier):
-            return GuardedTorchClassifier(GuardedModule(classifier.module, detector.module, threshold),
-                                          len(train.classes), train.space, rejects=True, device=classifier.device,
-                                          recipe=classifier.recipe)
+            return around(classifier, GuardedModule(classifier.module, detector.module, threshold),
+                          GuardedTorchClassifier, rejects=True)
         return GuardedClassifier(classifier, detector, threshold)
 
 
@@ -85,7 +85,7 @@ class GuardedTorchClassifier(TorchClassifier):
         return super().judge(x).masked_fill(~self.space.possible(x), REJECTED)
 
 
-class GuardedClassifier(Classifier):
+class GuardedClassifier(Around):
     """Any classifier behind a guard; `predict` gives `REJECTED` where it refuses.
 
     Args:
@@ -95,12 +95,8 @@ class GuardedClassifier(Classifier):
     """
 
     def __init__(self, inner: Classifier, detector: TorchDetector, threshold: float) -> None:
-        super().__init__(len(inner.classes_), inner.space)
-        self.inner, self.detector, self.threshold, self.rejects = inner, detector, threshold, True
-
-    @property
-    def device(self) -> torch.device:
-        return self.inner.device
+        super().__init__(inner)
+        self.detector, self.threshold, self.rejects = detector, threshold, True
 
     def scores(self, x: Tensor) -> Tensor:
         refused = torch.from_numpy(self.predict(x.cpu().numpy()) == REJECTED).to(x)

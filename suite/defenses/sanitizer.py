@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from suite.classifier import Classifier, TorchClassifier
+from suite.defenses.around import Around, around
 
 Transform = Callable[[Tensor], Tensor]
 """`(n, ...) -> (n, ...)`, each row by itself, without randomness; autograd through it gives gradients that are worth
@@ -21,22 +21,6 @@ def sanitized(classifier: Classifier, transform: Transform) -> Classifier:
     if isinstance(classifier, TorchClassifier):
         return around(classifier, Sanitized(classifier.module, transform))
     return SanitizedClassifier(classifier, transform)
-
-
-def around(classifier: TorchClassifier, module: nn.Module, kind: type[TorchClassifier] = TorchClassifier,
-           **more: Any) -> TorchClassifier:
-    """A classifier that judges by `module`, which holds that of `classifier`; what it is and knows stays the same.
-
-    Args:
-        classifier: Trained.
-        module: Takes and returns what the classifier's own does.
-        kind: Class of the new one.
-        more: Further arguments of that class.
-    """
-    made = kind(module, len(classifier.classes_), classifier.space, rejects=classifier.rejects,
-                device=classifier.device, recipe=classifier.recipe, **more)
-    made.notes |= classifier.notes
-    return made
 
 
 class Sanitized(nn.Module):
@@ -55,17 +39,12 @@ class Sanitized(nn.Module):
         return self.inner(self.transform(x))
 
 
-class SanitizedClassifier(Classifier):
+class SanitizedClassifier(Around):
     """Any model without gradients behind a transform."""
 
     def __init__(self, inner: Classifier, transform: Transform) -> None:
-        super().__init__(len(inner.classes_), inner.space)
-        self.inner, self.transform = inner, transform
-        self.recipe, self.notes = getattr(inner, "recipe", None), dict(inner.notes)
-
-    @property
-    def device(self) -> torch.device:
-        return self.inner.device
+        super().__init__(inner)
+        self.transform = transform
 
     def _proba(self, x: np.ndarray) -> np.ndarray:
         return self.inner.predict_proba(self.transform(torch.from_numpy(x)).numpy())

@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from suite.attack import Info
 from suite.classifier import REJECTED, Classifier, TorchClassifier
 from suite.data import Split
+from suite.defenses.around import around
 from suite.defenses.randomized import Chance, GaussianNoise, Randomized, RandomizedClassifier
-from suite.defenses.sanitizer import around
 from suite.errors import InputError, NotApplicable
-from suite.recipe import Defense, Front, TorchDefense, TorchRecipe
+from suite.recipe import Defense, Front, Recipe, TorchDefense, TorchRecipe
 from suite.seeding import torch_generator
 from suite.training import Batch, fit
 
@@ -74,6 +74,10 @@ class NoiseFront(Front):
 
     def __post_init__(self) -> None:
         _check(self)
+
+    def check(self, recipe: Recipe) -> None:
+        if "gradients" not in recipe.offers:
+            raise NotApplicable("NoiseFront stands in front of networks only")
 
     def wrap(self, classifier: Classifier, train: Split, val: Split) -> Classifier:
         if not isinstance(classifier, TorchClassifier):

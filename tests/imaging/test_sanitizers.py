@@ -16,7 +16,8 @@ from imaging.space import ImageSpace
 from suite.attacks.gradient import PGD
 from suite.classifier import EstimatorClassifier, TorchClassifier
 from suite.data import Split
-from suite.defenses.sanitizer import Sanitized, around
+from suite.defenses.around import around
+from suite.defenses.sanitizer import Sanitized
 from suite.errors import InputError, NotApplicable
 from suite.seeding import seeded
 from suite.space import Space

@@ -19,6 +19,17 @@ RECIPES = (LogisticRegression(), RandomForest(trees=20))
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
+def test_what_the_model_inside_notes_is_not_lost(recipe):
+    train, val, _ = breast()
+    inner = recipe.fit(train, val)
+    inner.notes["eps"] = 0.1
+    guarded = PlausibilityGuard().wrap(inner, train, val)
+    assert guarded.notes == {"eps": 0.1} and guarded.recipe == recipe
+    guarded.notes["own"] = 1.0
+    assert "own" not in inner.notes
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
 @pytest.mark.parametrize("detector", ["mahalanobis", "neighbors"])
 @pytest.mark.parametrize("fpr", [0.05, 0.2])
 def test_refuses_the_asked_share_of_patients_and_judges_the_others_as_before(recipe, detector, fpr):
