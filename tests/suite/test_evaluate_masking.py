@@ -10,6 +10,8 @@ from imaging.space import ImageSpace
 from suite.attacks.gradient import FGSM, PGD
 from suite.attacks.noise import RandomNoise
 from suite.classifier import TorchClassifier
+from suite.defenses.ensemble import MCDropout
+from suite.defenses.smoothing import smoothed
 from suite.evaluate import measure
 from suite.evaluate.worst_case import Part, measure_worst_case
 from suite.seeding import seeded
@@ -114,6 +116,15 @@ class TestMasking:
     def test_a_network_that_draws_its_input_is_caught(self, network):
         module, data = network
         assert self.checks(Shaken(module), data)["same answer again"] == 0.0
+
+    @pytest.mark.parametrize("randomized", [
+        lambda inner: smoothed(inner, 0.1, 4),
+        lambda inner: MCDropout(draws=4)._drawn(TorchClassifier(nn.Sequential(nn.Dropout(0.3), inner.module), 2,
+                                                                inner.space))], ids=["smoothing", "mc-dropout"])
+    def test_a_network_whose_predictions_repeat_their_draws_is_not(self, network, randomized):
+        module, data = network
+        target = subject(randomized(TorchClassifier(module, 2, data.test.space)), data)
+        assert self.found(target, pgd=PGD(steps=20))["same answer again"] == 1.0
 
     def found(self, target, **attacks):
         out = sheet()
