@@ -15,6 +15,7 @@ from suite.classifier import TorchClassifier
 from suite.detectors import Squeezing
 from suite.detectors.squeezing import Squeezer
 from suite.errors import InputError, NotApplicable
+from suite.space import Kind
 
 
 @dataclass
@@ -29,6 +30,7 @@ class FeatureSqueezing(Squeezing):
     info: ClassVar[Info] = Info(
         "Feature squeezing", "Xu, Evans and Qi 2018, arXiv 1704.01155", cost="3 forward passes an input",
         departs="without non-local means, the third of the squeezers that the paper combines")
+    inputs: ClassVar[Kind] = "image"
     bits: int = 4
     size: int = 3
 

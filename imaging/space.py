@@ -9,13 +9,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from suite.space import Norm, Space
+from suite.space import Kind, Norm, Space
 
 
 class ImageSpace(Space):
     """Images `(n, channels, height, width)` float32 in [0, 1]; a budget of 4/255 means 4 of 255 grey levels."""
 
     noun: ClassVar[str] = "image"
+    kind: ClassVar[Kind] = "image"
 
     def __init__(self) -> None:
         super().__init__(0.0, 1.0)

@@ -12,6 +12,7 @@ from suite.attack import AttributeAttack, Info
 from suite.classifier import Classifier
 from suite.data import Split
 from suite.errors import NotApplicable
+from suite.space import Kind
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,7 @@ class AttributeBlackBox(AttributeAttack):
         "label-only", ("attribute",), "one query a row, two small fits",
         "guesses one bit, above the median of the known rows; the model is asked about the true row, where ART would "
         "ask about the row with that bit in the column's place; the attacker does not see the true label")
+    inputs: ClassVar[Kind] = "table"
     learner: Literal["rf", "gb", "lr", "dt", "knn"] = "rf"
 
     def __call__(self, classifier: Classifier, known: Split, victims: Split, column: int,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 from torch import Tensor
@@ -13,7 +13,10 @@ from torch import Tensor
 from suite.classifier import Classifier, TorchClassifier
 from suite.data import Split
 from suite.errors import InputError, NotApplicable
-from suite.space import Norm
+from suite.space import Kind, Norm
+
+if TYPE_CHECKING:
+    from suite.recipe import Recipe
 
 Knowledge = Literal["white-box", "score", "label-only", "no-box", "data", "training"]
 
@@ -46,9 +49,18 @@ class Attack(ABC):
     info: ClassVar[Info]
     needs: ClassVar[Literal["", "gradients", "trees"]] = ""
     """What a model must offer (`suite.recipe.Recipe.offers`); nothing for an attack that only asks."""
+    inputs: ClassVar[Kind] = ""
+    """What it is made for; "" for any inputs."""
+
+    def meets(self, recipe: Recipe) -> bool:
+        """Whether the models of a recipe have what this attack needs."""
+        return not self.needs or self.needs in recipe.offers
 
     def check(self, classifier: Classifier) -> None:
         """Raise `NotApplicable` if this attack cannot be used on `classifier`."""
+        if not classifier.space.suits(self.inputs):
+            raise NotApplicable(f"{type(self).__name__} is for {self.inputs}s, and the inputs of this model are "
+                                f"{classifier.space.kind}s")
 
 
 @dataclass(frozen=True)
@@ -95,6 +107,7 @@ class GradientAttack(EvasionAttack):
     needs: ClassVar[Literal["gradients"]] = "gradients"
 
     def check(self, classifier: Classifier) -> None:
+        super().check(classifier)
         if not isinstance(classifier, TorchClassifier):
             raise NotApplicable(f"{type(self).__name__} needs gradients, which this model does not give; use an attack "
                                 "that only asks (square, hopskipjump, zoo) or, for trees, exact-linf")

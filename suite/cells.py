@@ -84,8 +84,10 @@ class Layout:
                        if isinstance(model, artifacts.Fitted)}
         if plan.attacks and not any(cell.attack for cell in self.cells):
             first = next(iter(self.attacks.values()))
+            why = (f"needs {first.needs or 'a model that can be trained'}" if dataset.space.suits(first.inputs)
+                   else f"is for {first.inputs}s")
             raise InputError(f"none of the attacks can be used on {', '.join(self.models)}: {plan.attacks[0].name} "
-                             f"needs {first.needs or 'a model that can be trained'} (see `medsec list attacks`)")
+                             f"{why} (see `medsec list attacks`)")
 
     @cached_property
     def cells(self) -> list[Cell]:
@@ -102,9 +104,10 @@ class Layout:
 
     @property
     def idle(self) -> list[str]:
-        """Names of the plan's attacks that can be used on none of its models."""
-        busy = {id(cell.attack) for cell in self.cells}
-        return list(dict.fromkeys(a.name for a in self.plan.attacks if id(a) not in busy))
+        """Names of the plan's attacks, defenses and detectors that can be used on none of its models."""
+        busy = {id(item) for cell in self.cells for item in (cell.attack, cell.defense, cell.detector)}
+        named = (*self.plan.attacks, *self.plan.defenses, *self.plan.detectors)
+        return list(dict.fromkeys(item.name for item in named if id(item) not in busy))
 
     def _chain(self, model: Item, defense: Item) -> list[Cell]:
         """The cells of one model behind one defense."""
@@ -127,15 +130,18 @@ class Layout:
                for name, wanted in ((model.name, item.models), (defense.name, item.defenses))):
             return False
         needs = self.detectors[id(item)].needs
-        return not needs or needs in self.models[model.name].offers
+        fits = self.data.space.suits(self.detectors[id(item)].inputs)
+        return fits and (not needs or needs in self.models[model.name].offers)
 
     def _trainable(self, model: Item, defense: Item) -> bool:
         """Whether the plan wants this defense for this model, and it can have it."""
         if defense.models is not None and model.name not in defense.models:
             return False
         recipe, made = self.models[model.name], self.defenses[defense.name]
-        if model.name in self.fitted:
-            return defense is NONE or isinstance(made, Front)
+        if not self.data.space.suits(made.inputs):
+            return False
+        if model.name in self.fitted and not (defense is NONE or isinstance(made, Front)):
+            return False
         try:
             made.check(recipe)
         except NotApplicable:
@@ -168,7 +174,7 @@ class Layout:
                 return False
         # a guard in front of trees is no tree; in front of a network it is still a network
         behind_front = isinstance(defended, Front) and attack.needs == "trees"
-        return not attack.needs or (attack.needs in recipe.offers and not behind_front)
+        return self.data.space.suits(attack.inputs) and attack.meets(recipe) and not behind_front
 
     def cell(self, key: str) -> Cell:
         """The cell of that key."""

@@ -15,6 +15,7 @@ from suite.attack import Info
 from suite.classifier import Classifier, TorchClassifier
 from suite.data import Split
 from suite.errors import NotApplicable
+from suite.space import Kind
 
 
 @dataclass(frozen=True)
@@ -75,9 +76,11 @@ class Defense(ABC):
     info: ClassVar[Info]
     against_poisoning: ClassVar[bool] = False
     """Made for poisoned training data: an audit runs it with poisoning attacks, and with those only."""
+    inputs: ClassVar[Kind] = ""
+    """What it is made for; "" for any inputs."""
 
     def check(self, recipe: Recipe) -> None:
-        """Raise `NotApplicable` if this defense cannot train `recipe`."""
+        """Raise `NotApplicable` if this defense cannot train `recipe`, or cannot stand in front of its models."""
 
     @abstractmethod
     def __call__(self, recipe: Recipe, train: Split, val: Split, seed: int = 0, device: str = "cpu") -> Classifier:
@@ -120,6 +123,8 @@ class Detector(ABC):
     info: ClassVar[Info]
     needs: ClassVar[Literal["", "gradients"]] = ""
     """As `suite.attack.Attack.needs`: "gradients" for one that looks inside a network."""
+    inputs: ClassVar[Kind] = ""
+    """What it is made for; "" for any inputs."""
     fitted_on: ClassVar[str] = ""
     """Registered name of the attack that it learned from, if any: what it does on that attack proves little."""
 

@@ -17,6 +17,10 @@ of its own says what it means in `EvasionAttack.unit`.
 """
 
 
+Kind = Literal["", "image", "table"]
+"""What inputs are; "" where nobody says so, or for what is made for any."""
+
+
 class Space:
     """A box of possible inputs, and the unit in which a perturbation of each feature is measured.
 
@@ -33,9 +37,16 @@ class Space:
 
     noun: ClassVar[str] = "patient"
     """What one input is called in reports."""
+    kind: ClassVar[Kind] = ""
+    """What its inputs are."""
 
     def __init__(self, lower: Tensor | float, upper: Tensor | float, scale: Tensor | float = 1.0) -> None:
         self.lower, self.upper, self.scale = (torch.as_tensor(v, dtype=torch.float32) for v in (lower, upper, scale))
+
+    def suits(self, kind: Kind) -> bool:
+        """Whether what is made for inputs of a kind can be used here; a space that does not say what it holds takes
+        everything."""
+        return "" in (kind, self.kind) or kind == self.kind
 
     def to(self, device: torch.device | str) -> Self:
         """The same space with its tensors on `device`."""

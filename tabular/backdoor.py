@@ -12,6 +12,7 @@ from suite.attack import Info
 from suite.attacks.poisoning import Backdoor
 from suite.data import Split
 from suite.errors import InputError, NotApplicable
+from suite.space import Kind
 from tabular.schema import PatientSpace
 
 
@@ -52,6 +53,7 @@ class RareValues(Backdoor):
         "Rare-value backdoor", "Gu, Dolan-Gavitt and Garg 2017, arXiv 1708.06733", "data", ("backdoor",),
         "one training",
         departs="columns of a table stand for the pixels of a patch; only possible patients are made")
+    inputs: ClassVar[Kind] = "table"
     columns: int = 3
     tail: float = 0.05
 

@@ -27,7 +27,7 @@ import difflib
 import tomllib
 from collections.abc import Collection
 from pathlib import Path
-from typing import Literal, Self
+from typing import ClassVar, Literal, Self
 
 import numpy as np
 import tomli_w
@@ -36,7 +36,7 @@ from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError,
 from torch import Tensor
 
 from suite.errors import InputError
-from suite.space import Reach, Space
+from suite.space import Kind, Reach, Space
 
 
 class Column(BaseModel):
@@ -180,6 +180,8 @@ class PatientSpace(Space):
         factors, limits: (relations, columns) and (relations,): every patient has `factors @ x <= limits`.
         slack: (relations,) by how much a float32 sum may lie above its limit and still count as kept.
     """
+
+    kind: ClassVar[Kind] = "table"
 
     def __init__(self, schema: Schema) -> None:
         columns = list(schema.columns.values())

@@ -14,6 +14,7 @@ from suite.attacks._search import Goal, Query
 from suite.attacks.apgd import APGD
 from suite.attacks.fab import FAB
 from suite.classifier import TorchClassifier
+from suite.space import Kind
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,7 @@ class AutoAttack(GradientAttack):
         queries: Of Square.
     """
 
+    inputs: ClassVar[Kind] = "image"
     info: ClassVar[Info] = Info(
         "AutoAttack", "Croce and Hein 2020, arXiv 2003.01690", "white-box", ("evasion", "evasion-query"),
         "for an image that withstands all of it, (1 + 2 x `rivals`) x `restarts` x `steps` forward and input-gradient "

@@ -11,6 +11,7 @@ from torch import Tensor
 from imaging import spline
 from suite.attack import Info
 from suite.attacks._shaped import Shaped
+from suite.space import Kind
 
 _POINTS = 4
 """Control points of the tuning along each axis."""
@@ -33,6 +34,7 @@ class BiasField(Shaped):
         bend: Most by which the tuning shifts u or v; 0 leaves the polynomial alone.
     """
 
+    inputs: ClassVar[Kind] = "image"
     info: ClassVar[Info] = Info(
         "Adversarial bias field", "Tian, Guo, Juefei-Xu, Chan, Cheng, Li, Xie and Qin 2020, arXiv 2009.09247",
         "white-box", ("evasion",),

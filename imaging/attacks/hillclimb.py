@@ -15,6 +15,7 @@ from suite.attacks.universal import Universal
 from suite.classifier import Classifier
 from suite.errors import InputError
 from suite.seeding import torch_generator
+from suite.space import Kind
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,7 @@ class BlackBoxUniversal(Universal):
         frequencies: Share of each axis' frequencies that the cosines use, lowest first, in (0, 1].
     """
 
+    inputs: ClassVar[Kind] = "image"
     info: ClassVar[Info] = Info(
         "Black-box universal perturbation", "Koga and Takemoto 2022, Algorithms 15(5):144, doi 10.3390/a15050144",
         "score", ("evasion-query",), "(2 x `steps` + 1) queries for each of the attacker's images, at most",
@@ -45,6 +47,7 @@ class BlackBoxUniversal(Universal):
 
     def craft(self, classifier: Classifier, x: Tensor, y: Tensor, seed: int = 0) -> Tensor:
         """As `Universal.craft`, for (n, channels, height, width) images, n >= 1."""
+        self.check(classifier)
         goal, v, ball = Goal(classifier, y, self.target), torch.zeros_like(x[0]), self.ball(classifier, x)
         generator, spots = torch_generator(seed, x.device), self._spots(v)
 

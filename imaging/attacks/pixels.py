@@ -13,7 +13,7 @@ from suite.attacks._search import Goal, Query
 from suite.batches import in_batches
 from suite.classifier import Classifier
 from suite.errors import InputError
-from suite.space import Norm, Reach
+from suite.space import Kind, Norm, Reach
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,7 @@ class FewPixels(Query):
         factor: Weight F of a difference between two members.
     """
 
+    inputs: ClassVar[Kind] = "image"
     info: ClassVar[Info] = Info(
         "One-pixel and few-pixel", "Su, Vargas and Sakurai 2017, arXiv 1710.08864", "score", ("evasion-query",),
         "`population` x (1 + `generations`) queries, fewer where an image is fooled",

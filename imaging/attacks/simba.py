@@ -13,7 +13,7 @@ from suite.attack import Info
 from suite.attacks._search import Goal, Query, norms
 from suite.classifier import Classifier
 from suite.errors import InputError
-from suite.space import Norm, Reach
+from suite.space import Kind, Norm, Reach
 
 Basis = Literal["dct", "pixel"]
 
@@ -31,6 +31,7 @@ class SimBA(Query):
         stride: By how much that square grows once all in it have been tried.
     """
 
+    inputs: ClassVar[Kind] = "image"
     info: ClassVar[Info] = Info(
         "SimBA", "Guo, Gardner, You, Wilson and Weinberger 2019, arXiv 1905.07121", "score", ("evasion-query",),
         "1 query and 1 or 2 for each of `steps` directions, fewer where an image is fooled",

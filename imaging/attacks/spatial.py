@@ -16,7 +16,7 @@ from suite.attack import Info
 from suite.attacks._search import Goal, Hunt, Query, worst_of
 from suite.attacks._shaped import Shaped
 from suite.classifier import Classifier
-from suite.space import Reach
+from suite.space import Kind, Reach
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,7 @@ class RotationTranslation(Query):
         early_stop: As for `suite.attacks.noise.RandomNoise`.
     """
 
+    inputs: ClassVar[Kind] = "image"
     info: ClassVar[Info] = Info(
         "Rotation and translation", "Engstrom, Tran, Tsipras, Schmidt and Madry 2017, arXiv 1712.02779", "score",
         ("evasion-query",), "`angles` x `shifts`^2 queries, or `draws`; fewer with early stop",
@@ -91,6 +92,7 @@ class Warp(Shaped):
         points: Control points along each axis, at least 4: the more, the more local the warp.
     """
 
+    inputs: ClassVar[Kind] = "image"
     info: ClassVar[Info] = Info(
         "Adversarial warp", "Xiao, Zhu, Li, He, Liu and Song 2018, arXiv 1801.02612", "white-box", ("evasion",),
         "`restarts` x (`steps` forward and input-gradient passes and 1 forward pass), fewer with early stop",

@@ -13,7 +13,7 @@ from suite.attack import Info
 from suite.attacks._search import Goal, Hunt, Query, worst_of
 from suite.attacks._shaped import Shaped
 from suite.classifier import Classifier
-from suite.space import Reach
+from suite.space import Kind, Reach
 
 _UNIT = "largest share by which a pixel's intensity changes"
 
@@ -28,6 +28,7 @@ class Speckle(Query):
         early_stop: As for `suite.attacks.noise.RandomNoise`.
     """
 
+    inputs: ClassVar[Kind] = "image"
     info: ClassVar[Info] = Info(
         "Speckle noise", "Lal, Rehman, Shah, Meraj, Rauf, Damasevicius, Mohammed and Abdulkareem 2021, "
         "doi 10.3390/s21113922", "score", ("evasion-query",), "`draws` queries, fewer with early stop",
@@ -55,6 +56,7 @@ class Speckle(Query):
 class AdversarialSpeckle(Shaped):
     """Speckle chosen by an attacker: gradient ascent over the field n of `x + x * n`, `|n| <= eps`."""
 
+    inputs: ClassVar[Kind] = "image"
     info: ClassVar[Info] = Info(
         "Adversarial speckle", "noise model of Lal et al. 2021, doi 10.3390/s21113922; ascent as in Madry et al. 2017, "
         "arXiv 1706.06083", "white-box", ("evasion",),

@@ -16,7 +16,7 @@ from suite.attack import Info
 from suite.attacks._search import Goal, Query
 from suite.classifier import Classifier
 from suite.errors import InputError
-from suite.space import Reach
+from suite.space import Kind, Reach
 
 HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
 """Steps, of 10,000, after which the share of an image that a square covers is halved."""
@@ -40,6 +40,7 @@ class Square(Query):
             queries are made and the image furthest on the wrong side is returned.
     """
 
+    inputs: ClassVar[Kind] = "image"
     info: ClassVar[Info] = Info(
         "Square Attack", "Andriushchenko, Croce, Flammarion and Hein 2019, arXiv 1912.00049", "score",
         ("evasion-query",), "`queries` queries, fewer with early stop",

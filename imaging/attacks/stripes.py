@@ -11,7 +11,7 @@ from torch import Tensor
 from suite.attack import Info
 from suite.attacks._search import Goal, Hunt, Query
 from suite.classifier import Classifier
-from suite.space import Reach
+from suite.space import Kind, Reach
 
 Direction = Literal["vertical", "horizontal"]
 
@@ -40,6 +40,7 @@ class VerticalStripes(Query):
             Otherwise all draws are made and the one furthest on the wrong side is returned.
     """
 
+    inputs: ClassVar[Kind] = "image"
     info: ClassVar[Info] = Info(
         "Vertical stripes", "the start of Square Attack: Andriushchenko, Croce, Flammarion and Hein 2019, "
         "arXiv 1912.00049, sec. 3.3", "score", ("evasion-query",), "`draws` queries, fewer with early stop",

@@ -15,6 +15,7 @@ from suite.data import Split
 from suite.defenses.sanitizer import sanitized
 from suite.errors import InputError, NotApplicable
 from suite.recipe import Front
+from suite.space import Kind
 
 _KNOWN = "measured against attacks that know it and differentiate through it"
 _BPDA = _KNOWN + ", rounding taken for the identity (BPDA: Athalye, Carlini and Wagner 2018, arXiv 1802.00420)"
@@ -27,6 +28,8 @@ class Sanitizer(Front):
     It is part of the module under attack, and differentiable, so that every gradient attack on the defended model is
     adaptive.
     """
+
+    inputs: ClassVar[Kind] = "image"
 
     @abstractmethod
     def transform(self, x: Tensor) -> Tensor:

@@ -52,6 +52,9 @@ class Transfer(EvasionAttack):
     craft: Literal["pgd", "mi-fgsm"] = "mi-fgsm"
     steps: int = 20
 
+    def meets(self, recipe: Recipe) -> bool:
+        return self.surrogate is not None or isinstance(recipe, TorchRecipe)
+
     def surrogate_of(self, recipe: Recipe, data: Dataset, seed: int = 0, device: str = "cpu") -> TorchClassifier:
         """Train the surrogate, without any defense.
 

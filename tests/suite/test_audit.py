@@ -66,6 +66,30 @@ class TestCells:
         audit = Audit(plan(models=["random-forest", "mlp"], defenses=["trades"]), data, "")
         assert keys(audit) == ["random-forest--none--fit", "mlp--none--fit", "mlp--trades--fit", "mlp--compare"]
 
+    def test_what_is_for_images_meets_no_table_and_is_told(self, data):
+        audit = Audit(plan(models=["mlp"], attacks=["pgd", "square", "bias-field"], defenses=["jpeg", "dp-sgd"],
+                           detectors=["mahalanobis", "feature-squeezing"]), data, "")
+        assert not any(word in key for key in keys(audit) for word in ("square", "bias", "jpeg", "squeezing"))
+        assert "mlp--dp-sgd--pgd" in keys(audit) and "mlp--none--detect-mahalanobis" in keys(audit)
+        assert audit.idle == ["square", "bias-field", "jpeg", "feature-squeezing"]
+
+    def test_noise_in_front_and_a_surrogate_are_for_networks(self, data):
+        audit = Audit(plan(models=["random-forest"], attacks=["noise", "transfer"], defenses=["gaussian-noise",
+                           "dp-sgd"]), data, "")
+        assert keys(audit) == ["random-forest--none--fit", "random-forest--none--noise",
+                               "random-forest--none--worst-case"]
+        assert audit.idle == ["transfer", "gaussian-noise", "dp-sgd"]
+        named = Audit(plan(models=["random-forest"], attacks=[{"name": "transfer", "surrogate": "mlp"}]), data, "")
+        assert "random-forest--none--transfer" in keys(named)
+
+    def test_a_fitted_network_lends_no_recipe_to_a_surrogate_and_takes_no_training(self, data, tmp_path):
+        own = tmp_path / "own.py"
+        own.write_text("import torch\nNET = torch.nn.Linear(30, 2)")
+        audit = Audit(plan(models=[f"{own}:NET"], attacks=["pgd", "transfer"], defenses=["dp-sgd", "gaussian-noise"]),
+                      data, "")
+        assert audit.idle == ["transfer", "dp-sgd"]
+        assert any("gaussian-noise--pgd" in key for key in keys(audit))
+
     def test_the_plan_may_say_for_what_an_attack_is(self, data):
         audit = Audit(plan(models=["logistic-regression", "random-forest"], defenses=["plausibility-guard"], attacks=[
             {"name": "noise", "models": ["random-forest"], "defenses": ["none"]}]), data, "")
@@ -91,6 +115,7 @@ class TestRefusals:
         ({"attacks": [{"name": "pgd", "restart": 1}]}, "'pgd' has no parameter 'restart'; did you mean 'restarts'"),
         ({"attacks": [{"name": "pgd", "eps": 0.3}]}, "'pgd': eps: every attack is measured at the budgets of the plan"),
         ({"models": ["random-forest"], "attacks": ["pgd"]}, "pgd needs gradients"),
+        ({"attacks": ["square"]}, "square is for images"),
         ({"models": ["none.pkl"]}, "model none.pkl: no such file"),
     ])
     def test_before_any_compute(self, data, fields, message):
