@@ -29,10 +29,13 @@ def norm(row: Measurement) -> str:
 
 
 def budget(row: Measurement, voice: Voice) -> str:
-    """The budget of an evasion row with its unit, as "5%", "L2 0.5", "3 pixels" or "largest angle, in degrees: 30"."""
+    """The budget of an evasion row with its unit, as "5%", "L2 0.5", "3 pixels" or "largest angle 30 degrees"."""
     eps, kind = row.attack_params.get("eps"), norm(row)
     unit = getattr(_found(row.attack), "unit", "")
-    return f"{unit}: {eps:g}" if kind == "own" and unit else voice.budget(eps, kind)
+    if kind == "own" and unit:
+        what, _, of = unit.partition(", in ")
+        return f"{what} {eps:g} {of}".rstrip()
+    return voice.budget(eps, kind)
 
 
 def _found(name: str, kind: registry.Kind = "attacks") -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from suite.measurement import Measurement
+from suite.report import known
 from suite.report.rows import WORST, Robustness, Rows, robustness
 from suite.report.show import share
 from suite.report.tables import Cell, Table, amount, bounded, est, report_per_class, words
@@ -31,6 +32,26 @@ def comparison(rows: Rows) -> Table:
                           est(get["sensitivity"]), est(get["refused"]), amount(accuracy.n),
                           _trust(rows, model, defense)])
     return table.pruned()
+
+
+def certificates(rows: Rows) -> Table:
+    """What models prove of themselves, beside how good they are."""
+    found = {pair: rows.of("certified_accuracy", *pair) for pair in rows.pairs()}
+    norms = {pair: known.norm(certified[0]) for pair, certified in found.items() if certified}
+    budgets = sorted({(norms[pair], r.attack_params["eps"]) for pair in norms for r in found[pair]})
+    heads = [f"right and proven at {rows.voice.budget(eps, norm)}" for norm, eps in budgets]
+    table = Table("Certificates", ["defense", "balanced accuracy", *heads, "median radius", "n"],
+                  note=f"Share of test {rows.cases} that the smoothed model judges rightly and for which no change "
+                       "within the budget can alter its answer; each proof holds with a probability of 99.9%. The "
+                       "radius is that of the right answers. A model that always answers the same is certified as "
+                       "well: a certificate is worth no more than the balanced accuracy beside it.")
+    for (model, defense), norm in norms.items():
+        at = {r.attack_params["eps"]: r for r in found[model, defense]}
+        cells = [est(at.get(eps) if kind == norm else None) for kind, eps in budgets]
+        table.add(model, [words(defense), est(rows.one("balanced_accuracy", model, defense), bar=True), *cells,
+                          amount(getattr(rows.one("median_certified_radius", model, defense), "value", None)),
+                          amount(found[model, defense][0].n)])
+    return table
 
 
 def _change(row: Measurement | None) -> Cell:
@@ -108,11 +129,11 @@ def poisoning(rows: Rows) -> Table:
             of = [found[i] if i < len(found) else None for found in several]
             rate = change.attack_params.get("rate")
             table.add(model, [words(attack), amount(rate, share), words(defense if defense != "none" else ""),
-                              _change(of[0]), _change(of[1]), est(of[2]), est(of[3]), amount(change.n)])
+                              _loss(of[0]), _loss(of[1]), est(of[2]), est(of[3]), amount(change.n)])
     return table.pruned()
 
 
-def _change(row: Measurement | None) -> Cell:
+def _loss(row: Measurement | None) -> Cell:
     clear = row is not None and row.ci_high is not None and row.ci_high < 0
     return est(row, "bad" if clear else "")
 

@@ -29,16 +29,40 @@ def by_attack(rows: Rows, model: str, defense: str, caption: str) -> Table:
         def get(metric: str, attack: str = attack, at: float | None = at) -> Measurement | None:
             return rows.one(metric, model, defense, attack, eps=at)
 
+        # of images whole numbers are common, and long
+        changed = (lambda r: amount(r and r.value)) if rows.voice.case == "image" else (lambda r: plain(r, 1))
         name = {WORST: f"worst case{bound}", CONTROL: f"{CONTROL} (control)"}.get(attack, attack)
         if attack != WORST and known.norm(row) != "linf":
             name += f" ({known.budget(row, rows.voice)})"
         table.add("", [words(name), words(row.knowledge),
                        est(row), est(get("attack_success_rate")), est(lifts.get(attack)),
                        plain(get("median_perturbation"), 3), plain(get("median_cost"), 2),
-                       plain(get("features_changed"), 1),
+                       changed(get("features_changed")),
                        amount(row.queries if attack != WORST else None), plain(get("gradients"), 0),
                        amount(row.seconds if attack != WORST else None), est(get("solved")),
                        est(get("certified_accuracy")), amount(row.n)])
+    return table.pruned()
+
+
+def shared(rows: Rows) -> Table:
+    """Attacks that are made without the input or without the model: universal patterns and transfer."""
+    head = ["attack", "success rate", "by the one pattern shown", "surrogate's accuracy", "surrogate fooled",
+            "of these, the model too", "SSIM", "n"]
+    table = Table("One pattern for all, and attacks made on another model", head,
+                  note="A universal pattern is made from other inputs than those it is judged on; the success rate "
+                       "lets the attacker choose among the patterns of all budgets up to the main one. Transfer: made "
+                       "on a surrogate that the attacker trained, and then tried on the model.")
+    singles = ("pattern_success_rate", "surrogate_accuracy", "surrogate_success", "transfer_rate")
+    for model, defense in rows.pairs():
+        group = model + ("" if defense == "none" else f" behind {defense}")
+        for attack in rows.attacks(model, defense, "robust_accuracy"):
+            at = rows.main(model, defense, attack)
+            found = [rows.one(metric, model, defense, attack) for metric in singles]
+            if any(found):
+                success = rows.one("attack_success_rate", model, defense, attack, eps=at)
+                table.add(group, [words(attack), est(success), *map(est, found),
+                                  plain(rows.one("visibility[ssim]", model, defense, attack), 3),
+                                  amount(success and success.n)])
     return table.pruned()
 
 
