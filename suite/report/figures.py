@@ -249,9 +249,14 @@ def forest(rows: Rows) -> Panels:
         at += 1.0 if model == seen else 1.9
         seen = model
         y.append(at)
-    made, axes = svg.figure(7.2, 0.5 + 0.205 * (at + 1), 3, sharey=True)
+    titles = ["balanced accuracy", f"robust accuracy at {rows.voice.budget(rows.eps)}", "membership AUROC"]
+    if any(values[2] for *_, values in lines):
+        what, better = "Utility, robustness and leakage", " Leakage is better on the left, the others on the right."
+    else:
+        what, better = "Utility and robustness", ""
+        titles.pop()
+    made, axes = svg.figure(7.2, 0.5 + 0.205 * (at + 1), len(titles), sharey=True)
     made.get_layout_engine().set(wspace=0.05)
-    titles = ("balanced accuracy", f"robust accuracy at {rows.voice.budget(rows.eps)}", "membership AUROC")
     for column, (ax, title) in enumerate(zip(axes, titles, strict=True)):
         _forest_panel(ax, title, [(at, d, values[column]) for at, (_, d, values) in zip(y, lines, strict=True)])
         if column != 1:
@@ -262,12 +267,11 @@ def forest(rows: Rows) -> Panels:
         first = next(at for at, (m, *_) in zip(y, lines, strict=True) if m == model)
         axes[0].annotate(model, (0, first - 0.95), xycoords=("axes fraction", "data"), xytext=(-4, 0), ha="right",
                          va="center", textcoords="offset points", color=svg.INK, fontsize=7.5, weight="bold")
-    said = [", ".join(number(v.value) if v else "not measured" for v in values) for *_, values in lines]
+    said = [", ".join(number(v.value) if v else "not measured" for v in values[:len(titles)]) for *_, values in lines]
     label = "; ".join(f"{m}, {'no defense' if d == 'none' else d}: {s}"
                       for (m, d, _), s in zip(lines, said, strict=True))
-    picture = svg.inline(made, "forest", f"Balanced accuracy, robust accuracy, membership AUROC. {label}")
-    caption = ("Utility, robustness and leakage with 95% intervals. Dotted line at 0.5: guessing. Leakage is better on "
-               "the left, the others on the right.")
+    picture = svg.inline(made, "forest", f"Compared: {', '.join(titles)}. {label}")
+    caption = f"{what} with 95% intervals. Dotted line at 0.5: guessing.{better}"
     return Panels(caption, [("", picture)], [], wide=True)
 
 

@@ -11,6 +11,9 @@ from suite.errors import InputError
 from suite.measurement import Measurement
 from suite.report.show import Voice
 
+CONTROL = "noise"
+"""As `suite.evaluate.worst_case.CONTROL`."""
+
 
 def about(name: str, kind: registry.Kind = "attacks") -> Info | None:
     """Title, paper, cost and departures; None for a name that is not registered here (any more)."""
@@ -36,6 +39,13 @@ def budget(row: Measurement, voice: Voice) -> str:
         what, _, of = unit.partition(", in ")
         return f"{what} {eps:g} {of}".rstrip()
     return voice.budget(eps, kind)
+
+
+def label(row: Measurement, voice: Voice) -> str:
+    """The attack of an evasion row, with its budget where that is not the main one's kind; the control as such."""
+    if row.attack == CONTROL:
+        return f"{CONTROL} (control)"
+    return row.attack if norm(row) == "linf" else f"{row.attack} ({budget(row, voice)})"
 
 
 def _found(name: str, kind: registry.Kind = "attacks") -> Any:

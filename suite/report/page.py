@@ -18,7 +18,7 @@ from suite.report.sections import catalog, clean, defenses, detection, privacy, 
 from suite.report.show import join, plural, share
 
 HERE = Path(__file__).parent
-SECTIONS = {"errors": "errors", "trust": "robustness", "evasion": "robustness", "natural": "robustness",
+SECTIONS = {"errors": "errors", "trust": "robustness", "evasion": "robustness", "natural changes": "robustness",
             "detection": "detection", "performance": "performance", "subgroups": "groups", "poisoning": "poisoning",
             "backdoor": "poisoning", "defense": "defenses", "membership": "membership", "attribute": "attribute",
             "inversion": "inversion", "extraction": "extraction"}

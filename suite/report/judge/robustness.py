@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import math
-
 from suite.report import known
 from suite.report.findings import THRESHOLDS, Finding, grade, widened
 from suite.report.rows import CONTROL, WORST, Rows, robustness
-from suite.report.show import join, percent, plural, points, share
+from suite.report.show import join, number, percent, plural, points, share
 
 UNSEEN = 0.95
 """Structural similarity from which a change is called hardly visible."""
@@ -59,10 +57,9 @@ def _unseen(rows: Rows, model: str) -> str:
     if not found:
         return ""
     success, ssim = max(found, key=lambda pair: pair[0].value)
-    alike = math.floor(1000 * ssim.value) / 1000  # what is below 1 must not read as equal
     return (f" Hardly anyone would see it: {success.attack} at {known.budget(success, rows.voice)} misleads "
-            f"{percent(success)} with a median structural similarity of {alike:.3f} to the originals (SSIM; 1 is "
-            "equal).")
+            f"{percent(success)} with a median structural similarity of {number(ssim.value, 3)} to the originals "
+            "(SSIM; 1 is equal).")
 
 
 def natural(rows: Rows) -> list[Finding]:
@@ -75,17 +72,17 @@ def natural(rows: Rows) -> list[Finding]:
         collapsed = rows.one("collapsed", model)
         if not tried or (collapsed is not None and collapsed.value):
             continue
-        worst = max(tried, key=lambda r: (r.ci_low, r.value))
-        among = f", the worst of {len(tried)} kinds of change" if len(tried) > 1 else ""
+        aimed = [r for r in tried if r.knowledge == "white-box"]  # whom nobody aims does less harm
+        found = [r for r in tried if r not in aimed] or aimed
+        worst = max(found, key=lambda r: (r.ci_low, r.value))
         text = (f"{worst.attack} ({known.budget(worst, rows.voice)}) misleads {percent(worst)} of the {worst.n} "
-                f"rightly judged {rows.cases}{among} that can come about without any attacker.")
-        if worst.knowledge == "white-box":
-            text += " It is the worst such change, found with the model's gradients; chance alone does less."
-        others = [f"{r.attack} {share(r.value)}" for r in tried
-                  if r is not worst and widened(r, len(tried))[0] >= THRESHOLDS["natural"].medium]
-        if others:
-            text += f" So do: {join(others)}."
-        out.append(Finding(grade("natural", *widened(worst, len(tried))), model, text, "natural",
+                f"rightly judged {rows.cases}. Such a change needs no attacker; each "
+                f"{rows.voice.case} met ")
+        text += "the worst that gradients find." if found is aimed else "several, and one that misleads counts."
+        listed = [f"{r.attack} {percent(r)}" for r in tried if r is not worst]
+        if listed:
+            text += f" Others: {join(listed)}."
+        out.append(Finding(grade("natural changes", *widened(worst, len(found))), model, text, "natural changes",
                            figure=share(worst.value), weight=worst.value))
     return out
 

@@ -13,12 +13,13 @@ def comparison(rows: Rows) -> Table:
     """Every model behind every defense, on utility, robustness and leakage."""
     head = ["defense", "balanced accuracy", "change", "robust accuracy", "change", "membership AUROC", "accuracy",
             "AUROC", "sensitivity", "refused", "n", "checks"]
+    leaks = ("Membership AUROC: that of the strongest attack among those that ran behind every defense; 0.50 is "
+             "guessing. " if any(leakage(rows, *pair) for pair in rows.pairs()) else "")
     table = Table("Every model behind every defense", head,
                   note="Small lines: value and 95% interval between 0 and 1. Robust accuracy: the lowest on all "
-                       f"{rows.cases} at the main budget; ≤: no attack was tried on some of them. Membership "
-                       "AUROC: that of the strongest attack among those that ran behind every defense; 0.50 is "
-                       f"guessing. Change: against no defense, {rows.voice.case} by {rows.voice.case}, under the "
-                       f"attacks that ran on both. n: clean test {rows.cases}.")
+                       f"{rows.cases} at the main budget; ≤: no attack was tried on some of them. {leaks}"
+                       f"Change: against no defense, {rows.voice.case} by {rows.voice.case}, under the attacks that "
+                       f"ran on both. n: clean test {rows.cases}.")
     for model, defense in rows.pairs():
         accuracy = rows.one("accuracy", model, defense)
         if accuracy is None:
