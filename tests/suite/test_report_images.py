@@ -158,7 +158,7 @@ class TestNaturalChanges:
     def test_one_that_nobody_aimed_comes_first(self):
         f, = self.found(*attacked("speckle", (0.2,), "own", 0.2, knowledge="score"),
                         *attacked("bias-field", (0.3,), "own", 0.9, knowledge="white-box"))
-        assert f.figure == "20%" and f.text.endswith("Others: bias-field 90% (80–100%).")
+        assert f.figure == "20%" and f.text.endswith("Others: bias-field 90% (80–100%), found with gradients.")
         f, = self.found(*attacked("bias-field", (0.3,), "own", 0.9, knowledge="white-box"))
         assert f.figure == "90%" and "the worst that gradients find" in f.text
 

@@ -79,9 +79,10 @@ def natural(rows: Rows) -> list[Finding]:
                 f"rightly judged {rows.cases}. Such a change needs no attacker; each "
                 f"{rows.voice.case} met ")
         text += "the worst that gradients find." if found is aimed else "several, and one that misleads counts."
-        listed = [f"{r.attack} {percent(r)}" for r in tried if r is not worst]
+        listed = [f"{r.attack} {percent(r)}{', found with gradients' if r in aimed and found is not aimed else ''}"
+                  for r in tried if r is not worst]
         if listed:
-            text += f" Others: {join(listed)}."
+            text += f" Others: {'; '.join(listed)}."
         out.append(Finding(grade("natural changes", *widened(worst, len(found))), model, text, "natural changes",
                            figure=share(worst.value), weight=worst.value))
     return out
