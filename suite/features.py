@@ -30,6 +30,9 @@ class Penultimate(nn.Module):
     def both(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Features and logits of one forward pass."""
         entered, logits = _entering(self.module, (nn.Linear,), x)
+        if not entered:
+            raise NotApplicable(f"{type(self.module).__name__} sees each input several times over, so it has no single "
+                                "features to look at")
         return entered[-1], logits
 
     def forward(self, x: Tensor) -> Tensor:

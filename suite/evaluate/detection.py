@@ -13,19 +13,23 @@ from suite import metrics
 from suite.attacks._search import Search
 from suite.attacks.apgd import APGD
 from suite.attacks.gradient import PGD
+from suite.batches import in_batches
 from suite.classifier import TorchClassifier
 from suite.defenses.guard import GuardedModule
 from suite.detectors import TorchDetector
-from suite.errors import InputError
+from suite.errors import InputError, NotApplicable
 from suite.evaluate.evasion import SLACK, fools
 from suite.evaluate.subject import Arrays, Subject
-from suite.evaluate.worst_case import Part
+from suite.evaluate.worst_case import CONTROL, Part
+from suite.features import Penultimate
 from suite.measurement import Sheet
 from suite.metrics import Estimate
 from suite.recipe import Detector
 
 FPRS = (0.01, 0.05)
 """Shares of clean inputs that may be alarms; at the last one stands the detector that adaptive attacks meet."""
+POINTS, FITTED = 100, 1000
+"""Inputs of each kind on a map of features, and clean ones that say how it lies."""
 ADAPTIVE = "adaptive"
 """What stands in the `attack` field of rows about the attack that knows the detector."""
 
@@ -43,7 +47,9 @@ def measure_detection(name: str, detector: Detector, subject: Subject, sheet: Sh
         rows: Test rows at most for the attack that knows the detector.
 
     Returns:
-        The detector's scores: of the clean test rows, "clean", and of each attack's successes.
+        The detector's scores: of the clean test rows, "clean", and of each attack's successes, "found0" and so on. For
+        networks, a map of their features as well: "map_clean", "map_detected" and "map_missed", (k, 2) float32 each,
+        k <= 100, and "map_share" (2,), the share of the clean rows' variance along each axis.
     """
     if not parts:
         raise InputError("every evasion attack on this model failed")
@@ -58,25 +64,70 @@ def measure_detection(name: str, detector: Detector, subject: Subject, sheet: Sh
         sheet.add(f"detection_fpr[{name}@{fpr}]", metrics.proportion(clean > threshold), attack_params=described)
     # nobody attacked either: far from 0.5, the detector tells apart what it must not
     sheet.add(f"detection_leak[{name}]", _auroc(held_out, clean, subject.seed), attack_params=described)
-    arrays = {"clean": clean}
-    for number, (part, eps, fooled) in enumerate(_successes(parts, subject)):
-        found = detector.score(part.arrays["x_adv"][fooled])
+    arrays, successes = {"clean": clean}, []
+    for number, (part, eps, inputs) in enumerate(_successes(parts, subject)):
+        found = detector.score(inputs)
         at = {"attack": part.name, "knowledge": part.attack.info.knowledge,
               "attack_params": asdict(part.attack) | described | {"eps": eps}}
         sheet.add(f"detection_auroc[{name}]", _auroc(clean, found, subject.seed), **at)
         for fpr, threshold in thresholds.items():
             sheet.add(f"detection_tpr[{name}@{fpr}]", metrics.proportion(found > threshold), **at)
         arrays[f"found{number}"] = found
+        if part.name not in (CONTROL, detector.fitted_on):
+            successes.append((inputs, found > thresholds[FPRS[-1]]))
     if isinstance(model, TorchClassifier) and isinstance(detector, TorchDetector) and not model.rejects:
         _adaptive(name, detector, thresholds[FPRS[-1]], held_out, described, subject, sheet, parts, rows)
+    if isinstance(model, TorchClassifier) and successes:
+        arrays |= feature_map(model, data.test.x, *map(np.concatenate, zip(*successes, strict=True)), subject.seed)
     return arrays
 
 
+def feature_map(model: TorchClassifier, clean: np.ndarray, attacked: np.ndarray, detected: np.ndarray,
+                seed: int) -> Arrays:
+    """Where clean, detected and missed inputs lie for the network: its penultimate features along the two directions in
+    which those of clean inputs vary most (principal components).
+
+    Args:
+        model: The network; one without linear layers, or that draws several times, has no such map.
+        clean: (n, ...) inputs, n >= 2.
+        attacked: (m, ...) inputs of successful attacks.
+        detected: (m,) bool: what the detector sounds an alarm for.
+        seed: Chooses the inputs that are shown.
+
+    Returns:
+        Arrays `map_*` as `measure_detection` gives them; empty where there is nothing to show.
+    """
+    generator = np.random.default_rng(seed)
+
+    def features(x: np.ndarray) -> np.ndarray:
+        look = Penultimate(model.module)
+        with torch.no_grad():
+            return in_batches(model, lambda part: look(part.to(model.device)).cpu(), torch.from_numpy(x)).numpy()
+
+    def some(x: np.ndarray, most: int) -> np.ndarray:
+        return x[np.sort(generator.permutation(len(x))[:most])]
+
+    try:
+        fitted = features(some(clean, FITTED))
+    except NotApplicable:
+        return {}
+    if not len(attacked) or fitted.shape[1] < 2:
+        return {}
+    middle = fitted.mean(0)
+    _, size, axes = np.linalg.svd(fitted - middle, full_matrices=False)
+    axes = axes[:2] * np.sign(axes[:2].sum(1, keepdims=True))  # which way an axis points is no matter of chance
+    shown = {"clean": some(fitted, POINTS)} | {
+        name: features(some(attacked[which], POINTS)) for name, which in (("detected", detected), ("missed", ~detected))
+        if which.any()}
+    return {f"map_{name}": ((found - middle) @ axes.T).astype(np.float32) for name, found in shown.items()} | {
+        "map_share": size[:2] ** 2 / max(float((size ** 2).sum()), 1e-12)}
+
+
 def _successes(parts: list[Part], subject: Subject) -> Iterator[tuple[Part, float, np.ndarray]]:
-    """Each attack with its main budget and the rows, among those that it tried, that it turned from right to wrong."""
+    """Each attack with its main budget, and what it turned from right to wrong within it, as far as that was kept."""
     for part in parts:
         eps = subject.ladder(part.attack)[0]
-        yield part, eps, (part.arrays["distance"] <= eps + SLACK) & ~part.arrays["wrong"]
+        yield part, eps, part.arrays["x_adv"][part.arrays["distance"][part.arrays["kept"]] <= eps + SLACK]
 
 
 def _auroc(clean: np.ndarray, suspicious: np.ndarray, seed: int) -> Estimate:
@@ -121,11 +172,13 @@ def adaptive_attacks(eps: float) -> tuple[Search, ...]:
 def _adaptive(name: str, detector: TorchDetector, threshold: float, held_out: np.ndarray, described: dict,
               subject: Subject, sheet: Sheet, parts: list[Part], rows: int | None) -> None:
     """How many rows are misjudged: without the detector, by what does not know it, and by what does."""
+    rows = min(rows or subject.held, subject.held)  # of which all successes were kept
     model, test, eps = subject.classifier, subject.test(rows), subject.eps
     fooled, blind = np.zeros((2, len(subject.data.test)), bool)
     for part in parts:
-        hit = (part.arrays["linf"] <= eps + SLACK) & ~part.arrays["wrong"]
-        where, unseen = part.arrays["positions"][hit], detector.score(part.arrays["x_adv"][hit]) <= threshold
+        kept = part.arrays["kept"]
+        hit = part.arrays["linf"][kept] <= eps + SLACK
+        where, unseen = part.arrays["positions"][kept[hit]], detector.score(part.arrays["x_adv"][hit]) <= threshold
         fooled[where], blind[where[unseen]] = True, True
     spread = float(np.subtract(*np.quantile(held_out, [0.75, 0.25])))
     guarded = behind(model, detector, threshold, spread if spread > 0 else 1.0)

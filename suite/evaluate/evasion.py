@@ -31,6 +31,11 @@ def evasion(attack: EvasionAttack, subject: Subject, sheet: Sheet, rows: int | N
     """Robust accuracy at every budget, and what the successes look like at the main one.
 
     A row that is fooled within one budget is fooled within every larger one, and is not attacked again.
+
+    Of the n rows attacked, these arrays are kept: "positions" (n,) in the test split, "wrong" (n,) bool without attack,
+    "distance" (n,) float64 in the attack's norm and "linf" (n,), infinite where nothing was found; and "x_adv" (k, ...)
+    of the k successes within the main budget (in either norm) that `Subject.held` makes room for, with "kept" (k,),
+    where among the n they are.
     """
     if isinstance(attack, CertifiedAttack) and attack.counted == "l0":
         return _fewest(attack, subject, sheet, rows)
@@ -115,10 +120,11 @@ def evasion(attack: EvasionAttack, subject: Subject, sheet: Sheet, rows: int | N
         sheet.add("pattern_success_rate", metrics.proportion(fools(model, found, y[right])), **at)
     if isinstance(attack, Transfer):
         _transferred(replace(attack, eps=main), met, subject, sheet, x[right], y[right], at)
-    linf = space.distance(best, x).double().cpu().numpy()
-    return {"positions": subject.positions(rows), "wrong": wrong, "distance": distance,
-            "linf": np.where(np.isfinite(distance), linf, np.inf), "x_adv": best.cpu().numpy(), **extra,
-            **shown}
+    linf = np.where(np.isfinite(distance), space.distance(best, x).double().cpu().numpy(), np.inf)
+    found = ((distance <= main + SLACK) | (linf <= subject.eps + SLACK)) & ~wrong
+    kept = np.flatnonzero(found & np.isin(subject.positions(rows), subject.positions(subject.held)))
+    return {"positions": subject.positions(rows), "wrong": wrong, "distance": distance, "linf": linf, "kept": kept,
+            "x_adv": best[torch.from_numpy(kept).to(model.device)].cpu().numpy(), **extra, **shown}
 
 
 def _fewest(attack: CertifiedAttack, subject: Subject, sheet: Sheet, rows: int | None) -> Arrays:

@@ -20,6 +20,10 @@ from suite.recipe import Defense, Recipe
 Arrays = dict[str, np.ndarray]
 CERTIFIED = 100
 """Rows to certify at most: a certificate takes more than a thousand passes a row."""
+HELD_VALUES = 2 ** 20
+"""Values of attacked inputs that one cell keeps at most, 4 MB: 445 images of 28 pixels in colour, 64 of 128 in grey."""
+HELD_ROWS = 32
+"""Attacked inputs that are kept however large they are."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +70,12 @@ class Subject:
     def test(self, limit: int | None = None) -> Split:
         """The test rows at `positions`."""
         return self.data.test.take(self.positions(limit))
+
+    @property
+    def held(self) -> int:
+        """Of how many test rows the attacked inputs are kept, those at `positions(held)`: all of tables, fewer of large
+        images, so that a run of many attacks is no burden to a disk."""
+        return max(HELD_ROWS, HELD_VALUES // max(self.data.test.x[0].size, 1))
 
 
 @singledispatch

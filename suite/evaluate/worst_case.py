@@ -40,6 +40,17 @@ class Part:
         fooled[self.arrays["positions"]] = self.arrays["linf"] <= eps + SLACK
         return fooled, tried
 
+    def inputs(self, clean: np.ndarray, most: int) -> np.ndarray:
+        """The first rows that were attacked, as the attack left them where that was kept, and clean elsewhere.
+
+        Args:
+            clean: (n, ...) all test inputs.
+            most: How many rows at most.
+        """
+        x, kept = clean[self.arrays["positions"][:most]], self.arrays["kept"]
+        x[kept[kept < most]] = self.arrays["x_adv"][kept < most]
+        return x
+
     def same(self, other: Part) -> bool:
         """Whether both are the same attack with the same hyper-parameters, on the same rows."""
         return (self.name, self.attack) == (other.name, other.attack) and np.array_equal(
@@ -139,7 +150,7 @@ def _masking(subject: Subject, sheet: Sheet, attacks: list[Part], wrong: np.ndar
 def _same_answer(subject: Subject, sheet: Sheet, attacks: list[Part], at: dict) -> None:
     """The same input must get the same label again: else one draw decides who was fooled, and gradients are those of
     another draw. Asked where it matters, on the attacks' inputs, which lie near the borders between classes."""
-    asked = np.concatenate([p.arrays["x_adv"][:100] for p in attacks])
+    asked = np.concatenate([p.inputs(subject.data.test.x, 100) for p in attacks])
     x = torch.from_numpy(asked).to(subject.classifier.device)
     first, *again = (subject.classifier.judge(x) for _ in range(4))
     changed = torch.stack([label != first for label in again]).any(0).double().mean()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +11,7 @@ from suite.metrics import proportion
 from suite.report import known, svg
 from suite.report.rows import CONTROL, WORST, Rows, robustness
 from suite.report.sections.defenses import leakage
+from suite.report.sections.detection import detectors
 from suite.report.show import interval, number, share
 
 MARKS = ("o", "s", "^", "D", "v", "P", "X", "*")
@@ -73,35 +75,47 @@ class Panels:
 
 
 def curves(rows: Rows) -> Panels:
-    """Robust accuracy against the budget, a panel for every undefended model."""
+    """Robust accuracy against the budget, a panel for every undefended model and norm in which it was attacked."""
     panels, used = [], {}
     for model in rows.models:
-        lines = _lines(rows, model)
-        if not lines:
-            continue
-        made, (ax,) = svg.figure(2.7, 2.2)
-        for kind, found in lines:
-            used[kind] = None
-            _curve(ax, rows, found, KINDS[kind], band=kind == "worst")
-        _budget_axis(ax, rows)
-        label = model
-        if found := robustness(rows, model):
-            by = "random noise" if found.accuracy.attack == CONTROL else "worst case"
-            label += (f": accuracy {number(found.clean)} without attack, {interval(found.accuracy)} at "
-                      f"{rows.voice.budget(rows.eps)} ({by})")
-        panels.append((model, svg.inline(made, f"curve{len(panels)}", label)))
-    caption = (f"Robust accuracy against the budget (share of {rows.voice.scale}; square-root axis). Attacks on fewer "
+        for norm in ("linf", *rows.norms):
+            lines = _lines(rows, model, norm)
+            if not lines:
+                continue
+            made, (ax,) = svg.figure(2.7, 2.2)
+            for kind, found in lines:
+                used[kind] = None
+                _curve(ax, rows, found, KINDS[kind], norm, band=kind == "worst")
+            _budget_axis(ax, rows, norm)
+            title = model if norm == "linf" else f"{model}, budget {_unit(rows, norm)}"
+            panels.append((title, svg.inline(made, f"curve{len(panels)}", _said(rows, model, norm, lines))))
+    unit = _unit(rows, "linf") if rows.voice.feature == "pixel" else f"share of {rows.voice.scale}"
+    if rows.norms:
+        unit += ", or as the panel says"
+    caption = (f"Robust accuracy against the budget ({unit}; square-root axis). Attacks on fewer "
                f"{rows.cases} start from the accuracy on these; where no attack met all {rows.cases}, no worst case is "
                "drawn. The main budget is marked.")
     return Panels(caption, panels, [KINDS[k] for k in KINDS if k in used])
 
 
-def _lines(rows: Rows, model: str) -> list[tuple[str, list[Measurement]]]:
-    """Series of one model, least important first."""
+def _said(rows: Rows, model: str, norm: str, lines: list[tuple[str, list[Measurement]]]) -> str:
+    """A panel of curves in words."""
+    if norm == "linf":
+        found = robustness(rows, model)
+        by = "random noise" if found and found.accuracy.attack == CONTROL else "worst case"
+        return model if found is None else (f"{model}: accuracy {number(found.clean)} without attack, "
+                                            f"{interval(found.accuracy)} at {rows.voice.budget(rows.eps)} ({by})")
+    main = rows.norms[norm]["eps"]
+    left = [f"{r.attack} {interval(r)}" for _, found in lines for r in found if r.attack_params.get("eps") == main]
+    return f"{model}: accuracy at {rows.voice.budget(main, norm)} under {', '.join(left)}"
+
+
+def _lines(rows: Rows, model: str, norm: str) -> list[tuple[str, list[Measurement]]]:
+    """Series of one model in one norm, least important first."""
     out: list[tuple[str, list[Measurement]]] = []
     for attack in rows.attacks(model, "none", "robust_accuracy"):
         found = rows.of("robust_accuracy", model, attack=attack)
-        if known.norm(found[0]) != "linf":
+        if known.norm(found[0]) != norm:
             continue  # its budget is another quantity
         out.append(("noise" if attack == CONTROL else
                     found[0].knowledge if found[0].knowledge in KINDS else "white-box", found))
@@ -109,16 +123,17 @@ def _lines(rows: Rows, model: str) -> list[tuple[str, list[Measurement]]]:
             out.append(("certified", certified))
     worst = rows.of("robust_accuracy", model, attack=WORST)
     found = robustness(rows, model)
-    if worst and found and not found.partial:
+    if norm == "linf" and worst and found and not found.partial:
         out.append(("worst", worst))
     return out
 
 
-def _curve(ax: Any, rows: Rows, found: list[Measurement], style: Style, band: bool = False) -> None:
+def _curve(ax: Any, rows: Rows, found: list[Measurement], style: Style, norm: str = "linf",
+           band: bool = False) -> None:
     """Draw rows of rising budget; the curve starts at the accuracy of the same patients without an attack."""
     first = found[0]
-    right = rows.one("attack_success_rate", first.model, first.defense, first.attack, eps=rows.eps)
-    points = sorted((_per(rows) * r.attack_params.get("eps", 0), r.estimate) for r in found)
+    right = rows.one("attack_success_rate", first.model, first.defense, first.attack)
+    points = sorted((_per(rows, norm) * r.attack_params.get("eps", 0), r.estimate) for r in found)
     if right is not None:
         points.insert(0, (0.0, proportion(right.n, first.n)))
     x, estimates = zip(*points, strict=True)
@@ -128,25 +143,31 @@ def _curve(ax: Any, rows: Rows, found: list[Measurement], style: Style, band: bo
                         alpha=0.18, linewidth=0, zorder=1)
 
 
-def _budget_axis(ax: Any, rows: Rows) -> None:
+def _budget_axis(ax: Any, rows: Rows, norm: str = "linf") -> None:
     import numpy as np
 
-    per = _per(rows)
-    budgets = [per * b for b in rows.manifest.get("plan", {}).get("budgets", [])]
+    per, ladder = _per(rows, norm), rows.norms.get(norm, rows.manifest.get("plan", {}))
+    budgets = [per * b for b in ladder.get("budgets", [])]
     ax.set_xscale("function", functions=(lambda v: np.sqrt(np.maximum(v, 0)), np.square))
     ax.set_xlim(0, max(budgets, default=20))
     ax.set_xticks([0, *budgets], [f"{b:.3g}" for b in [0, *budgets]])
     ax.minorticks_off()
     ax.set_ylim(0, 1)
     ax.set_yticks([0, 0.25, 0.5, 0.75, 1])
-    ax.set_xlabel("budget, % of scale" if per == 100 else "budget, grey levels of 255", color=svg.INK, fontsize=7.5)
-    if rows.eps is not None:
-        ax.axvline(per * rows.eps, color=svg.MUTED, linewidth=1, linestyle=(0, (1, 2)), zorder=0)
+    ax.set_xlabel(f"budget, {_unit(rows, norm)}", color=svg.INK, fontsize=7.5)
+    if ladder.get("eps") is not None:
+        ax.axvline(per * ladder["eps"], color=svg.MUTED, linewidth=1, linestyle=(0, (1, 2)), zorder=0)
 
 
-def _per(rows: Rows) -> float:
-    """What a budget of 1 is on the axis: per cent for tables, grey levels for images."""
-    return 255.0 if rows.voice.feature == "pixel" else 100.0
+def _per(rows: Rows, norm: str) -> float:
+    """What a budget of 1 is on the axis: per cent for tables, grey levels for images, itself in other norms."""
+    return 1.0 if norm != "linf" else 255.0 if rows.voice.feature == "pixel" else 100.0
+
+
+def _unit(rows: Rows, norm: str) -> str:
+    """Of the axis."""
+    largest = "grey levels of 255" if rows.voice.feature == "pixel" else "% of scale"
+    return {"linf": largest, "l2": "in L2", "l0": f"in {rows.voice.feature}s"}[norm]
 
 
 def defended_curves(rows: Rows) -> Panels:
@@ -156,7 +177,8 @@ def defended_curves(rows: Rows) -> Panels:
               for i, d in enumerate(names)}
     panels, used = [], {}
     for model in rows.models:
-        attacked = [d for d in rows.defenses(model) if (r := robustness(rows, model, d)) and not r.partial]
+        attacked = [d for d in rows.defenses(model) if (r := robustness(rows, model, d)) and not r.partial
+                    and rows.of("robust_accuracy", model, d, WORST)]  # a run that was stopped may lack it
         if len(attacked) < 2:
             continue
         made, (ax,) = svg.figure(2.7, 2.2)
@@ -169,6 +191,47 @@ def defended_curves(rows: Rows) -> Panels:
                                          f"{model}: robust accuracy at {rows.voice.budget(rows.eps)}: {values}")))
     caption = "Worst-case robust accuracy against the budget, behind each defense; intervals are in the table."
     return Panels(caption, panels, [styles[d] for d in names if d in used])
+
+
+CLOUDS = {"clean": Style("clean", 5, "o", ""), "detected": Style("attacked, alarm at the 5% threshold", 0, "^", ""),
+          "missed": Style("attacked, no alarm", 1, "X", "")}
+
+
+def maps(rows: Rows, arrays: Callable[[str], Mapping[str, Any]]) -> Panels:
+    """Where clean, detected and missed inputs lie for the undefended models, a panel for every detector."""
+    panels, used = [], {}
+    for model in rows.models:
+        for name in detectors(rows, model, "none"):
+            kept = arrays(rows.one(f"detection_leak[{name}]", model).cell)
+            if "map_clean" not in kept:
+                continue
+            made, (ax,) = svg.figure(2.7, 2.4)
+            found = {kind: kept[f"map_{kind}"] for kind in CLOUDS if f"map_{kind}" in kept}
+            for kind, points in found.items():
+                used[kind] = None
+                ax.plot(points[:, 0], points[:, 1], **CLOUDS[kind].line, alpha=0.75)
+            shares = kept["map_share"]
+            ax.set_xticks([])
+            ax.set_yticks([])
+            ax.set_xlabel(f"first component, {share(shares[0])} of variance", color=svg.INK, fontsize=7.5)
+            ax.set_ylabel(f"second, {share(shares[1])}", color=svg.INK, fontsize=7.5)
+            counts = ", ".join(f"{len(points)} {kind}" for kind, points in found.items())
+            panels.append((f"{model}, {name}", svg.inline(made, f"map{len(panels)}", (
+                f"Features of {model} along two components: {counts} by {name}. " + _apart(found)))))
+    caption = ("How the network sees its inputs: the features before its last layer, along the two directions in which "
+               "those of clean test inputs vary most. Attacked: what attacks within their main budgets turned from "
+               "right to wrong. At most 100 of each kind, chosen at random. Two directions are not all that a detector "
+               "sees: what overlaps here may still be told apart.")
+    return Panels(caption, panels, [CLOUDS[k] for k in CLOUDS if k in used])
+
+
+def _apart(found: Mapping[str, Any]) -> str:
+    """How far from the middle of the clean inputs the others lie, in words."""
+    clean = found["clean"]
+    spread = float(((clean - clean.mean(0)) ** 2).sum(1).mean() ** 0.5) or 1.0
+    far = [f"{kind} ones {number(float(((points - clean.mean(0)) ** 2).sum(1).mean() ** 0.5) / spread, 1)}"
+           for kind, points in found.items() if kind != "clean"]
+    return f"Typical distance from the middle of the clean ones, in units of theirs: {', '.join(far)}."
 
 
 def forest(rows: Rows) -> Panels:
@@ -186,9 +249,14 @@ def forest(rows: Rows) -> Panels:
         at += 1.0 if model == seen else 1.9
         seen = model
         y.append(at)
-    made, axes = svg.figure(7.2, 0.5 + 0.205 * (at + 1), 3, sharey=True)
+    titles = ["balanced accuracy", f"robust accuracy at {rows.voice.budget(rows.eps)}", "membership AUROC"]
+    if any(values[2] for *_, values in lines):
+        what, better = "Utility, robustness and leakage", " Leakage is better on the left, the others on the right."
+    else:
+        what, better = "Utility and robustness", ""
+        titles.pop()
+    made, axes = svg.figure(7.2, 0.5 + 0.205 * (at + 1), len(titles), sharey=True)
     made.get_layout_engine().set(wspace=0.05)
-    titles = ("balanced accuracy", f"robust accuracy at {rows.voice.budget(rows.eps)}", "membership AUROC")
     for column, (ax, title) in enumerate(zip(axes, titles, strict=True)):
         _forest_panel(ax, title, [(at, d, values[column]) for at, (_, d, values) in zip(y, lines, strict=True)])
         if column != 1:
@@ -199,12 +267,11 @@ def forest(rows: Rows) -> Panels:
         first = next(at for at, (m, *_) in zip(y, lines, strict=True) if m == model)
         axes[0].annotate(model, (0, first - 0.95), xycoords=("axes fraction", "data"), xytext=(-4, 0), ha="right",
                          va="center", textcoords="offset points", color=svg.INK, fontsize=7.5, weight="bold")
-    said = [", ".join(number(v.value) if v else "not measured" for v in values) for *_, values in lines]
+    said = [", ".join(number(v.value) if v else "not measured" for v in values[:len(titles)]) for *_, values in lines]
     label = "; ".join(f"{m}, {'no defense' if d == 'none' else d}: {s}"
                       for (m, d, _), s in zip(lines, said, strict=True))
-    picture = svg.inline(made, "forest", f"Balanced accuracy, robust accuracy, membership AUROC. {label}")
-    caption = ("Utility, robustness and leakage with 95% intervals. Dotted line at 0.5: guessing. Leakage is better on "
-               "the left, the others on the right.")
+    picture = svg.inline(made, "forest", f"Compared: {', '.join(titles)}. {label}")
+    caption = f"{what} with 95% intervals. Dotted line at 0.5: guessing.{better}"
     return Panels(caption, [("", picture)], [], wide=True)
 
 

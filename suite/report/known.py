@@ -11,6 +11,9 @@ from suite.errors import InputError
 from suite.measurement import Measurement
 from suite.report.show import Voice
 
+CONTROL = "noise"
+"""As `suite.evaluate.worst_case.CONTROL`."""
+
 
 def about(name: str, kind: registry.Kind = "attacks") -> Info | None:
     """Title, paper, cost and departures; None for a name that is not registered here (any more)."""
@@ -29,10 +32,20 @@ def norm(row: Measurement) -> str:
 
 
 def budget(row: Measurement, voice: Voice) -> str:
-    """The budget of an evasion row with its unit, as "5%", "L2 0.5", "3 pixels" or "largest angle, in degrees: 30"."""
+    """The budget of an evasion row with its unit, as "5%", "L2 0.5", "3 pixels" or "largest angle 30 degrees"."""
     eps, kind = row.attack_params.get("eps"), norm(row)
     unit = getattr(_found(row.attack), "unit", "")
-    return f"{unit}: {eps:g}" if kind == "own" and unit else voice.budget(eps, kind)
+    if kind == "own" and unit:
+        what, _, of = unit.partition(", in ")
+        return f"{what} {eps:g} {of}".rstrip()
+    return voice.budget(eps, kind)
+
+
+def label(row: Measurement, voice: Voice) -> str:
+    """The attack of an evasion row, with its budget where that is not the main one's kind; the control as such."""
+    if row.attack == CONTROL:
+        return f"{CONTROL} (control)"
+    return row.attack if norm(row) == "linf" else f"{row.attack} ({budget(row, voice)})"
 
 
 def _found(name: str, kind: registry.Kind = "attacks") -> Any:

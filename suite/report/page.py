@@ -18,10 +18,10 @@ from suite.report.sections import catalog, clean, defenses, detection, privacy, 
 from suite.report.show import join, plural, share
 
 HERE = Path(__file__).parent
-SECTIONS = {"errors": "errors", "trust": "robustness", "evasion": "robustness", "detection": "detection",
-            "performance": "performance", "subgroups": "groups", "poisoning": "poisoning", "backdoor": "poisoning",
-            "defense": "defenses", "membership": "membership", "attribute": "attribute", "inversion": "inversion",
-            "extraction": "extraction"}
+SECTIONS = {"errors": "errors", "trust": "robustness", "evasion": "robustness", "natural changes": "robustness",
+            "detection": "detection", "performance": "performance", "subgroups": "groups", "poisoning": "poisoning",
+            "backdoor": "poisoning", "defense": "defenses", "membership": "membership", "attribute": "attribute",
+            "inversion": "inversion", "extraction": "extraction"}
 """Topic of a finding -> id of the section with its numbers."""
 
 
@@ -40,9 +40,12 @@ def render(rows: list[Measurement], manifest: dict[str, Any], arrays: pictures.A
     return environment.get_template("template.html.j2").render(
         style=Markup((HERE / "style.css").read_text(encoding="utf-8")), m=manifest, rows=table,
         synthetic=manifest.get("provenance", {}).get("synthetic") or any(r.synthetic for r in rows),
-        findings=merged(found), levels=LEVELS, thresholds=THRESHOLDS, section=SECTIONS, matrix=matrix(table, found),
+        findings=merged(found), levels=LEVELS, section=SECTIONS,
+        thresholds={topic: t for topic, t in THRESHOLDS.items() if any(f.topic == topic for f in found)},
+        matrix=matrix(table, found),
         verdict=verdict(table, found), figures=figures, clean=clean, robust=robustness, defenses=defenses,
         privacy=privacy, detection=detection, catalog=catalog, threats=threats,
+        arrays=arrays,
         examples=pictures.examples(table, arrays), patterns=pictures.patterns(table, arrays))
 
 

@@ -10,13 +10,18 @@ from typing import Any
 
 import numpy as np
 
+from suite.report import known
 from suite.report.rows import Rows
 from suite.report.show import number
 
 PANELS = {"clean": "original", "attacked": "attacked", "difference": "difference", "saliency": "saliency before",
           "saliency_attacked": "saliency after"}
 MOST = 2
-"""Examples of each attack that are shown."""
+"""Examples of each attack that are shown, where there is room."""
+ROOM = 1_800_000
+"""Characters of all examples together, so that the page stays below some 3 MB."""
+SIDE = {"saliency": 64, "saliency_attacked": 64}
+"""Longest side in pixels of what is shown smaller than 128."""
 Arrays = Callable[[str], Mapping[str, np.ndarray]]
 """Arrays of a cell by its key, as `suite.run.Run.arrays` gives them."""
 
@@ -39,14 +44,25 @@ class Example:
 
 
 def examples(rows: Rows, arrays: Arrays) -> dict[str, dict[str, list[Example]]]:
-    """Undefended model -> attack -> its first successes; the same attack with other parameters counts once."""
+    """Undefended model -> attack -> its first successes; the same attack with other parameters counts once.
+
+    The first of every attack comes before the second of any, and what does not fit into `ROOM` is left out.
+    """
     out: dict[str, dict[str, list[Example]]] = {}
+    kept_of: dict[tuple[str, str, str], Mapping[str, Any]] = {}
     for model in rows.models:
         for attack in rows.attacks(model, "none", "robust_accuracy"):
-            kept = arrays(rows.one("robust_accuracy", model, "none", attack).cell)
-            if "picture_captions" in kept:
-                out.setdefault(model, {})[attack] = [_example(kept, i, attack)
-                                                     for i in range(min(MOST, len(kept["picture_captions"])))]
+            row = rows.one("robust_accuracy", model, "none", attack, eps=rows.main(model, "none", attack))
+            if row is not None and "picture_captions" in (kept := arrays(row.cell)):
+                kept_of[model, known.label(row, rows.voice), attack] = kept
+    room = ROOM
+    for i in range(MOST):
+        for (model, label, attack), kept in kept_of.items():
+            if i < len(kept["picture_captions"]):
+                made = _example(kept, i, attack)
+                room -= sum(len(p.uri) for p in made.panels)
+                if room >= 0:
+                    out.setdefault(model, {}).setdefault(label, []).append(made)
     return out
 
 
@@ -71,8 +87,14 @@ def _example(kept: Mapping[str, Any], i: int, attack: str) -> Example:
     for key, title in PANELS.items():
         if (made := kept.get(f"picture_{key}")) is not None:
             title = f"{title} × {gain}" if key == "difference" else title
-            panels.append(Picture(png(made[i]), title, f"{attack}, {title}: {caption}"))
+            panels.append(Picture(png(_small(made[i], SIDE.get(key, 128))), title, f"{attack}, {title}: {caption}"))
     return Example(caption, panels)
+
+
+def _small(levels: np.ndarray, side: int) -> np.ndarray:
+    """Every second, third ... pixel, so that no side is longer; a mean would wash the difference out."""
+    step = -(-max(levels.shape[:2]) // side)
+    return levels[::step, ::step]
 
 
 def png(levels: np.ndarray) -> str:

@@ -12,8 +12,7 @@ from suite.report.show import VOICES
 
 WORST = "worst-case"
 """As `suite.cells.WORST`, which this does not import: findings are looked up without torch."""
-CONTROL = "noise"
-"""As `suite.evaluate.worst_case.CONTROL`."""
+CONTROL = known.CONTROL
 
 
 class Rows:

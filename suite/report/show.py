@@ -93,7 +93,8 @@ def points(row: Measurement | None) -> str:
     """"−24 points (−37 to −11)", a difference of shares."""
     if row is None or row.value is None:
         return NONE
-    text = f"{number(100 * row.value, 0)} points"
+    size = number(100 * row.value, 0)
+    text = f"{size} point{'' if size in ('1', MINUS + '1') else 's'}"
     if row.ci_low is None or row.ci_high is None:
         return text
     return f"{text} ({number(100 * row.ci_low, 0)} to {number(100 * row.ci_high, 0)})"

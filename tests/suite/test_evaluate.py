@@ -42,8 +42,24 @@ class TestEvasion:
         assert row.n == 100 and row.ci_low < row.value < row.ci_high
         # each fooled row keeps the least budget that fooled it
         assert np.array_equal(arrays["distance"] <= 0.1 + 1e-5, np.arange(100) < 10)
-        assert (arrays["x_adv"][~np.isfinite(arrays["distance"])] == line.data.test.x[~np.isfinite(
-            arrays["distance"])]).all()
+        # and those within the main one are kept as the attack left them
+        assert arrays["kept"].tolist() == list(range(10))
+        assert (line.classifier.predict(arrays["x_adv"]) != line.data.test.y[:10]).all()
+
+    def test_of_large_inputs_some_successes_are_kept_and_of_the_same_rows_for_every_attack(self, line, monkeypatch):
+        monkeypatch.setattr("suite.evaluate.subject.HELD_ROWS", 4)
+        monkeypatch.setattr("suite.evaluate.subject.HELD_VALUES", 40)  # of two features: 20 rows
+        assert line.held == 20
+        kept = {n: measure(a, line, sheet()) for n, a in (("pgd", PGD(eps=0.4, steps=20)), ("fgsm", FGSM(eps=0.4)))}
+        least = measure(FGSM(), line, sheet(), rows=50)
+        room = set(line.positions(20))
+        for arrays in (*kept.values(), least):
+            assert len(arrays["x_adv"]) == len(arrays["kept"])
+            assert set(arrays["positions"][arrays["kept"]]) == room & set(range(10)) & set(arrays["positions"])
+            part = Part("x", FGSM(), arrays)
+            x, clean = part.inputs(line.data.test.x, 30), line.data.test.x[arrays["positions"][:30]]
+            moved = np.flatnonzero((x != clean).any(1))
+            assert set(moved) == {k for k in arrays["kept"] if k < 30} and len(x) == 30
 
     def test_what_success_looks_like_at_the_main_budget(self, line):
         out = sheet()

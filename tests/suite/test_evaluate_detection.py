@@ -15,7 +15,7 @@ from suite.classifier import TorchClassifier
 from suite.detectors import LID, Mahalanobis, TorchDetector
 from suite.errors import InputError
 from suite.evaluate import measure
-from suite.evaluate.detection import behind, measure_detection
+from suite.evaluate.detection import behind, feature_map, measure_detection
 from suite.evaluate.worst_case import Part
 from suite.plan import Plan
 from suite.recipe import Detector
@@ -92,7 +92,7 @@ class TestByHand:
         x = at.data.test.x
         adv = x[:4].copy()
         adv[:, 1] = 0.5, 0.95, 3.0, 3.0
-        arrays = {"positions": np.arange(4), "wrong": np.zeros(4, bool), "x_adv": adv,
+        arrays = {"positions": np.arange(4), "wrong": np.zeros(4, bool), "x_adv": adv[:3], "kept": np.arange(3),
                   "distance": np.array([0.1, 0.1, 0.2, np.inf]), "linf": np.array([0.1, 0.1, 0.2, np.inf])}
         out = sheet()
         kept = measure_detection("watch", Watch(), at, out, [Part("pgd", PGD(), arrays)])
@@ -125,6 +125,46 @@ class TestByHand:
         _, out, _ = measured
         assert out["blind_evasion[watch]", "adaptive"].value * 200 == pytest.approx(1)
         assert out["blind_evasion[watch]", "adaptive"].n == 200
+
+
+class TestMap:
+    """Of a network that sees the inputs as they are: its features vary twice as much along the second."""
+
+    def shown(self, **changes):
+        x = rows()[0] * np.float32([1, 2]) + 5
+        attacked = np.float32([[5, 9], [6, 5], [4, 5]])
+        return x, feature_map(target(judge_of_the_first()).classifier,
+                              **{"clean": x, "attacked": attacked, "detected": np.array([True, False, False]),
+                                 "seed": 0} | changes)
+
+    def test_axes_are_those_along_which_clean_inputs_vary_most(self):
+        x, found = self.shown()
+        assert {k: v.shape for k, v in found.items()} == {"map_clean": (100, 2), "map_detected": (1, 2),
+                                                          "map_missed": (2, 2), "map_share": (2,)}
+        variance = x.var(0)
+        assert found["map_share"] == pytest.approx(np.sort(variance)[::-1] / variance.sum(), abs=0.01)
+        # nearly the second feature, then the first, each from the mean of the clean ones
+        assert found["map_detected"][0] == pytest.approx((np.float32([5, 9]) - x.mean(0))[::-1], abs=0.5)
+        gap = found["map_missed"][0] - found["map_missed"][1]
+        assert np.linalg.norm(gap) == pytest.approx(2, abs=1e-4) and abs(gap[1]) > 1.9
+
+    def test_it_is_the_same_every_time(self):
+        (_, a), (_, b), (_, other) = self.shown(), self.shown(), self.shown(seed=1)
+        assert all((a[k] == b[k]).all() for k in a) and (a["map_clean"] != other["map_clean"]).any()
+
+    def test_without_attacked_inputs_or_features_there_is_none(self):
+        _, found = self.shown(attacked=np.zeros((0, 2), np.float32), detected=np.zeros(0, bool))
+        assert found == {}
+        at = target(nn.Linear(2, 2))
+        at.classifier.module = nn.Sequential(nn.Softplus())
+        assert feature_map(at.classifier, rows()[0], rows()[0], np.ones(200, bool), 0) == {}
+
+    def test_a_detection_cell_keeps_it_without_noise(self):
+        at = target(judge_of_the_first())
+        arrays = measure_detection("watch", Watch(), at, sheet(), [part("pgd", PGD(), at)])
+        assert 0 < len(arrays["map_missed"]) <= 100 and arrays["map_clean"].shape == (100, 2)
+        noise = measure_detection("watch", Watch(), at, sheet(), [part("noise", RandomNoise(), at)])
+        assert "map_clean" not in noise
 
 
 class TestKnowingIt:

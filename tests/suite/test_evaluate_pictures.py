@@ -133,3 +133,42 @@ def test_a_universal_pattern_is_shown_with_its_amplification():
     pattern = np.full((1, 4, 4), 0.05, np.float32)
     found, = pictures.patterns(Rows(named, _rows.manifest(noun="image")), lambda _: {"pattern": pattern})
     assert "amplified 10 times" in found.title and found.uri.startswith("data:image/png;base64,")
+
+
+class TestRoom:
+    """Pictures that are too many or too large for one page."""
+
+    def kept(self, side, n=2, name="clean"):
+        levels = np.random.default_rng(0).integers(0, 256, (n, side, side), dtype=np.uint8)
+        return {f"picture_{name}": levels, "picture_captions": np.array(["a: b → c"] * n), "picture_gain": np.ones(n)}
+
+    def shown(self, kept):
+        rows = [_rows.row("robust_accuracy", 0.5, 0.4, 0.6, attack=a, eps=0.05) for a in ("pgd", "fgsm")]
+        return pictures.examples(Rows(rows, _rows.manifest(noun="image")), lambda _: kept)["m"]
+
+    def test_the_first_of_every_attack_comes_before_the_second_of_any(self, monkeypatch):
+        kept = self.kept(16)
+        assert [len(found) for found in self.shown(kept).values()] == [2, 2]
+        size = len(self.shown(kept)["pgd"][0].panels[0].uri)
+        monkeypatch.setattr(pictures, "ROOM", int(3.5 * size))
+        assert [len(found) for found in self.shown(kept).values()] == [2, 1]
+        monkeypatch.setattr(pictures, "ROOM", int(1.5 * size))
+        assert {label: len(found) for label, found in self.shown(kept).items()} == {"pgd": 1}
+
+    @pytest.mark.parametrize(("name", "side", "shown"), [("clean", 128, 128), ("clean", 300, 100),
+                                                         ("saliency", 128, 64), ("difference", 28, 28)])
+    def test_large_ones_are_shown_smaller(self, name, side, shown):
+        kept = self.kept(side, name=name)
+        uri = self.shown(kept)["pgd"][0].panels[0].uri
+        decoded = np.asarray(Image.open(io.BytesIO(base64.b64decode(uri.split(",")[1]))))
+        assert (decoded == kept[f"picture_{name}"][0, ::side // shown, ::side // shown]).all()
+
+
+def test_attacks_in_other_norms_are_shown_with_their_budget():
+    rows = [_rows.row("robust_accuracy", 0.5, 0.4, 0.6, attack=a, eps=e, norm=n)
+            for a, e, n in (("noise", 0.05, "linf"), ("deepfool", 0.5, "l2"), ("rotation-translation", 30.0, "own"))]
+    made = _rows.manifest(noun="image")
+    made["plan"]["norms"] = {"l2": {"eps": 0.5, "budgets": [0.5]}}
+    kept = TestRoom().kept(8, n=1)
+    assert list(pictures.examples(Rows(rows, made), lambda _: kept)["m"]) == [
+        "noise (control)", "deepfool (L2 0.5)", "rotation-translation (largest angle 30 degrees)"]

@@ -5,6 +5,7 @@ import torch
 from monai.networks.nets import resnet18
 from torch import nn
 
+from suite.defenses.randomized import Chance, Randomized
 from suite.errors import NotApplicable
 from suite.features import Layers, Penultimate
 from suite.seeding import seeded
@@ -81,6 +82,11 @@ def test_of_a_deep_network_evenly_spaced_layers_with_the_first_and_the_last():
 
 def test_a_layer_that_sees_the_inputs_several_times_over_is_left_out():
     assert [z.shape for z in Layers(Twice())(torch.rand(4, 3))] == [(4, 5)]
+
+
+def test_a_network_that_sees_its_inputs_several_times_over_has_no_features_of_each():
+    with pytest.raises(NotApplicable, match="several times over"):
+        Penultimate(Randomized(nn.Linear(3, 2), Chance(4)))(torch.rand(5, 3))
 
 
 def test_a_network_without_linear_layers_has_no_features():

@@ -221,6 +221,12 @@ def test_errors_are_findings_and_the_same_error_is_said_once():
     assert f.level == "error" and f.model == "m and k" and "boom" in f.text and "2 cells" in f.text
 
 
+def test_a_detector_that_failed_is_named():
+    failed = row("error", None, error="E: boom").model_copy(update={"cell": "m--none--detect-watch"})
+    (f,) = findings([failed], manifest())
+    assert f.text.startswith("watch failed (1 cell)")
+
+
 def test_what_follows_from_a_failed_training_is_said_once_and_last():
     rows = [row("error", None, error="ValueError: boom (x.py:1)")]
     rows += [row("error", None, attack=a, error=f"InputError: {UNTRAINED} m to work with (a.py:2)") for a in "abc"]
@@ -260,6 +266,11 @@ def test_a_detector_is_judged_by_the_attack_that_knows_it():
 
 def test_what_a_detector_learned_from_and_noise_are_no_evidence():
     assert "60% (50–70%) of the 50 inputs that fgsm" in only(clean() + detected(fitted_on="pgd"), "detection").text
+
+
+def test_what_a_detector_found_of_many_inputs_is_told_before_what_it_found_of_one():
+    rows = [*detected(), row("detection_tpr[watch@0.05]", 1.0, 0.21, 1.0, n=1, attack="rare")]
+    assert "of the 50 inputs that pgd" in only(clean() + rows, "detection").text
 
 
 def test_a_detector_that_met_no_attack_which_knows_it_is_never_praised():

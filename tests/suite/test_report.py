@@ -215,6 +215,7 @@ def test_numbers_as_text():
     assert interval(r) == "0.71 (0.63–0.78)" and percent(r) == "71% (63–78%)"
     assert interval(row("x", -0.1, -0.2, 0.05)) == "−0.10 (−0.20 to 0.05)"
     assert points(row("x", -0.24, -0.37, -0.11)) == "−24 points (−37 to −11)"
+    assert points(row("x", -0.012, -0.03, 0.01)) == "−1 point (−3 to 1)"
     assert interval(row("x", None)) == "–" and interval(None) == "–" and number(float("nan")) == "–"
     assert number(-0.001) == "0.00" and share(0.003) == "0.3%" and share(1.0) == "100%" and share(0.998) == "99.8%"
     assert [brief(v) for v in (1327.4, 28.2, 3.078, 0.0071, 5.0)] == ["1,327", "28.2", "3.08", "0.007", "5"]

@@ -2,10 +2,10 @@
 
 from suite.report.judge.detection import detection
 from suite.report.judge.privacy import attribute, extraction, inversion, membership
-from suite.report.judge.robustness import claims, evasion, masking, subgroups
+from suite.report.judge.robustness import claims, evasion, masking, natural, subgroups
 from suite.report.judge.training import backdoor, collapse, defenses, epsilon, errors, performance, poisoning
 
-JUDGES = (errors, collapse, masking, evasion, claims, detection, subgroups, performance, poisoning, backdoor,
+JUDGES = (errors, collapse, masking, evasion, natural, claims, detection, subgroups, performance, poisoning, backdoor,
           membership, attribute, inversion, extraction, defenses, epsilon)
 """Functions `Rows -> list[Finding]`."""
 

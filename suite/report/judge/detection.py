@@ -5,7 +5,7 @@ from __future__ import annotations
 from suite.report.findings import Finding, grade
 from suite.report.rows import CONTROL, Rows
 from suite.report.sections.detection import ADAPTIVE, detectors
-from suite.report.show import percent, share
+from suite.report.show import percent, plural, share
 
 
 def detection(rows: Rows) -> list[Finding]:
@@ -22,9 +22,10 @@ def detection(rows: Rows) -> list[Finding]:
                 continue
             text = ""
             if tried:
-                best = max(tried, key=lambda r: r.value)
-                text = (f"{name} finds {percent(best)} of the {best.n} inputs that {best.attack} turned from right to "
-                        f"wrong, ")
+                # the surest, not the highest: of few inputs it is high by chance
+                best = max(tried, key=lambda r: (r.ci_low or 0.0, r.value))
+                text = (f"{name} finds {percent(best)} of the {plural(best.n, 'input')} that {best.attack} turned from "
+                        "right to wrong, ")
             else:
                 text = f"{name} was tried on no attack but those it learned from, "
             text += f"at {percent(alarms)} false alarms, n = {alarms.n}"

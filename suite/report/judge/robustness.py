@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from suite.report.findings import Finding, grade, widened
+from suite.report import known
+from suite.report.findings import THRESHOLDS, Finding, grade, widened
 from suite.report.rows import CONTROL, WORST, Rows, robustness
-from suite.report.show import join, percent, plural, points, share
+from suite.report.show import join, number, percent, plural, points, share
+
+UNSEEN = 0.95
+"""Structural similarity from which a change is called hardly visible."""
 
 
 def evasion(rows: Rows) -> list[Finding]:
@@ -36,7 +40,51 @@ def evasion(rows: Rows) -> list[Finding]:
                      " Random changes of that size fool") + f" {percent(chance)}."
         if found.partial and found.attacked:
             text += f" Attacks were tried on {found.attacked} of {kept.n} {rows.cases} only."
+        if level in ("high", "medium"):
+            text += _unseen(rows, model)
         out.append(Finding(level, model, text, "evasion", figure=share(flips.value), weight=flips.value))
+    return out
+
+
+def _unseen(rows: Rows, model: str) -> str:
+    """The strongest of the attacks whose changes can hardly be seen, where there are any."""
+    found = []
+    for attack in rows.attacks(model, "none", "attack_success_rate"):
+        at = rows.main(model, "none", attack)
+        success, ssim = (rows.one(m, model, attack=attack, eps=at) for m in ("attack_success_rate", "visibility[ssim]"))
+        if success and ssim and ssim.value >= UNSEEN and (success.ci_low or 0) >= THRESHOLDS["evasion"].medium:
+            found.append((success, ssim))
+    if not found:
+        return ""
+    success, ssim = max(found, key=lambda pair: pair[0].value)
+    return (f" Hardly anyone would see it: {success.attack} at {known.budget(success, rows.voice)} misleads "
+            f"{percent(success)} with a median structural similarity of {number(ssim.value, 3)} to the originals "
+            "(SSIM; 1 is equal).")
+
+
+def natural(rows: Rows) -> list[Finding]:
+    """Changes whose budget is no norm (a turn, speckle, uneven light): they come about without any attacker."""
+    out = []
+    for model in rows.models:
+        tried = [r for a in rows.attacks(model, "none", "attack_success_rate")
+                 if (r := rows.one("attack_success_rate", model, attack=a)) and r.ci_low is not None
+                 and known.norm(r) == "own"]
+        collapsed = rows.one("collapsed", model)
+        if not tried or (collapsed is not None and collapsed.value):
+            continue
+        aimed = [r for r in tried if r.knowledge == "white-box"]  # whom nobody aims does less harm
+        found = [r for r in tried if r not in aimed] or aimed
+        worst = max(found, key=lambda r: (r.ci_low, r.value))
+        text = (f"{worst.attack} ({known.budget(worst, rows.voice)}) misleads {percent(worst)} of the {worst.n} "
+                f"rightly judged {rows.cases}. Such a change needs no attacker; each "
+                f"{rows.voice.case} met ")
+        text += "the worst that gradients find." if found is aimed else "several, and one that misleads counts."
+        listed = [f"{r.attack} {percent(r)}{', found with gradients' if r in aimed and found is not aimed else ''}"
+                  for r in tried if r is not worst]
+        if listed:
+            text += f" Others: {'; '.join(listed)}."
+        out.append(Finding(grade("natural changes", *widened(worst, len(found))), model, text, "natural changes",
+                           figure=share(worst.value), weight=worst.value))
     return out
 
 

@@ -16,13 +16,15 @@ def errors(rows: Rows) -> list[Finding]:
     """Cells that failed, those with the same message together; then those that wanted a model that failed."""
     same: dict[tuple[str, str], list[Measurement]] = {}
     for row in rows.errors:
-        same.setdefault(("", UNTRAINED) if UNTRAINED in row.error else (row.attack, row.error), []).append(row)
+        _, detecting, detector = row.cell.rpartition("--detect-")
+        name = row.attack or (detector if detecting else "")
+        same.setdefault(("", UNTRAINED) if UNTRAINED in row.error else (name, row.error), []).append(row)
     out = []
-    for (attack, error), failed in same.items():
+    for (name, error), failed in same.items():
         where = dict.fromkeys(r.model + ("" if r.defense == "none" else f" behind {r.defense}") for r in failed)
         cells = plural(len(failed), "cell")
         text = (f"{cells} did not run for want of the trained model." if error == UNTRAINED else
-                f"{attack or 'training or measuring'} failed ({cells}): {error}.")
+                f"{name or 'training or measuring'} failed ({cells}): {error}.")
         out.append(Finding("error", join(list(where)), f"{text} Nothing is known there.", "errors",
                            weight=len(failed) if error != UNTRAINED else 0))
     return out

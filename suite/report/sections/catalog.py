@@ -35,8 +35,8 @@ def model_card(rows: Rows) -> list[tuple[str, str]]:
 
     card = [(shown("models", m), "behind " + (", ".join(shown("defenses", d) for d in rows.defenses(m) if d != "none")
                                             or "no defense")) for m in rows.models]
-    return [*card, ("classes", ", ".join(rows.manifest.get("classes", []))),
-            ("features", ", ".join(rows.manifest.get("features", [])))]
+    return [*card, *((name, ", ".join(named)) for name in ("classes", "features")
+                     if (named := rows.manifest.get(name)))]
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from suite.measurement import Measurement
+from suite.report import known
 from suite.report.rows import WORST, Robustness, Rows, robustness
 from suite.report.show import share
 from suite.report.tables import Cell, Table, amount, bounded, est, report_per_class, words
@@ -12,12 +13,13 @@ def comparison(rows: Rows) -> Table:
     """Every model behind every defense, on utility, robustness and leakage."""
     head = ["defense", "balanced accuracy", "change", "robust accuracy", "change", "membership AUROC", "accuracy",
             "AUROC", "sensitivity", "refused", "n", "checks"]
+    leaks = ("Membership AUROC: that of the strongest attack among those that ran behind every defense; 0.50 is "
+             "guessing. " if any(leakage(rows, *pair) for pair in rows.pairs()) else "")
     table = Table("Every model behind every defense", head,
                   note="Small lines: value and 95% interval between 0 and 1. Robust accuracy: the lowest on all "
-                       f"{rows.cases} at the main budget; ≤: no attack was tried on some of them. Membership "
-                       "AUROC: that of the strongest attack among those that ran behind every defense; 0.50 is "
-                       f"guessing. Change: against no defense, {rows.voice.case} by {rows.voice.case}, under the "
-                       f"attacks that ran on both. n: clean test {rows.cases}.")
+                       f"{rows.cases} at the main budget; ≤: no attack was tried on some of them. {leaks}"
+                       f"Change: against no defense, {rows.voice.case} by {rows.voice.case}, under the attacks that "
+                       f"ran on both. n: clean test {rows.cases}.")
     for model, defense in rows.pairs():
         accuracy = rows.one("accuracy", model, defense)
         if accuracy is None:
@@ -31,6 +33,26 @@ def comparison(rows: Rows) -> Table:
                           est(get["sensitivity"]), est(get["refused"]), amount(accuracy.n),
                           _trust(rows, model, defense)])
     return table.pruned()
+
+
+def certificates(rows: Rows) -> Table:
+    """What models prove of themselves, beside how good they are."""
+    found = {pair: rows.of("certified_accuracy", *pair) for pair in rows.pairs()}
+    norms = {pair: known.norm(certified[0]) for pair, certified in found.items() if certified}
+    budgets = sorted({(norms[pair], r.attack_params["eps"]) for pair in norms for r in found[pair]})
+    heads = [f"right and proven at {rows.voice.budget(eps, norm)}" for norm, eps in budgets]
+    table = Table("Certificates", ["defense", "balanced accuracy", *heads, "median radius", "n"],
+                  note=f"Share of test {rows.cases} that the smoothed model judges rightly and for which no change "
+                       "within the budget can alter its answer; each proof holds with a probability of 99.9%. The "
+                       "radius is that of the right answers. A model that always answers the same is certified as "
+                       "well: a certificate is worth no more than the balanced accuracy beside it.")
+    for (model, defense), norm in norms.items():
+        at = {r.attack_params["eps"]: r for r in found[model, defense]}
+        cells = [est(at.get(eps) if kind == norm else None) for kind, eps in budgets]
+        table.add(model, [words(defense), est(rows.one("balanced_accuracy", model, defense), bar=True), *cells,
+                          amount(getattr(rows.one("median_certified_radius", model, defense), "value", None)),
+                          amount(found[model, defense][0].n)])
+    return table
 
 
 def _change(row: Measurement | None) -> Cell:
@@ -108,11 +130,11 @@ def poisoning(rows: Rows) -> Table:
             of = [found[i] if i < len(found) else None for found in several]
             rate = change.attack_params.get("rate")
             table.add(model, [words(attack), amount(rate, share), words(defense if defense != "none" else ""),
-                              _change(of[0]), _change(of[1]), est(of[2]), est(of[3]), amount(change.n)])
+                              _loss(of[0]), _loss(of[1]), est(of[2]), est(of[3]), amount(change.n)])
     return table.pruned()
 
 
-def _change(row: Measurement | None) -> Cell:
+def _loss(row: Measurement | None) -> Cell:
     clear = row is not None and row.ci_high is not None and row.ci_high < 0
     return est(row, "bad" if clear else "")
 

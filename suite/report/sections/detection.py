@@ -27,16 +27,18 @@ def cards(rows: Rows) -> list[tuple[str, str]]:
     return list(out.items())
 
 
-def table(rows: Rows) -> Table:
-    """Every detector on every model: alarms by attack, and what gets past it."""
+def table(rows: Rows, defended: bool = False) -> Table:
+    """Every detector on every undefended model, or on those behind a defense: alarms by attack, and what gets past."""
     head = ["detector", "attack", "AUROC", "alarms at 1%", "alarms at 5%", "misjudged without alarm", "n"]
-    out = Table("Detectors", head,
+    out = Table("Detectors on models behind a defense" if defended else "Detectors", head,
                 note="AUROC: of telling the inputs that an attack turned from right to wrong from clean test inputs; "
                      "0.50 is guessing. Alarms: their share, at thresholds that 1% and 5% of clean validation inputs "
                      "exceed; on the lines “none”, false alarms on clean test inputs, and AUROC of these against "
                      "validation inputs, which should be 0.50. Misjudged without alarm: among inputs judged rightly "
                      "without an attack, at the 5% threshold and the main budget.")
     for model, defense in rows.pairs():
+        if (defense != "none") != defended:
+            continue
         group = model + ("" if defense == "none" else f" behind {defense}")
         for name in detectors(rows, model, defense):
             for attack in ("", *rows.attacks(model, defense, f"detection_auroc[{name}]")):

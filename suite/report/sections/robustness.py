@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from suite.measurement import Measurement
 from suite.report import known
-from suite.report.rows import CONTROL, WORST, Rows, robustness
+from suite.report.rows import WORST, Rows, robustness
+from suite.report.show import brief
 from suite.report.tables import Cell, Table, amount, bounded, est, plain, words
 
 
@@ -19,7 +20,7 @@ def by_attack(rows: Rows, model: str, defense: str, caption: str) -> Table:
                           "each costs." if rows.voice.case == "patient" else ""))
     found = robustness(rows, model, defense)
     bound = ", upper bound" if found is None or found.partial else ""
-    lifts = rows.named("lift", model, defense, WORST)
+    lifts, other = rows.named("lift", model, defense, WORST), {"own", *rows.norms}
     for attack in (WORST, *rows.attacks(model, defense, "robust_accuracy")):
         at = rows.main(model, defense, attack)
         row = rows.one("robust_accuracy", model, defense, attack, eps=at)
@@ -29,16 +30,51 @@ def by_attack(rows: Rows, model: str, defense: str, caption: str) -> Table:
         def get(metric: str, attack: str = attack, at: float | None = at) -> Measurement | None:
             return rows.one(metric, model, defense, attack, eps=at)
 
-        name = {WORST: f"worst case{bound}", CONTROL: f"{CONTROL} (control)"}.get(attack, attack)
-        if attack != WORST and known.norm(row) != "linf":
-            name += f" ({known.budget(row, rows.voice)})"
+        name, norm = f"worst case{bound}", "linf"
+        if attack != WORST:
+            name, norm = known.label(row, rows.voice), known.norm(row)
         table.add("", [words(name), words(row.knowledge),
-                       est(row), est(get("attack_success_rate")), est(lifts.get(attack)),
-                       plain(get("median_perturbation"), 3), plain(get("median_cost"), 2),
-                       plain(get("features_changed"), 1),
-                       amount(row.queries if attack != WORST else None), plain(get("gradients"), 0),
+                       # the control and the worst case are of the main norm
+                       est(row), est(get("attack_success_rate")), est(None if norm in other else lifts.get(attack)),
+                       _size(get("median_perturbation"), norm, rows), plain(get("median_cost"), 2),
+                       _count(get("features_changed"), rows, 1),
+                       amount(row.queries if attack != WORST else None), _count(get("gradients"), rows, 0),
                        amount(row.seconds if attack != WORST else None), est(get("solved")),
                        est(get("certified_accuracy")), amount(row.n)])
+    return table.pruned()
+
+
+def _size(row: Measurement | None, norm: str, rows: Rows) -> Cell:
+    """The median perturbation in the unit of its budget; an attack whose budget is no norm always takes all of it."""
+    if rows.voice.case != "image" or row is None:
+        return plain(row, 3)
+    return amount(None if norm == "own" else row.value, rows.voice.budget if norm == "linf" else brief)
+
+
+def _count(row: Measurement | None, rows: Rows, digits: int) -> Cell:
+    """A mean count; those of images are often large, and whole."""
+    return amount(row and row.value) if rows.voice.case == "image" else plain(row, digits)
+
+
+def shared(rows: Rows) -> Table:
+    """Attacks that are made without the input or without the model: universal patterns and transfer."""
+    head = ["attack", "success rate", "by the one pattern shown", "surrogate's accuracy", "surrogate fooled",
+            "of these, the model too", "SSIM", "n"]
+    table = Table("One pattern for all, and attacks made on another model", head,
+                  note="A universal pattern is made from other inputs than those it is judged on; the success rate "
+                       "lets the attacker choose among the patterns of all budgets up to the main one. Transfer: made "
+                       "on a surrogate that the attacker trained, and then tried on the model.")
+    singles = ("pattern_success_rate", "surrogate_accuracy", "surrogate_success", "transfer_rate")
+    for model, defense in rows.pairs():
+        group = model + ("" if defense == "none" else f" behind {defense}")
+        for attack in rows.attacks(model, defense, "robust_accuracy"):
+            at = rows.main(model, defense, attack)
+            found = [rows.one(metric, model, defense, attack) for metric in singles]
+            if any(found):
+                success = rows.one("attack_success_rate", model, defense, attack, eps=at)
+                table.add(group, [words(attack), est(success), *map(est, found),
+                                  plain(rows.one("visibility[ssim]", model, defense, attack), 3),
+                                  amount(success and success.n)])
     return table.pruned()
 
 
