@@ -20,8 +20,8 @@ _POINTS = 4
 class BiasField(Shaped):
     """Adversarial bias field (Tian et al. 2020, arXiv 2009.09247): `x * B`, the same for all channels.
 
-    `log B` is a polynomial `sum a_ij u^i v^j`, i + j <= degree, of the pixel coordinates u, v in [-1, 1], scaled down to
-    `eps` where it exceeds that. The coordinates are themselves shifted by a smooth field of 4 x 4 control points, so
+    `log B` is a polynomial `sum a_ij u^i v^j`, i + j <= degree, of the pixel coordinates u, v in [-1, 1], scaled down
+    to `eps` where it exceeds that. The coordinates are themselves shifted by a smooth field of 4 x 4 control points, so
     that it varies faster in some places. It is smooth: a polynomial of degree d within `eps` rises by at most `d^2 eps`
     a unit (Markov), and that at the border only; of 28 x 28 pixels, neighbors have differed by less than `eps / 2`.
 
