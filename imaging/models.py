@@ -121,7 +121,7 @@ class EfficientNetB0(ImageRecipe):
 
     info: ClassVar[Info] = Info("EfficientNet-B0", "Tan and Le 2019, arXiv 1905.11946",
                                 cost="on one core 20 ms an image and epoch at 28 pixels, 70 ms at 128",
-                                departs="up to 64 pixels the first convolution has no stride")
+                                departs="up to 64 pixels the first convolution has no stride; all pad both sides alike")
     lr: float = 1e-3
 
     def network(self, inputs: tuple[int, ...], classes: int) -> nn.Module:
@@ -133,7 +133,11 @@ class EfficientNetB0(ImageRecipe):
         network.set_swish(memory_efficient=False)  # whose gradient has no gradient
         if networks.first_stride(inputs) == 1:
             network._conv_stem.stride = (1, 1)
-            network._conv_stem_padding = nn.ZeroPad2d(1)
+        for block in network.modules():
+            for name, layer in [*block.named_children()]:
+                if isinstance(layer, nn.Conv2d):  # MONAI's own padding is that of 224 pixels
+                    layer.padding = tuple(side // 2 for side in layer.kernel_size)
+                    setattr(block, f"{name}_padding", nn.Identity())
         return network
 
 

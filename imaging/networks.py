@@ -26,9 +26,10 @@ def convolution(inside: int, outside: int, size: int = 3, stride: int = 1, group
     return [layer, nn.BatchNorm2d(outside)]
 
 
-def head(features: int, classes: int) -> list[nn.Module]:
-    """Mean over the image, then a linear layer."""
-    return [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(features, classes)]
+def head(features: int, classes: int, dropout: float | None = None) -> list[nn.Module]:
+    """Mean over the image, dropout (of maps it would average out), then a linear layer."""
+    drop = [] if dropout is None else [nn.Dropout(dropout)]
+    return [nn.AdaptiveAvgPool2d(1), nn.Flatten(), *drop, nn.Linear(features, classes)]
 
 
 class Residual(nn.Module):
@@ -59,7 +60,7 @@ def resnet_small(inputs: tuple[int, ...], classes: int, widths: tuple[int, ...],
     for n, width in enumerate(widths):
         layers.append(Residual(channels, width, 2 if n else 1))
         channels = width
-    return nn.Sequential(*layers, nn.Dropout(dropout), *head(channels, classes))
+    return nn.Sequential(*layers, *head(channels, classes, dropout))
 
 
 def simple_cnn(inputs: tuple[int, ...], classes: int, widths: tuple[int, ...]) -> nn.Module:
@@ -108,8 +109,8 @@ def mobilenet_v2(inputs: tuple[int, ...], classes: int, dropout: float) -> nn.Mo
         for n in range(repeat):
             layers.append(InvertedResidual(channels, width, 1 if n else stride, widen))
             channels = width
-    layers += [*convolution(channels, 1280, 1), nn.ReLU6(), nn.Dropout(dropout)]
-    return nn.Sequential(*layers, *head(1280, classes))
+    layers += [*convolution(channels, 1280, 1), nn.ReLU6()]
+    return nn.Sequential(*layers, *head(1280, classes, dropout))
 
 
 class Transformer(nn.Module):

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from imaging.models import MobileNetV2, ResNetSmall, SimpleCNN, ViT
+from imaging.models import EfficientNetB0, MobileNetV2, ResNetSmall, SimpleCNN, ViT
 from imaging.space import ImageSpace
 from suite import artifacts, registry
 from suite.attacks.gradient import FGSM
@@ -44,6 +44,23 @@ def test_every_network_takes_small_images_and_gives_gradients(name):
 @pytest.mark.parametrize("inputs", [(3, 64, 80), (1, 131, 97), (3, 224, 224)])
 def test_other_sizes_and_channels(recipe, inputs):
     assert build(recipe, inputs, 2).eval()(torch.rand(1, *inputs)).shape == (1, 2)
+
+
+@pytest.mark.parametrize("recipe", [ResNetSmall(dropout=0.5), MobileNetV2(dropout=0.5)])
+def test_dropout_is_not_averaged_out_over_the_image(recipe):
+    module = build(recipe, (1, 28, 28), 2)
+    seen = []
+    module[1][-1].register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+    module(torch.rand(4, 1, 28, 28))
+    assert (seen[0] == 0).float().mean() > 0.4
+
+
+@pytest.mark.parametrize(("inputs", "last"), [((1, 8, 40), (1, 3)), ((1, 33, 45), (3, 3)), ((1, 97, 65), (4, 3))])
+def test_efficientnet_halves_sizes_rounded_up_whatever_they_are(inputs, last):
+    module = build(EfficientNetB0(), inputs, 2).eval()
+    seen = []
+    module[1]._conv_head.register_forward_pre_hook(lambda _, given: seen.append(given[0].shape[2:]))
+    assert module(torch.rand(1, *inputs)).shape == (1, 2) and seen == [last]
 
 
 @pytest.mark.parametrize("name", ["resnet-small", "efficientnet-b0", "densenet121", "vgg19", "mobilenet-v2"])
