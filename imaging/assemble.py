@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
@@ -24,8 +25,8 @@ WORDS = ("training", "validation", "test")
 USUAL_SUBGROUPS = ("age", "sex", "gender", "site", "hospital", "view", "laterality", "localization")
 """Columns of these names become subgroups by themselves."""
 
-USUAL_PATIENTS = ("patient", "group_id")
-"""Columns of these names say whose image it is."""
+USUAL_PATIENTS = ("patient", "patientid", "subject", "subjectid", "groupid", "lesionid", "caseid", "studyid", "mrn")
+"""Columns of these names, in whatever case and with whatever between the words, say whose image it is."""
 
 
 @dataclass(frozen=True)
@@ -130,12 +131,15 @@ def patients_of(frame: pd.DataFrame, column: str | None) -> np.ndarray | None:
     """(n,) str: whose image each line of a CSV is; None where no column says so.
 
     Raises:
-        InputError: No such column, or an empty cell in it.
+        InputError: No such column, an empty cell in it, or several columns that could be meant.
     """
     if column is None:
-        column = next((name for name in USUAL_PATIENTS if name in frame.columns), None)
-        if column is None:
+        usual = [name for name in frame.columns if re.sub(r"[\s_-]", "", name.lower()) in USUAL_PATIENTS]
+        if not usual:
             return None
+        if len(usual) > 1:
+            raise InputError(f"columns {', '.join(usual)} may each name the patient; say which with --group")
+        column = usual[0]
     csv.check_column(frame, column)
     names = csv.words(frame[column])
     if (nobody := np.isin(np.char.lower(names), csv.EMPTY)).any():

@@ -69,10 +69,13 @@ def _read_folder(path: Path, images: Images) -> Dataset:
     _check_alike(read)
     counts = [len(r.x) for r in read]
     x = np.concatenate([r.x for r in read])
-    if patients is None and all(r.patient for r in read):
-        patients = np.array([r.patient for r in read])
-    classes, y = np.unique(labels, return_inverse=True)
-    y, classes = disease_last(y.astype(np.int64), tuple(map(str, classes)), images.positive)
+    if patients is None:
+        patients = _named(read)
+    kinds = sorted(set(labels.tolist()))
+    if all(name.isdecimal() for name in kinds):  # 2 before 10
+        kinds.sort(key=int)
+    y = np.array([kinds.index(label) for label in labels.tolist()], np.int64)
+    y, classes = disease_last(y, tuple(kinds), images.positive)
     spread = [None if v is None else np.repeat(v, counts) for v in (part, patients)]
     pictures = Pictures(x, np.repeat(y, counts), classes, *spread, {k: np.repeat(v, counts) for k, v in groups.items()})
     card = {"read from": f"the folder {path.name}, {len(names)} files", "intensity": _intensity(names, images),
@@ -166,6 +169,20 @@ def _check_alike(read: list[_Read]) -> None:
         if c != channels:
             raise InputError(f"{first.name} is {_hue(c)} and {other.name} {_hue(channels)}; give `channels` = 1 or 3 "
                              "in the plan's [images]")
+
+
+def _named(read: list[_Read]) -> np.ndarray | None:
+    """(n,) str: the patients that the files name; None where none of them does.
+
+    Raises:
+        InputError: Some do and some do not.
+    """
+    silent = next((r.name for r in read if not r.patient), None)
+    if silent is None:
+        return np.array([r.patient for r in read])
+    if any(r.patient for r in read):
+        raise InputError(f"{silent} names no patient, and others do; name them in a CSV (--labels)")
+    return None
 
 
 def _hue(channels: int) -> str:

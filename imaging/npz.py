@@ -3,7 +3,7 @@
 The keys are `train_images`, `train_labels`, `val_images`, `val_labels`, `test_images` and `test_labels`; others are
 ignored. Images are uint8 (or float from 0 to 1) of shape (n, height, width) or (n, height, width, 3); labels (n, 1), or
 (n, findings) of 0 and 1 where each image has several. The CSV has one line for each image: `split`, `index` in that
-split, and where known `label`, `label_name`, `group_id` (the patient) and columns for subgroups.
+split, and where known `label`, `label_name`, `patient` and columns for subgroups.
 """
 
 from __future__ import annotations

@@ -79,7 +79,8 @@ class Images(BaseModel):
         labels: CSV with one line for each image: `file` (its path in the folder; for an `.npz` instead `split` and
             `index`), and where known `label`, `patient`, `split` and columns for subgroups. Where it is left out,
             `labels.csv` in the folder or the `.csv` beside the `.npz` is read, if it is there.
-        patient: Column of the CSV that names the patient; `patient` or `group_id` where it is left out.
+        patient: Column of the CSV that names the patient; where it is left out, the one that is called
+            `patient_id`, `Subject` or the like.
         positive: The class that is the disease, where there are two.
         finding: Name or number of the one finding to predict, where each image is labelled with several.
         subgroups: Columns of the CSV by which results are also broken down, besides age, sex, site and the like.

@@ -157,6 +157,25 @@ def test_what_is_wrong_with_the_labels_is_one_line_that_names_it(scans, edit, me
     assert message in refusal(scans)
 
 
+@pytest.mark.parametrize("column", ["patient", "patient_id", "PatientID", "Subject", "subject-id", "Lesion ID", "MRN"])
+def test_the_column_of_patients_is_found_however_it_is_spelled(scans, column):
+    lines(scans, **{column: [f"p{i // 2}" for i in range(20)]})
+    assert read_folder(scans).card["patients"] == "10; each in one split only"
+
+
+def test_of_two_columns_of_patients_one_must_be_said(scans):
+    lines(scans, patient=[f"p{i // 2}" for i in range(20)], Study_ID=[f"s{i}" for i in range(20)])
+    assert "columns patient, Study_ID may each name the patient; say which with --group" in refusal(scans)
+    assert read_folder(scans, Images(patient="Study_ID")).card["patients"].startswith("20;")
+
+
+def test_numbered_classes_are_in_the_order_of_their_numbers(scans):
+    lines(scans, label=[(2, 10, 1, 0)[i % 4] for i in range(20)])
+    dataset = read_folder(scans)
+    assert dataset.classes == ("0", "1", "2", "10")
+    assert {int(s.rows[i]) % 4 for s in splits(dataset) for i in np.flatnonzero(s.y == 2)} == {0}
+
+
 def test_options_that_need_a_csv_or_another_column(scans):
     assert "no column 'person'" in refusal(scans, Images(patient="person"))
     lines(scans, patients=[f"p{i}" for i in range(20)])

@@ -109,6 +109,13 @@ def test_a_folder_of_dicom_is_split_by_the_patient_that_the_files_name(tmp_path)
         assert "\n" not in str(error.value)
 
 
+def test_one_file_without_a_patient_among_others_is_named(tmp_path):
+    for i in range(4):
+        save_dicom(tmp_path / "scans" / "ab"[i % 2] / f"{i}.dcm", RAMP + i, "" if i == 2 else f"P{i}")
+    with pytest.raises(InputError, match=r"^scans: a/2\.dcm names no patient, and others do; name them in a CSV"):
+        read_folder(tmp_path / "scans")
+
+
 def test_a_folder_of_volumes_keeps_the_slices_of_one_together(tmp_path):
     rng = np.random.default_rng(0)
     for i in range(12):
