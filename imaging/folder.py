@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -18,22 +19,34 @@ from suite.errors import InputError
 from suite.plan import Images
 
 PICTURES, DICOM, NIFTI = (".png", ".jpg", ".jpeg"), (".dcm",), (".nii", ".nii.gz")
+SUBJECT = re.compile(r"(?:^|[/_])(sub-[A-Za-z0-9]+)")
+"""Whose volume it is, in the names of BIDS."""
+LARGEST = 1024
+"""Pixels a side, as of `suite.plan.Images.size`: more of them than a few would fill the memory."""
 
 
 @dataclass(frozen=True)
 class _Read:
-    """What one file holds: `x` (n, c, h, w), and the patient it names, or ""."""
+    """What one file holds.
+
+    Attributes:
+        x: (n, c, h, w) float32 in [0, 1].
+        patient: Whom the file names, or "".
+        deep: The largest value of a picture with 16 bits, from 0 to 1; else 0.
+    """
 
     name: str
     x: np.ndarray
     patient: str
+    deep: float
 
 
 def read_folder(path: Path, images: Images = DEFAULTS) -> Dataset:
     """A folder of images of your own, PNG, JPEG, DICOM or NIfTI: one folder for each class, or a CSV of labels.
 
-    Without a CSV, DICOM files are told apart by their PatientID, and each NIfTI volume is a patient. Where patients are
-    not known, the split is by image, and the data card says so. Identical images are kept in one split.
+    Without a CSV, DICOM files are told apart by their PatientID, and NIfTI volumes by the `sub-XX` in their names; one
+    without is taken for a patient of its own. Where patients are not known, the split is by image. The data card says
+    so. Identical images are kept in one split.
 
     Raises:
         InputError: One line naming the folder and the file, class, column or line that is wrong.
@@ -69,6 +82,7 @@ def _read_folder(path: Path, images: Images) -> Dataset:
     _check_alike(read)
     counts = [len(r.x) for r in read]
     x = np.concatenate([r.x for r in read])
+    guessed = patients is None and any(_kind(Path(name)) in NIFTI and not SUBJECT.search(name) for name in names)
     if patients is None:
         patients = _named(read)
     kinds = sorted(set(labels.tolist()))
@@ -82,7 +96,11 @@ def _read_folder(path: Path, images: Images) -> Dataset:
             "resized": f"to {images.size} x {images.size} pixels, bicubic, antialiased" if images.size else ""}
     provenance = Provenance(path.name, "the user's files", "not stated", _sha256(path, names, beside), 0, False,
                             "" if frame is None else f"labels from {beside.name}")
-    return build(pictures, provenance, card, allow_leakage=images.allow_leakage)
+    data = build(pictures, provenance, card, allow_leakage=images.allow_leakage)
+    if guessed:
+        told = f"not known; taken to be one a volume: {data.card['patients']}"
+        return replace(data, card={**data.card, "patients": told})
+    return data
 
 
 def _kind(path: Path) -> str:
@@ -137,10 +155,16 @@ def _read(folder: Path, name: str, images: Images) -> _Read:
             image, patient = volumes.dicom(path, images.window)
             stored = image[None]
         elif kind in NIFTI:
-            stored, patient = volumes.nifti(path, images.slices, images.window), name
+            stored, subject = volumes.nifti(path, images.slices, images.window), SUBJECT.search(name)
+            patient = subject.group(1) if subject else name
         else:
             stored = _picture(path)[None]
-        return _Read(name, pixels.fit(pixels.unit(stored), images.size, images.channels), patient)
+        height, width = stored.shape[1:3]
+        if images.size is None and max(height, width) > LARGEST:
+            raise InputError(f"has {width} x {height} pixels; beyond {LARGEST} a side give a size to resize all images "
+                             "to (--size)")
+        deep = float(stored.max()) if kind in PICTURES and stored.dtype != np.uint8 else 0.0
+        return _Read(name, pixels.fit(pixels.unit(stored), images.size, images.channels), patient, deep)
     except InputError as e:
         raise InputError(f"{name} {e}") from None
     except Exception as e:  # whatever the decoders of four formats raise on damaged files
@@ -150,16 +174,17 @@ def _read(folder: Path, name: str, images: Images) -> _Read:
 
 def _picture(path: Path) -> np.ndarray:
     """(h, w) or (h, w, 3), uint8 or, of 16-bit images, float32 in [0, 1]; transparency is dropped."""
-    from PIL import Image
+    from PIL import Image, ImageOps
 
-    with Image.open(path) as image:
+    with Image.open(path) as stored:
+        image = ImageOps.exif_transpose(stored)  # a camera held sideways notes that, and stores the pixels as they come
         if image.mode.startswith("I"):
             return np.asarray(image, np.float32) / 65535
         return np.asarray(image.convert("L" if image.mode in ("1", "L", "LA") else "RGB"))
 
 
 def _check_alike(read: list[_Read]) -> None:
-    """`InputError` naming two files that differ in their size or channels."""
+    """`InputError` naming two files that differ in their size or channels, or where 16 bits hold 12."""
     first = read[0]
     for other in read:
         (_, c, h, w), (_, channels, height, width) = first.x.shape, other.x.shape
@@ -169,6 +194,10 @@ def _check_alike(read: list[_Read]) -> None:
         if c != channels:
             raise InputError(f"{first.name} is {_hue(c)} and {other.name} {_hue(channels)}; give `channels` = 1 or 3 "
                              "in the plan's [images]")
+    deepest = max(read, key=lambda r: r.deep)
+    if 0 < deepest.deep < 4096 / 65536:
+        raise InputError(f"its pictures have 16 bits, but no value above {65535 * deepest.deep:.0f} ({deepest.name}), "
+                         "so that all would be nearly black; if they are of 12 bits, multiply them by 16")
 
 
 def _named(read: list[_Read]) -> np.ndarray | None:

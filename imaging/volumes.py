@@ -34,8 +34,17 @@ def dicom(path: Path, window: Window = None) -> tuple[np.ndarray, str]:
     if stored.ndim != 2 and not colour:
         raise InputError(f"holds an array of shape {stored.shape}; only single images are read, not series of them")
     _check(stored)
-    image = stored.astype(np.float32) / (2 ** int(header.BitsStored) - 1) if colour else span(stored, window)
-    if header.get("PhotometricInterpretation") == "MONOCHROME1":  # its lowest value is white
+    meaning = header.get("PhotometricInterpretation")
+    if meaning == "PALETTE COLOR":  # what is stored are places in a table of colours
+        from pydicom.pixels import apply_color_lut
+
+        colours = apply_color_lut(header.pixel_array, header)[..., :3]
+        image = colours.astype(np.float32) / np.iinfo(colours.dtype).max
+    elif colour:
+        image = stored.astype(np.float32) / (2 ** int(header.BitsStored) - 1)
+    else:
+        image = span(stored, window)
+    if meaning == "MONOCHROME1":  # its lowest value is white
         image = 1 - image
     return image, str(header.get("PatientID") or "").strip()
 

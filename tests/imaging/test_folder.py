@@ -100,6 +100,29 @@ def test_other_formats_and_depths(tmp_path):
     assert any((np.abs(s.x * 65535 - wide) < 0.01).all((1, 2, 3)).any() for s in splits(dataset))
 
 
+def test_a_picture_taken_sideways_is_turned_up(scans):
+    turned = Image.Exif()
+    turned[0x0112] = 6  # its first column is the top
+    with Image.open(scans / "ill/3.png") as image:
+        upright = np.asarray(image.copy(), np.float32) / 255
+        image.transpose(Image.Transpose.ROTATE_90).save(scans / "ill/3.png", exif=turned)
+    assert any((s.x[:, 0] == upright).all((1, 2)).any() for s in splits(read_folder(scans)))
+
+
+def test_twelve_bits_in_sixteen_are_refused_and_one_bright_picture_is_enough(scans):
+    for i in range(10):
+        Image.fromarray(np.full((12, 10), 4000 + i, np.uint16)).save(scans / "ill" / f"{i}.png")
+    assert "no value above 4009 (ill/9.png)" in refusal(scans)
+    Image.fromarray(np.full((12, 10), 50000, np.uint16)).save(scans / "ill/3.png")
+    assert read_folder(scans).test.x.shape[1] == 1
+
+
+def test_large_images_need_a_size(scans):
+    save_picture(scans / "healthy" / "0.png", shape=(12, 1025))
+    assert "healthy/0.png has 1025 x 12 pixels; beyond 1024 a side give a size" in refusal(scans)
+    assert read_folder(scans, Images(size=16)).train.x.shape[1:] == (1, 16, 16)
+
+
 def test_mixed_sizes_are_refused_by_name_and_resizing_cures_it(scans):
     save_picture(scans / "ill" / "3.png", shape=(20, 16))
     text = refusal(scans)

@@ -64,6 +64,15 @@ def test_monochrome1_is_turned_over_and_colour_is_kept(tmp_path):
     np.testing.assert_allclose(found, colour / 255, atol=1e-6)
 
 
+def test_places_in_a_table_become_its_colours(tmp_path):
+    table = np.random.default_rng(0).integers(0, 256, (256, 3), dtype=np.uint8)
+    tags = {f"{name}PaletteColorLookupTable{what}": value for i, name in enumerate(("Red", "Green", "Blue"))
+            for what, value in (("Descriptor", [256, 0, 8]), ("Data", table[:, i].tobytes()))}
+    places = np.arange(120, dtype=np.uint8).reshape(12, 10)
+    image, _ = volumes.dicom(save_dicom(tmp_path / "a.dcm", places, PhotometricInterpretation="PALETTE COLOR", **tags))
+    np.testing.assert_allclose(image, table[places] / 255, atol=1e-6)
+
+
 def test_middle_slices_of_a_volume_front_up_whatever_its_axes(tmp_path):
     volume = np.random.default_rng(0).random((10, 12, 7)).astype(np.float32)  # right, front, up
     affine = np.diag([2.0, 2, 3, 1])
@@ -123,10 +132,15 @@ def test_a_folder_of_volumes_keeps_the_slices_of_one_together(tmp_path):
         file.parent.mkdir(parents=True, exist_ok=True)
         nibabel.save(nibabel.Nifti1Image(rng.random((10, 12, 9)).astype(np.float32), np.eye(4)), file)
     dataset = read_folder(tmp_path / "scans", Images(slices=3, window=(0.5, 1)))
-    assert dataset.provenance.rows == 36 and dataset.card["patients"] == "12; each in one split only"
+    assert dataset.provenance.rows == 36
+    assert dataset.card["patients"] == "not known; taken to be one a volume: 12; each in one split only"
     for split in (dataset.train, dataset.val, dataset.test):
         assert set(np.bincount(split.patients)) <= {0, 3}
     assert dataset.card["intensity"] == "scans: window with center 0.5 and width 1"
-    (tmp_path / "scans/ill/1.nii.gz").write_bytes(b"junk")
+    for i in range(12):  # two volumes of each subject
+        name = tmp_path / "scans" / ("ill" if i % 2 else "well") / f"{i}.nii.gz"
+        name.rename(name.with_name(f"sub-{i // 4}{i % 2}_ses-{i // 2 % 2}_T1w.nii.gz"))
+    assert read_folder(tmp_path / "scans").card["patients"] == "6; each in one split only"
+    name.with_name("1.nii.gz").write_bytes(b"junk")
     with pytest.raises(InputError, match=r"^scans: ill/1\.nii\.gz cannot be read: "):
         read_folder(tmp_path / "scans")
