@@ -40,6 +40,7 @@ class Pictures:
         part: (n,) int64: 0 for training, 1 for validation, 2 for test; None where the source gives no split.
         patients: (n,) str; None where nobody knows.
         subgroups: Name -> (n,) str.
+        modality: Their kind, as of `Split`.
     """
 
     x: np.ndarray
@@ -48,6 +49,7 @@ class Pictures:
     part: np.ndarray | None = None
     patients: np.ndarray | None = None
     subgroups: Mapping[str, np.ndarray] = field(default_factory=dict)
+    modality: str = ""
 
 
 def build(pictures: Pictures, provenance: Provenance, card: Mapping[str, str], *, allow_leakage: bool = False,
@@ -88,6 +90,8 @@ def build(pictures: Pictures, provenance: Provenance, card: Mapping[str, str], *
     own = {
         "rows": f"{len(y)} images: {', '.join(f'{len(i)} {word}' for i, word in zip(parts, WORDS, strict=True))}",
         "images": f"{width} x {height} pixels, {'grey' if channels == 1 else 'colour'}, values from 0 to 1",
+        "modality": pictures.modality or "not known, so that training shifts images and no more; say it "
+                                         "with `modality` in the plan's [images]",
         "classes": "; ".join(f"{name} {'/'.join(map(str, count))} ({count.sum() / len(y):.1%})"
                              for name, count in zip(classes, counts.T, strict=True)) + ", training/validation/test",
         "patients": whose,
@@ -95,7 +99,8 @@ def build(pictures: Pictures, provenance: Provenance, card: Mapping[str, str], *
         "leakage": leak,
         "identical images": f"{shared} images of validation and test are also in another split" if shared else "",
     }
-    whole = Split(pictures.x, y, ImageSpace(), classes, np.arange(len(y)), pictures.subgroups, patients)
+    whole = Split(pictures.x, y, ImageSpace(), classes, np.arange(len(y)), pictures.subgroups, patients,
+                  pictures.modality)
     note = "; ".join(filter(None, (provenance.note, leak)))
     return Dataset(provenance.name, *(whole.take(index) for index in parts),
                    replace(provenance, rows=len(y), note=note),
@@ -123,7 +128,7 @@ def resplit(data: Dataset, by: Literal["patient", "image"], seed: int = 0) -> Da
         part[index] = i
     named = None if patients is None else patients.astype(str)
     kept = {key: text for key, text in data.card.items() if key in ("read from", "intensity", "resized")}
-    return build(Pictures(x, y, data.classes, part, named, subgroups), data.provenance,
+    return build(Pictures(x, y, data.classes, part, named, subgroups, data.train.modality), data.provenance,
                  kept | {"split": f"60, 20 and 20 % of each class, by {by} (seed {seed})"}, allow_leakage=True)
 
 

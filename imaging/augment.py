@@ -74,12 +74,18 @@ NOTHING = Augmentation()
 MODALITIES = {
     # the heart lies on one side, so left and right stay; exposure and position vary
     "xray": Augmentation(angle=10, shift=0.08, zoom=0.1, gain=0.2, gamma=0.2),
+    # so do the organs of a trunk; intensities are calibrated
+    "ct": Augmentation(angle=10, shift=0.08, zoom=0.1, gain=0.1),
     # axial slices of a brain are nearly symmetric
     "mri": Augmentation(mirror=True, angle=10, shift=0.05, zoom=0.1, gain=0.2, gamma=0.2),
-    # a lesion looks the same from each side
-    "dermoscopy": Augmentation(mirror=True, upend=True, angle=180, shift=0.05, zoom=0.15, gain=0.1, gamma=0.1),
     # the probe is always on top, and shadows fall downwards
     "ultrasound": Augmentation(mirror=True, angle=5, shift=0.08, zoom=0.1, gain=0.2, gamma=0.2),
+    # a lesion looks the same from each side
+    "dermoscopy": Augmentation(mirror=True, upend=True, angle=180, shift=0.05, zoom=0.15, gain=0.1, gamma=0.1),
+    # so do cells, whatever the stain
+    "microscopy": Augmentation(mirror=True, upend=True, angle=180, shift=0.05, zoom=0.1, gain=0.1, gamma=0.1),
+    # of what nobody knows, only the place
+    "other": Augmentation(shift=0.05),
     "none": NOTHING,
 }
 """What may change, by the kind of image."""

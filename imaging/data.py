@@ -11,7 +11,7 @@ from pathlib import Path
 from imaging import npz, phantom
 from suite import cache
 from suite.data import Dataset, Provenance
-from suite.plan import Images
+from suite.plan import Images, Modality
 
 
 def _file(name: str, sha256: str) -> cache.RemoteFile:
@@ -45,23 +45,24 @@ OASIS_LICENCE = "doubtful: ODbL 1.0 as listed on Kaggle; OASIS has terms of its 
 @cache.reads(PNEUMONIAMNIST)
 def pneumoniamnist(path: Path | None = None, seed: int = 0, images: Images = npz.DEFAULTS) -> Dataset:
     """PneumoniaMNIST: 5856 chest X-rays of children, 28 pixels; normal or pneumonia."""
-    return _stored("pneumoniamnist", (PNEUMONIAMNIST,), path, images, "PneumoniaMNIST (MedMNIST v2): Yang et al., Sci. "
-                   f"Data 10:41 (2023), doi:10.1038/s41597-022-01721-8; from {KERMANY}", "CC BY 4.0 (MedMNIST)",
-                   "the official images and splits, training images in another order", ("normal", "pneumonia"))
+    return _stored("pneumoniamnist", (PNEUMONIAMNIST,), "xray", path, images, "PneumoniaMNIST (MedMNIST v2): "
+                   f"Yang et al., Sci. Data 10:41 (2023), doi:10.1038/s41597-022-01721-8; from {KERMANY}",
+                   "CC BY 4.0 (MedMNIST)", "the official images and splits, training images in another order",
+                   ("normal", "pneumonia"))
 
 
 @cache.reads(*PNEUMONIA)
 def pneumonia_cxr(path: Path | None = None, seed: int = 0, images: Images = npz.DEFAULTS) -> Dataset:
     """Chest X-rays of 600 children, 128 pixels; normal or pneumonia. The patients are those of PneumoniaMNIST."""
-    return _stored("pneumonia-cxr", PNEUMONIA, path, images, KERMANY, "CC BY 4.0, as commonly stated",
+    return _stored("pneumonia-cxr", PNEUMONIA, "xray", path, images, KERMANY, "CC BY 4.0, as commonly stated",
                    "300 of each class, one image of each patient; do not test on it what learned from pneumoniamnist")
 
 
 @cache.reads(*COVID)
 def covid_cxr(path: Path | None = None, seed: int = 0, images: Images = npz.DEFAULTS) -> Dataset:
     """Chest X-rays, 624 images, 128 pixels; no findings, COVID-19 (82 patients) or pneumonia."""
-    return _stored("covid-cxr", COVID, path, images, "Ozturk et al., Comput. Biol. Med. 121:103792 (2020); COVID-19: "
-                   "Cohen et al., arXiv:2006.11988; the rest: NIH ChestX-ray8, Wang et al., CVPR 2017",
+    return _stored("covid-cxr", COVID, "xray", path, images, "Ozturk et al., Comput. Biol. Med. 121:103792 (2020); "
+                   "COVID-19: Cohen et al., arXiv:2006.11988; the rest: NIH ChestX-ray8, Wang et al., CVPR 2017",
                    "mixed: of 124 COVID-19 images 29 are CC BY-NC-SA, 10 CC BY-NC-ND, and 85 state none; NIH: free use "
                    "with acknowledgement, as commonly stated",
                    "the classes come from different sources, which a model can tell apart by other things than disease")
@@ -70,21 +71,21 @@ def covid_cxr(path: Path | None = None, seed: int = 0, images: Images = npz.DEFA
 @cache.reads(*ALZHEIMER)
 def alzheimer_mri(path: Path | None = None, seed: int = 0, images: Images = npz.DEFAULTS) -> Dataset:
     """Brain MRI, 1279 axial slices of 200 subjects, 128 pixels; demented or not, split by subject."""
-    return _stored("alzheimer-mri", ALZHEIMER, path, images, OASIS, OASIS_LICENCE,
+    return _stored("alzheimer-mri", ALZHEIMER, "mri", path, images, OASIS, OASIS_LICENCE,
                    "very mild, mild and moderate dementia are one class", ("non demented", "demented"), (0, 1, 1, 1))
 
 
 @cache.reads(*ALZHEIMER)
 def alzheimer_mri_grades(path: Path | None = None, seed: int = 0, images: Images = npz.DEFAULTS) -> Dataset:
     """The slices of `alzheimer-mri` in four grades of dementia; two subjects only have a moderate one."""
-    return _stored("alzheimer-mri-grades", ALZHEIMER, path, images, OASIS, OASIS_LICENCE,
+    return _stored("alzheimer-mri-grades", ALZHEIMER, "mri", path, images, OASIS, OASIS_LICENCE,
                    "validation has no moderate dementia, training and test have one subject each")
 
 
 @cache.reads(*BREAST)
 def breast_ultrasound(path: Path | None = None, seed: int = 0, images: Images = npz.DEFAULTS) -> Dataset:
     """Breast ultrasound (BUSI), 780 images, 128 pixels; normal, benign or malignant."""
-    return _stored("breast-ultrasound", BREAST, path, images, BUSI, BUSI_LICENCE,
+    return _stored("breast-ultrasound", BREAST, "ultrasound", path, images, BUSI, BUSI_LICENCE,
                    "burnt-in text and callipers", groups=NEAR_DUPLICATES)
 
 
@@ -92,7 +93,7 @@ def breast_ultrasound(path: Path | None = None, seed: int = 0, images: Images = 
 def breast_ultrasound_28(path: Path | None = None, seed: int = 0, images: Images = npz.DEFAULTS) -> Dataset:
     """The images of `breast-ultrasound` at 28 pixels; malignant or not, in place of BreastMNIST."""
     malignant = images if images.positive else images.model_copy(update={"positive": "malignant"})
-    return _stored("breast-ultrasound-28", BREAST_28, path, malignant, BUSI, BUSI_LICENCE,
+    return _stored("breast-ultrasound-28", BREAST_28, "ultrasound", path, malignant, BUSI, BUSI_LICENCE,
                    "not the official BreastMNIST split; malignant is class 1", groups=NEAR_DUPLICATES)
 
 
@@ -101,9 +102,10 @@ def ham10000(path: Path | None = None, seed: int = 0, images: Images = npz.DEFAU
     """HAM10000: 10015 dermatoscopic images in colour, 28 pixels; seven kinds of skin lesion, split by lesion."""
     names = ("actinic keratosis", "basal cell carcinoma", "benign keratosis", "dermatofibroma", "melanoma", "nevus",
              "vascular lesion")
-    return _stored("ham10000", HAM10000, path, images, "Tschandl, Rosendahl and Kittler, Sci. Data 5:180161 (2018), "
-                   "doi:10.1038/sdata.2018.161", "CC BY-NC 4.0 (not for commercial use), as commonly stated",
-                   "not the official DermaMNIST split", names, groups="lesions")
+    return _stored("ham10000", HAM10000, "dermoscopy", path, images, "Tschandl, Rosendahl and Kittler, Sci. "
+                   "Data 5:180161 (2018), doi:10.1038/sdata.2018.161",
+                   "CC BY-NC 4.0 (not for commercial use), as commonly stated", "not the official DermaMNIST split",
+                   names, groups="lesions")
 
 
 def chest_phantom(path: Path | None = None, seed: int = 0, images: Images = npz.DEFAULTS) -> Dataset:
@@ -116,8 +118,9 @@ def chest_phantom_4(path: Path | None = None, seed: int = 0, images: Images = np
     return phantom.dataset("chest-phantom-4", phantom.KINDS, path, seed, images)
 
 
-def _stored(name: str, files: tuple[cache.RemoteFile, ...], path: Path | None, images: Images, owner: str, licence: str,
-            note: str, names: tuple[str, ...] = (), known: tuple[int, ...] | None = None, groups: str = "") -> Dataset:
+def _stored(name: str, files: tuple[cache.RemoteFile, ...], modality: Modality, path: Path | None, images: Images,
+            owner: str, licence: str, note: str, names: tuple[str, ...] = (), known: tuple[int, ...] | None = None,
+            groups: str = "") -> Dataset:
     """Read one of the sets above; of a copy that the user gives, the CSV lies beside it.
 
     `groups` says what stands for patients where these are not known.
@@ -125,6 +128,7 @@ def _stored(name: str, files: tuple[cache.RemoteFile, ...], path: Path | None, i
     found = cache.locate(files[0], path)
     sidecar = cache.locate(files[1], path and found.with_suffix(".csv")) if len(files) > 1 else None
     provenance = Provenance(name, owner, licence, cache.sha256_of(found), 0, False, note)
+    images = images.model_copy(update={"modality": images.modality or modality})
     data = npz.load(found, sidecar, provenance, images, cache.origin(found), names, known)
     if groups:
         return replace(data, card={**data.card, "patients": f"not known; of {groups}: {data.card['patients']}"})

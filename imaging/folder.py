@@ -91,7 +91,8 @@ def _read_folder(path: Path, images: Images) -> Dataset:
     y = np.array([kinds.index(label) for label in labels.tolist()], np.int64)
     y, classes = disease_last(y, tuple(kinds), images.positive)
     spread = [None if v is None else np.repeat(v, counts) for v in (part, patients)]
-    pictures = Pictures(x, np.repeat(y, counts), classes, *spread, {k: np.repeat(v, counts) for k, v in groups.items()})
+    pictures = Pictures(x, np.repeat(y, counts), classes, *spread, {k: np.repeat(v, counts) for k, v in groups.items()},
+                        images.modality or "")
     card = {"read from": f"the folder {path.name}, {len(names)} files", "intensity": _intensity(names, images),
             "resized": f"to {images.size} x {images.size} pixels, bicubic, antialiased" if images.size else ""}
     provenance = Provenance(path.name, "the user's files", "not stated", _sha256(path, names, beside), 0, False,

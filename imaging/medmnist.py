@@ -28,8 +28,8 @@ def _builder(name: str) -> cache.Builder:
     def build(path: Path | None = None, seed: int = 0, images: Images = npz.DEFAULTS) -> Dataset:
         size = next((s for s in SIZES if s >= (images.size or 28)), SIZES[-1])  # the stored size nearest from above
         found = cache.locate(remote(name, size), path)
-        if images.positive is None:
-            images = images.model_copy(update={"positive": facts.get("positive")})
+        known = {key: facts.get(key) for key in ("positive", "modality") if getattr(images, key) is None}
+        images = images.model_copy(update=known)
         owner = f"MedMNIST v2: Yang et al., Sci. Data 10:41 (2023), {FACTS['doi']}; from {facts['source']}"
         provenance = Provenance(f"medmnist-{name.removesuffix('mnist')}", owner, f"{facts['licence']} (MedMNIST)",
                                 cache.sha256_of(found), 0, False, "the official split")

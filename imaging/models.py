@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
 import torch
@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from imaging import networks
 from imaging.augment import MODALITIES
 from suite.attack import Info
+from suite.data import Split
 from suite.errors import InputError
+from suite.plan import Modality
 from suite.recipe import TorchRecipe
-
-Modality = Literal["xray", "mri", "dermoscopy", "ultrasound", "none"]
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,8 @@ class ImageRecipe(TorchRecipe):
     operating point chosen on the validation split.
 
     Attributes:
-        modality: The kind of image, which decides what augmentation may change (`imaging.augment.MODALITIES`).
+        modality: The kind of image, which decides what augmentation may change (`imaging.augment.MODALITIES`); that of
+            the data where it is left out, and "other" where nobody knows.
     """
 
     epochs: int = 20
@@ -32,15 +33,18 @@ class ImageRecipe(TorchRecipe):
     cosine: bool = True
     average: float = 0.99
     operating_point: Literal["argmax", "balanced"] = "balanced"
-    modality: Modality = "xray"
+    modality: Modality | None = None
 
     def __post_init__(self) -> None:
-        if self.modality not in MODALITIES:
+        if self.modality not in (None, *MODALITIES):
             raise InputError(f"{type(self).__name__}: modality must be one of {', '.join(MODALITIES)}, "
                              f"got {self.modality!r}")
 
+    def suited(self, train: Split) -> ImageRecipe:
+        return self if self.modality else replace(self, modality=train.modality or "other")
+
     def augment(self, x: Tensor, generator: torch.Generator) -> Tensor:
-        return MODALITIES[self.modality](x, generator)
+        return MODALITIES[self.modality or "other"](x, generator)
 
 
 @dataclass(frozen=True)

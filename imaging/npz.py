@@ -70,7 +70,7 @@ def load(path: Path, sidecar: Path | None, provenance: Provenance, images: Image
         y, classes = disease_last(y, classes, images.positive)
         about = pd.DataFrame(index=np.arange(len(y))) if frame is None else frame
         pictures = Pictures(x, y, classes, part, patients_of(about, images.patient),
-                            subgroups_of(about, images.subgroups))
+                            subgroups_of(about, images.subgroups), images.modality or "")
         stored = next(iter(arrays.values())).shape[1:3]
         card = {"read from": read_from, "intensity": "as stored",
                 "resized": f"from {stored[1]} x {stored[0]} pixels, bicubic, antialiased"

@@ -47,6 +47,7 @@ class Split:
         rows: (n,) int64 row numbers in the source, for naming a patient without giving values.
         subgroups: Name -> (n,) array of str, for example `{"age": ["<40", ...], "site": [...]}`.
         patients: (n,) int64, equal for rows of one patient, counted over all splits; None where nobody knows.
+        modality: What kind of image the inputs are (`suite.plan.Modality`); "" where nobody knows, and for tables.
     """
 
     x: np.ndarray
@@ -56,6 +57,7 @@ class Split:
     rows: np.ndarray
     subgroups: Mapping[str, np.ndarray] = field(default_factory=dict)
     patients: np.ndarray | None = None
+    modality: str = ""
 
     def __post_init__(self) -> None:
         if self.x.dtype != np.float32 or self.y.dtype != np.int64:

@@ -13,6 +13,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from suite.errors import InputError
 
+Modality = Literal["xray", "ct", "mri", "ultrasound", "dermoscopy", "microscopy", "other", "none"]
+"""The kind of image, which decides what augmentation may change; "other" is one without rules of its own, and nothing
+is changed for "none"."""
+
 
 class Item(BaseModel):
     """A model, attack, defense or detector of a plan: a name, hyper-parameters, and where it is used.
@@ -84,6 +88,7 @@ class Images(BaseModel):
         positive: The class that is the disease, where there are two.
         finding: Name or number of the one finding to predict, where each image is labelled with several.
         subgroups: Columns of the CSV by which results are also broken down, besides age, sex, site and the like.
+        modality: The kind of image, by which networks augment what they learn from; of named sets it is known.
         size: Height and width in pixels to which images are resized; as they are when absent.
         channels: 1 (grey) or 3 (colour); as they are when absent.
         window: Center and width of the values of DICOM and NIfTI files that are kept, black to white; when absent,
@@ -98,6 +103,7 @@ class Images(BaseModel):
     positive: str | None = None
     finding: str | None = None
     subgroups: tuple[str, ...] = ()
+    modality: Modality | None = None
     size: int | None = Field(default=None, ge=8, le=1024)
     channels: Literal[1, 3] | None = None
     window: tuple[float, float] | None = None

@@ -52,6 +52,10 @@ class TorchRecipe(Recipe):
     """For two classes, what decides: the larger logit as trained, or the threshold with the best balanced accuracy on
     the validation split, which then is where the logits are equal (see `suite.operating`)."""
 
+    def suited(self, train: Split) -> TorchRecipe:
+        """This recipe with what it leaves to the data settled; training starts with it."""
+        return self
+
     def augment(self, x: Tensor, generator: torch.Generator) -> Tensor:
         """Other versions of (n, ...) training inputs in data units, on their device; the inputs themselves here."""
         return x

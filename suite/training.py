@@ -121,7 +121,7 @@ def fit(recipe: TorchRecipe, train: Split, val: Split, *, seed: int = 0, device:
     Returns:
         A classifier in evaluation mode, its batch normalisation folded into the convolutions before it.
     """
-    classes = len(train.classes)
+    classes, recipe = len(train.classes), recipe.suited(train)
     module = build(recipe, train.x.shape[1:], classes, seed)
     module[0].fit(train.x)
     module.to(device)

@@ -125,6 +125,9 @@ class _DropoutBeforeLast(TorchRecipe):
     inner: TorchRecipe = None
     rate: float = 0.3
 
+    def suited(self, train: Split) -> TorchRecipe:
+        return replace(self, inner=self.inner.suited(train))
+
     def augment(self, x: Tensor, generator: torch.Generator) -> Tensor:
         return self.inner.augment(x, generator)
 

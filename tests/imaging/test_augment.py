@@ -1,13 +1,19 @@
 """Augmentation: known pictures for each kind of change, each image its own draw, nothing global touched."""
 
 from dataclasses import replace
+from typing import get_args
 
+import numpy as np
 import pytest
 import torch
 
 from imaging.augment import MODALITIES, NOTHING, Augmentation
-from imaging.models import ResNetSmall
+from imaging.models import ResNetSmall, SimpleCNN
+from imaging.space import ImageSpace
+from suite.data import Split
+from suite.defenses.ensemble import MCDropout
 from suite.errors import InputError
+from suite.plan import Modality
 from suite.seeding import torch_generator
 
 
@@ -102,5 +108,22 @@ def test_a_recipe_augments_as_its_modality_says():
     x = pictures()
     assert torch.equal(ResNetSmall(modality="mri").augment(x, torch_generator(3)),
                        MODALITIES["mri"](x, torch_generator(3)))
-    with pytest.raises(InputError, match="modality must be one of xray, mri"):
-        ResNetSmall(modality="ct")
+    with pytest.raises(InputError, match="modality must be one of xray, ct, mri"):
+        ResNetSmall(modality="pet")
+
+
+@pytest.mark.parametrize(("said", "of_data", "used"), [(None, "mri", "mri"), (None, "", "other"), ("ct", "mri", "ct"),
+                                                       ("none", "mri", "none")])
+def test_a_training_augments_as_its_data_says_unless_the_recipe_does(said, of_data, used):
+    x = np.random.default_rng(0).random((8, 1, 8, 8)).astype(np.float32)
+    train = Split(x, np.arange(8) % 2, ImageSpace(), ("a", "b"), np.arange(8), modality=of_data)
+    recipe = SimpleCNN(epochs=1, modality=said)
+    made, wanted = (r.fit(train.take(slice(6)), train) for r in (recipe, replace(recipe, modality=used)))
+    assert made.recipe.modality == used and np.array_equal(made.predict_proba(x), wanted.predict_proba(x))
+    dropped = MCDropout(draws=2)(recipe, train, train)  # whose recipe wraps the other
+    again = MCDropout(draws=2)(replace(recipe, modality=used), train, train)
+    assert all(torch.equal(a, b) for a, b in zip(dropped.module.parameters(), again.module.parameters(), strict=True))
+
+
+def test_modalities_are_those_of_a_plan():
+    assert tuple(MODALITIES) == get_args(Modality)

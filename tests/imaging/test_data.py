@@ -237,6 +237,7 @@ def test_real_sets_have_the_counts_labels_and_patients_of_their_source(name):
     dataset = registry.load("datasets", name)()
     assert tuple(map(len, splits(dataset))) == counts and dataset.train.x.shape[1:] == shape
     assert dataset.classes == classes and dataset.provenance.rows == sum(counts) and not dataset.provenance.synthetic
+    assert dataset.card["modality"] == dataset.train.modality != ""
     if patients is None:
         assert dataset.train.patients is None
     else:
@@ -290,7 +291,7 @@ def test_official_sets_are_downloaded_verified_and_known_by_their_labels(zenodo)
     np.testing.assert_array_equal(dataset.train.y, 1 - arrays()["train_labels"][:, 0])
     assert (zenodo / "cache/medmnist/breastmnist.npz").is_file()
     assert dataset.provenance.licence == "CC BY 4.0 (MedMNIST)" and len(dataset.provenance.sha256) == 64
-    assert dataset.card["read from"] == "the download cache"
+    assert dataset.card["read from"] == "the download cache" and dataset.test.modality == "ultrasound"
     assert medmnist.breastmnist(images=Images(size=64)).train.x.shape == (12, 1, 64, 64)
     assert (zenodo / "cache/medmnist/breastmnist_64.npz").is_file()
     with pytest.raises(InputError, match="14 findings for each image; say which with --finding: atelectasis, card"):

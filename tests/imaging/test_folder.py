@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from imaging import assemble
 from imaging.folder import read_folder
 from suite.errors import InputError
 from suite.plan import Images
@@ -121,6 +122,13 @@ def test_large_images_need_a_size(scans):
     save_picture(scans / "healthy" / "0.png", shape=(12, 1025))
     assert "healthy/0.png has 1025 x 12 pixels; beyond 1024 a side give a size" in refusal(scans)
     assert read_folder(scans, Images(size=16)).train.x.shape[1:] == (1, 16, 16)
+
+
+def test_the_kind_of_image_is_the_plans_or_not_known(scans):
+    assert read_folder(scans).train.modality == "" and "not known" in read_folder(scans).card["modality"]
+    said = read_folder(scans, Images(modality="mri"))
+    assert {s.modality for s in splits(said)} == {said.card["modality"]} == {"mri"}
+    assert assemble.resplit(said, "image").train.modality == "mri"
 
 
 def test_mixed_sizes_are_refused_by_name_and_resizing_cures_it(scans):
