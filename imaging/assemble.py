@@ -91,7 +91,7 @@ def build(pictures: Pictures, provenance: Provenance, card: Mapping[str, str], *
         "rows": f"{len(y)} images: {', '.join(f'{len(i)} {word}' for i, word in zip(parts, WORDS, strict=True))}",
         "images": f"{width} x {height} pixels, {'grey' if channels == 1 else 'colour'}, values from 0 to 1",
         "modality": pictures.modality or "not known, so that training shifts images and no more; say it "
-                                         "with `modality` in the plan's [images]",
+                                         "with --modality",
         "classes": "; ".join(f"{name} {'/'.join(map(str, count))} ({count.sum() / len(y):.1%})"
                              for name, count in zip(classes, counts.T, strict=True)) + ", training/validation/test",
         "patients": whose,
@@ -145,7 +145,7 @@ def patients_of(frame: pd.DataFrame, column: str | None) -> np.ndarray | None:
         if len(usual) > 1:
             raise InputError(f"columns {', '.join(usual)} may each name the patient; say which with --group")
         column = usual[0]
-    csv.check_column(frame, column)
+    _check_column(frame, column)
     names = csv.words(frame[column])
     if (nobody := np.isin(np.char.lower(names), csv.EMPTY)).any():
         raise InputError(f"column '{column}' {csv.place(frame, int(nobody.argmax()))}: no patient")
@@ -168,9 +168,15 @@ def parts_of(frame: pd.DataFrame) -> np.ndarray:
 def subgroups_of(frame: pd.DataFrame, more: Sequence[str]) -> dict[str, np.ndarray]:
     """The usual columns of a CSV and those asked for as subgroups, (n,) str each."""
     for name in more:
-        csv.check_column(frame, name)
+        _check_column(frame, name)
     usual = [name for name in frame.columns if name.lower() in USUAL_SUBGROUPS]
     return {name.lower() if name in usual else name: subgroup(frame[name]) for name in dict.fromkeys([*usual, *more])}
+
+
+def _check_column(frame: pd.DataFrame, name: str) -> None:
+    if frame.columns.empty:
+        raise InputError(f"no column '{name}', as there is no CSV beside the images (--labels names one)")
+    csv.check_column(frame, name)
 
 
 def _leak(patients: np.ndarray, parts: Sequence[np.ndarray], allowed: bool) -> str:

@@ -125,6 +125,7 @@ def _stored(name: str, files: tuple[cache.RemoteFile, ...], modality: Modality, 
 
     `groups` says what stands for patients where these are not known.
     """
+    images.refuse(f"{name} is read from files of its own", "labels", "window", "slices")
     found = cache.locate(files[0], path)
     sidecar = cache.locate(files[1], path and found.with_suffix(".csv")) if len(files) > 1 else None
     provenance = Provenance(name, owner, licence, cache.sha256_of(found), 0, False, note)

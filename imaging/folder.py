@@ -59,6 +59,7 @@ def read_folder(path: Path, images: Images = DEFAULTS) -> Dataset:
 
 
 def _read_folder(path: Path, images: Images) -> Dataset:
+    images.refuse("each image of a folder has one label", "finding")
     names = sorted(p.relative_to(path).as_posix() for p in path.rglob("*")
                    if _kind(p) and not any(part.startswith(".") for part in p.relative_to(path).parts))
     if not names:
@@ -76,7 +77,7 @@ def _read_folder(path: Path, images: Images) -> Dataset:
         patients, groups = patients_of(about, images.patient), subgroups_of(about, images.subgroups)
         part = parts_of(about) if "split" in about.columns else None
     except InputError as e:
-        raise InputError(f"{beside.name}: {e}" if frame is not None else f"{e} (no CSV of labels)") from None
+        raise InputError(f"{beside.name}: {e}" if frame is not None else str(e)) from None
 
     read = [_read(path, name, images) for name in names]
     _check_alike(read)
@@ -193,8 +194,8 @@ def _check_alike(read: list[_Read]) -> None:
             raise InputError(f"{first.name} has {w} x {h} pixels and {other.name} {width} x {height}; give a size to "
                              "resize all images to (--size)")
         if c != channels:
-            raise InputError(f"{first.name} is {_hue(c)} and {other.name} {_hue(channels)}; give `channels` = 1 or 3 "
-                             "in the plan's [images]")
+            raise InputError(f"{first.name} is {_hue(c)} and {other.name} {_hue(channels)}; give --channels 1 or "
+                             "--channels 3")
     deepest = max(read, key=lambda r: r.deep)
     if 0 < deepest.deep < 4096 / 65536:
         raise InputError(f"its pictures have 16 bits, but no value above {65535 * deepest.deep:.0f} ({deepest.name}), "

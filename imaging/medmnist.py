@@ -23,15 +23,16 @@ def remote(name: str, size: int = 28) -> cache.RemoteFile:
 
 
 def _builder(name: str) -> cache.Builder:
-    facts = FACTS["sets"][name]
+    facts, called = FACTS["sets"][name], f"medmnist-{name.removesuffix('mnist')}"
 
     def build(path: Path | None = None, seed: int = 0, images: Images = npz.DEFAULTS) -> Dataset:
+        images.refuse(f"{called} is read from a file of its own", "labels", "window", "slices")
         size = next((s for s in SIZES if s >= (images.size or 28)), SIZES[-1])  # the stored size nearest from above
         found = cache.locate(remote(name, size), path)
         known = {key: facts.get(key) for key in ("positive", "modality") if getattr(images, key) is None}
         images = images.model_copy(update=known)
         owner = f"MedMNIST v2: Yang et al., Sci. Data 10:41 (2023), {FACTS['doi']}; from {facts['source']}"
-        provenance = Provenance(f"medmnist-{name.removesuffix('mnist')}", owner, f"{facts['licence']} (MedMNIST)",
+        provenance = Provenance(called, owner, f"{facts['licence']} (MedMNIST)",
                                 cache.sha256_of(found), 0, False, "the official split")
         return npz.load(found, None, provenance, images, cache.origin(found), facts["labels"])
 

@@ -34,6 +34,7 @@ def read_npz(path: Path, images: Images = DEFAULTS) -> Dataset:
         InputError: One line naming the file and what is wrong with it.
     """
     path = Path(path)
+    images.refuse(f"{path.name}: its pixels are taken as they are", "window", "slices")
     beside = images.labels or path.with_suffix(".csv")
     provenance = Provenance(path.stem, "the user's file", "not stated", cache.sha256_of(path), 0, False)
     return load(path, beside if images.labels or beside.exists() else None, provenance, images,
@@ -127,12 +128,15 @@ def _labels(arrays: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
                              "labels are (n, 1), or (n, findings)")
         for label in (labels.min(), labels.max()):
             if not 0 <= label < MOST_CLASSES:
-                raise InputError(f"'{name}' holds the label {label}; labels count the classes from 0, at most "
-                                 f"{MOST_CLASSES}")
+                raise InputError(f"'{name}' holds the label {label}; labels count the classes, from 0 to "
+                                 f"{MOST_CLASSES - 1} at most")
         if found and labels.shape[1] != found[0].shape[1]:
             raise InputError(f"'{name}' has {labels.shape[1]} labels for each image, 'train_labels' "
                              f"{found[0].shape[1]}")
         found.append(labels.astype(np.int64))
+        if unknown := (set(labels.flat) - set(found[0].flat) if labels.shape[1] == 1 else ()):
+            raise InputError(f"'{name}' holds the label {min(unknown)}, which training does not have (it has "
+                             f"{csv.listed(sorted(map(str, np.unique(found[0])), key=int))})")
     return np.concatenate(found), np.repeat(np.arange(3), [len(labels) for labels in found])
 
 

@@ -72,5 +72,8 @@ def _check_unit(x: np.ndarray) -> None:
         raise InputError(f"image {int(wrong.argmax())} holds a value that is not finite")
     low, high = (float(v) for v in (x.min(initial=0), x.max(initial=0)))
     if low < 0 or high > 1:
-        hint = "; divide by 255, or store them as uint8" if low >= 0 and 1 < high <= 255 else ""
+        hint = ""
+        if low >= 0 and high > 1:
+            hint = ("; divide by 255, or store them as uint8" if high <= 255 else
+                    "; divide by the largest value that their bits can hold: 4095 for 12, 65535 for 16")
         raise InputError(f"has float values from {low:g} to {high:g}, and they must be from 0 to 1{hint}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -228,7 +229,12 @@ class Fitted(Recipe):
         except InputError:
             raise
         except Exception as e:
-            raise InputError(f"model {self.source} fails on this data: {_first_line(e)}") from e
+            why = _first_line(e)
+            if channels := re.search(r"to have ([13]) channels, but got ([13]) channels", why):
+                takes, has = channels.groups()
+                raise InputError(f"model {self.source} takes images with {takes} channels, and the data has {has}; set "
+                                 f"--channels {takes}") from e
+            raise InputError(f"model {self.source} fails on this data: {why}") from e
 
 
 def unfit(logits: Any, classes: int) -> str:

@@ -27,6 +27,10 @@ Group = Annotated[str | None, typer.Option(metavar="COLUMN", help="Column that n
 Labels = Annotated[Path | None, typer.Option(metavar="FILE", help="Images: CSV with each `file`, its label, patient, "
                                              "split; `labels.csv` in the folder when left out.")]
 Size = Annotated[int | None, typer.Option(metavar="PIXELS", help="Images: resize to this height and width.")]
+Channels = Annotated[int | None, typer.Option(metavar="1|3", help="Images: turn them grey (1) or into three channels "
+                                              "(3).")]
+Modality = Annotated[str | None, typer.Option(metavar="KIND", help="Images: xray, ct, mri, ultrasound, dermoscopy, "
+                                              "microscopy or other, by which training augments.")]
 Finding = Annotated[str | None, typer.Option(metavar="NAME", help="Images with several labels each: the one to "
                                              "predict.")]
 Leakage = Annotated[bool, typer.Option("--allow-leakage", help="Images: accept a split with one patient on both "
@@ -73,10 +77,11 @@ def _table(target: str | None, positive: str | None, schema: Path | None, drop: 
     return {key: value for key, value in said.items() if value is not None}
 
 
-def _images(labels: Path | None, size: int | None, finding: str | None, allow_leakage: bool, positive: str | None,
-            group: str | None) -> dict[str, Any]:
+def _images(labels: Path | None, size: int | None, channels: int | None, modality: str | None, finding: str | None,
+            allow_leakage: bool, positive: str | None, group: str | None) -> dict[str, Any]:
     """What was said about images, as keys of `suite.plan.Images`."""
-    said = {"labels": labels, "size": size, "finding": finding, "allow_leakage": allow_leakage or None,
+    said = {"labels": labels, "size": size, "channels": channels, "modality": modality, "finding": finding,
+            "allow_leakage": allow_leakage or None,
             "positive": positive, "patient": group}
     return {key: value for key, value in said.items() if value is not None}
 
@@ -102,6 +107,8 @@ def audit(
     group: Group = None,
     labels: Labels = None,
     size: Size = None,
+    channels: Channels = None,
+    modality: Modality = None,
     finding: Finding = None,
     allow_leakage: Leakage = False,
     eps: Annotated[float | None, typer.Option(help="Main budget: a share of each column's plausible range, or of the "
@@ -125,7 +132,7 @@ def audit(
     from suite import request
 
     table = _table(target, positive, schema, drop, group)
-    images = _images(labels, size, finding, allow_leakage, positive, group)
+    images = _images(labels, size, channels, modality, finding, allow_leakage, positive, group)
     # "none" says: not those of the plan
     wanted, watching = ([n for n in named if n != "none"] if (named := _names(given)) is not None else None
                         for given in (defenses, detectors))
@@ -197,6 +204,8 @@ def show(
     group: Group = None,
     labels: Labels = None,
     size: Size = None,
+    channels: Channels = None,
+    modality: Modality = None,
     finding: Finding = None,
     allow_leakage: Leakage = False,
     write_schema: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the schema, inferred or not, to a "
@@ -205,8 +214,9 @@ def show(
     """Describe a dataset: provenance and splits; of a table also its columns and what a possible patient is."""
     from suite.terminal import show_data
 
-    show_data(name, {"table": _table(target, positive, schema, drop, group),
-                     "images": _images(labels, size, finding, allow_leakage, positive, group)}, write_schema)
+    table = _table(target, positive, schema, drop, group)
+    images = _images(labels, size, channels, modality, finding, allow_leakage, positive, group)
+    show_data(name, {"table": table, "images": images}, write_schema)
 
 
 @data_app.command()

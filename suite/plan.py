@@ -122,6 +122,12 @@ class Images(BaseModel):
         """What was asked for: the values that are not the defaults."""
         return self.model_dump(exclude_defaults=True)
 
+    def refuse(self, why: str, *keys: str) -> None:
+        """`InputError` where one of these keys was asked for, which would be ignored; `why` names the data."""
+        for key in keys:
+            if key in self.said:
+                raise InputError(f"{why}, so that '{key}' means nothing")
+
 
 class Ladder(BaseModel):
     """Budgets in one norm.
@@ -172,7 +178,7 @@ class Plan(BaseModel):
     attacks: tuple[Item, ...] = ()
     defenses: tuple[Item, ...] = ()
     detectors: tuple[Item, ...] = ()
-    eps: float = Field(default=0.05, gt=0, le=1)
+    eps: float = 0.05
     budgets: tuple[float, ...] = (0.01, 0.02, 0.05, 0.1, 0.2)
     norms: dict[Literal["l2", "l0"], Ladder] = Field(default_factory=dict)
     rows: int | None = Field(default=None, ge=2)
@@ -184,6 +190,13 @@ class Plan(BaseModel):
     @classmethod
     def _one_or_many(cls, value: Any) -> Any:
         return (value,) if isinstance(value, str) else value
+
+    @field_validator("eps")
+    @classmethod
+    def _share(cls, value: float) -> float:
+        if not 0 < value <= 1:  # nor NaN
+            raise ValueError("must be a finite number above 0 and at most 1")
+        return value
 
     @field_validator("budgets")
     @classmethod

@@ -118,7 +118,12 @@ def opened(name: str, plan: Plan) -> Dataset:
                          + {"csv": "patients.csv --target COLUMN", "folder": "scans/"}.get(name, f"scans.{name}"))
     kind, reader = _reader(name)
     if kind == "datasets":
-        data = _build(name, registry.load("datasets", name), plan)
+        try:
+            builder = registry.load("datasets", name)
+        except InputError as e:
+            known = name in registry.names("datasets") or registry.is_file(name)
+            raise InputError(str(e) if known else f"{e}; there is no such file or folder either") from None
+        data = _build(name, builder, plan)
         if registry.is_file(name):
             for split in (data.train, data.val, data.test):
                 _check_range(name, split)

@@ -1,6 +1,7 @@
 """Image sets from `.npz` files: what is read, how it is split, and how bad files are refused."""
 
 import hashlib
+import re
 import threading
 from dataclasses import replace
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from imaging import assemble, data, medmnist, pixels
+from imaging import assemble, data, folder, medmnist, pixels
 from imaging.npz import read_npz
 from imaging.space import ImageSpace
 from suite import cache, registry
@@ -156,6 +157,7 @@ WITH_NAN = np.where(np.arange(480).reshape(4, 12, 10) == 130, np.nan, 0.5)
     ({"val_labels": None}, "has no 'val_labels'; it has train_images"),
     ({"val_images": FLOATS}, "has float values from 0 to 255, and they must be from 0 to 1; divide by 255"),
     ({"val_images": FLOATS * 9 - 5}, "and they must be from 0 to 1"),
+    ({"val_images": FLOATS * 300}, "from 0 to 76500, and they must be from 0 to 1; divide by the largest value"),
     ({"val_images": WITH_NAN}, "'val_images' image 1 holds a value that is not finite"),
     ({"val_images": FLOATS.astype(np.uint16)}, "'val_images' holds uint16; images are uint8"),
     ({"val_images": np.zeros((4, 12, 9), np.uint8)}, "'val_images' has the shape (4, 12, 9), but 'train_images'"),
@@ -166,6 +168,8 @@ WITH_NAN = np.where(np.arange(480).reshape(4, 12, 10) == 130, np.nan, 0.5)
     ({"test_labels": np.array([[0], [1]] * 2)}, "'test_labels' has the shape (4, 1) for 6 images"),
     ({"test_labels": np.array([[0], [1]] * 3) - 1}, "'test_labels' holds the label -1"),
     ({"test_labels": np.array([[0], [999]] * 3)}, "'test_labels' holds the label 999"),
+    ({"test_labels": np.array([[0], [9]] * 3)},
+     "'test_labels' holds the label 9, which training does not have (it has 0, 1)"),
     ({"test_labels": np.array([[0.0], [1.0]] * 3)}, "'test_labels' holds float64; labels are whole numbers"),
     ({"test_labels": np.zeros((6, 1), int)}, "class '1' has no image in test"),
     ({"val_images": np.zeros((0, 12, 10), np.uint8), "val_labels": np.zeros((0, 1), int)}, "'val_images' is empty"),
@@ -208,11 +212,26 @@ def test_what_is_wrong_with_a_sidecar_is_one_line_that_names_it(tmp_path, edit, 
 def test_columns_that_are_asked_for_must_be_there(tmp_path):
     there = arrays()
     save_npz(tmp_path / "s.npz", **there)
+    assert refusal(tmp_path / "s.npz", Images(patient="nobody")) == (
+        "s.npz: no column 'nobody', as there is no CSV beside the images (--labels names one)")
     (tmp_path / "s.csv").write_text(sidecar(there))
     assert "no column 'group'; did you mean 'group_id'?" in refusal(tmp_path / "s.npz", Images(patient="group"))
     assert "no column 'scanner'" in refusal(tmp_path / "s.npz", Images(subgroups=("scanner",)))
     assert "'ill' is not one of two classes" in refusal(tmp_path / "s.npz", Images(positive="ill"))
     assert "none.csv: no such file" in refusal(tmp_path / "s.npz", Images(labels=tmp_path / "none.csv"))
+
+
+@pytest.mark.parametrize(("read", "asked", "message"), [
+    (data.chest_phantom, {"labels": "x.csv"}, "chest-phantom is generated, so that 'labels' means nothing"),
+    (data.chest_phantom, {"positive": "ill"}, "'ill' is not one of two classes (clear, opacity)"),
+    (data.ham10000, {"slices": 3}, "ham10000 is read from files of its own, so that 'slices' means nothing"),
+    (medmnist.breastmnist, {"labels": "x.csv"}, "medmnist-breast is read from a file of its own, so that 'labels' me"),
+    (lambda images: read_npz("a.npz", images), {"window": (40, 80)}, "a.npz: its pixels are taken as they are, so tha"),
+    (lambda images: folder.read_folder("b", images), {"finding": "x"}, "b: each image of a folder has one label, so t"),
+])
+def test_what_a_set_does_not_take_is_refused(read, asked, message):
+    with pytest.raises(InputError, match=re.escape(message)):
+        read(images=Images(**asked))
 
 
 # --- sets by name ---------------------------------------------------------------------------------------------------

@@ -11,9 +11,11 @@ from sklearn.preprocessing import FunctionTransformer
 from torch import nn
 
 from suite import artifacts, registry
+from suite.data import Split
 from suite.defenses.distillation import Distillation
 from suite.errors import InputError, NotApplicable
 from suite.run import WriteError
+from suite.space import Space
 from tests.breast import breast
 
 FAST = {"mlp": {"epochs": 3, "hidden": [8]}, "xgboost": {"trees": 5}, "random-forest": {"trees": 5}}
@@ -163,6 +165,13 @@ class Scores:
 class Silent:
     def predict_proba(self, x):
         raise ValueError
+
+
+def test_a_network_for_colour_names_the_flag_that_grey_images_need():
+    grey = Split(np.zeros((4, 1, 8, 8), np.float32), np.arange(4) % 2, Space(0, 1), ("a", "b"), np.arange(4))
+    network = nn.Sequential(nn.Conv2d(3, 2, 8), nn.Flatten())
+    with pytest.raises(InputError, match="takes images with 3 channels, and the data has 1; set --channels 3"):
+        artifacts.Fitted(network, "m").classifier(grey)
 
 
 def narrow():

@@ -171,6 +171,12 @@ class TestData:
     def test_fetch_of_what_needs_no_file(self, medsec):
         assert medsec("data", "fetch", "breast-cancer")[:2] == (0, "breast-cancer needs no file\n")
 
+    def test_images_in_three_channels_of_a_kind(self, medsec, refused):
+        show = ("data", "show", "chest-phantom", "--size", "16")
+        code, out, _ = medsec(*show, "--channels", "3", "--modality", "ct")
+        assert code == 0 and "16 x 16 pixels, colour" in out and "modality        ct" in out
+        refused("chest-phantom is generated, so that 'finding' means nothing", *show, "--finding", "x")
+
     def test_an_unknown_dataset(self, refused):
         refused("unknown dataset 'pma'; did you mean 'pima'?", "data", "show", "pma")
         refused("unknown dataset 'pma'; did you mean 'pima'?", "data", "fetch", "pma")
@@ -325,8 +331,8 @@ class TestBadWords:
         (["--model", "random-forrest"], "unknown model 'random-forrest'; did you mean 'random-forest'?"),
         (["--attacks", "pgd,hopskpjump"], "unknown attack 'hopskpjump'; did you mean 'hopskipjump'?"),
         (["--attacks", "noise", "--defenses", "trade"], "unknown defense 'trade'; did you mean 'trades'?"),
-        (["--eps", "0"], "command line: eps: Input should be greater than 0"),
-        (["--eps", "-0.1"], "command line: eps: Input should be greater than 0"),
+        (["--eps", "0"], "command line: eps: must be a finite number above 0 and at most 1"),
+        (["--eps", "nan"], "command line: eps: must be a finite number above 0 and at most 1"),
         (["--eps", "lots"], "Invalid value for '--eps'"),
         (["--seed", "-1"], "command line: seed: "),
         (["--jobs", "0"], "Invalid value for '--jobs'"),
@@ -343,6 +349,8 @@ class TestBadWords:
         (["--data", "none.npz"], "none.npz: no such file or directory"),
         (["--data", "breast-cancer", "--size", "64"], "data breast-cancer: is no image set, so that 'size' means"),
         (["--size", "3"], "command line: images.size: Input should be greater than or equal to 8"),
+        (["--channels", "2"], "command line: images.channels: Input should be 1 or 3"),
+        (["--modality", "pet"], "command line: images.modality: Input should be 'xray', 'ct', 'mri'"),
     ])
     def test_words(self, refused, args, message):
         refused(message, "audit", *self.BREAST, *args)
