@@ -58,20 +58,17 @@ def load(path: Path, sidecar: Path | None, provenance: Provenance, images: Image
         arrays = _arrays(path)
         x = np.concatenate([_images(arrays, split, images) for split in SPLITS])
         y, part = _labels(arrays)
-        frame = None
     except InputError as e:
         raise InputError(f"{path.name}: {e}") from None
-    if sidecar is not None:
-        try:
-            frame = _sidecar(sidecar, part, y)
-        except InputError as e:
-            raise InputError(f"{sidecar.name}: {e}") from None
+    try:
+        frame = pd.DataFrame(index=np.arange(len(y))) if sidecar is None else _sidecar(sidecar, part, y)
+        patients, groups = patients_of(frame, images.patient), subgroups_of(frame, images.subgroups)
+    except InputError as e:
+        raise InputError(f"{(sidecar or path).name}: {e}") from None
     try:
         y, classes = _classes(y, names or _named(frame, y), images.finding, known)
         y, classes = disease_last(y, classes, images.positive)
-        about = pd.DataFrame(index=np.arange(len(y))) if frame is None else frame
-        pictures = Pictures(x, y, classes, part, patients_of(about, images.patient),
-                            subgroups_of(about, images.subgroups), images.modality or "")
+        pictures = Pictures(x, y, classes, part, patients, groups, images.modality or "")
         stored = next(iter(arrays.values())).shape[1:3]
         card = {"read from": read_from, "intensity": "as stored",
                 "resized": f"from {stored[1]} x {stored[0]} pixels, bicubic, antialiased"
@@ -194,9 +191,9 @@ def _sidecar(path: Path, part: np.ndarray, y: np.ndarray) -> pd.DataFrame:
     return frame
 
 
-def _named(frame: pd.DataFrame | None, y: np.ndarray) -> tuple[str, ...]:
+def _named(frame: pd.DataFrame, y: np.ndarray) -> tuple[str, ...]:
     """Class names by the column `label_name`, where each label has exactly one."""
-    if frame is None or "label_name" not in frame.columns or y.shape[1] > 1:
+    if "label_name" not in frame.columns or y.shape[1] > 1:
         return ()
     pairs = sorted(set(zip(y[:, 0].tolist(), csv.words(frame["label_name"]).tolist(), strict=True)))
     if [label for label, _ in pairs] != list(range(y.max() + 1)):

@@ -215,7 +215,7 @@ def test_columns_that_are_asked_for_must_be_there(tmp_path):
     assert refusal(tmp_path / "s.npz", Images(patient="nobody")) == (
         "s.npz: no column 'nobody', as there is no CSV beside the images (--labels names one)")
     (tmp_path / "s.csv").write_text(sidecar(there))
-    assert "no column 'group'; did you mean 'group_id'?" in refusal(tmp_path / "s.npz", Images(patient="group"))
+    assert "s.csv: no column 'group'; did you mean 'group_id'?" in refusal(tmp_path / "s.npz", Images(patient="group"))
     assert "no column 'scanner'" in refusal(tmp_path / "s.npz", Images(subgroups=("scanner",)))
     assert "'ill' is not one of two classes" in refusal(tmp_path / "s.npz", Images(positive="ill"))
     assert "none.csv: no such file" in refusal(tmp_path / "s.npz", Images(labels=tmp_path / "none.csv"))
