@@ -64,6 +64,8 @@ def _read_folder(path: Path, images: Images) -> Dataset:
                    if _kind(p) and not any(part.startswith(".") for part in p.relative_to(path).parts))
     if not names:
         raise InputError(f"holds no image ({', '.join((*PICTURES, *DICOM, *NIFTI))})")
+    if all(_kind(Path(name)) in PICTURES for name in names):
+        images.refuse("pictures are taken as they are", "window", "slices")
     beside = images.labels or path / "labels.csv"
     frame = _lines(beside, names) if images.labels or beside.exists() else None
     if frame is not None and "label" in frame.columns:

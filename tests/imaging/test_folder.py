@@ -211,4 +211,5 @@ def test_options_that_need_a_csv_or_another_column(scans):
     assert "no column 'person'" in refusal(scans, Images(patient="person"))
     lines(scans, patients=[f"p{i}" for i in range(20)])
     assert "no column 'patient'; did you mean 'patients'?" in refusal(scans, Images(patient="patient"))
+    assert "pictures are taken as they are, so that 'slices' means nothing" in refusal(scans, Images(slices=2))
     assert "no.csv: no such file" in refusal(scans, Images(labels=scans / "no.csv"))
