@@ -51,6 +51,12 @@ class Part:
         x[kept[kept < most]] = self.arrays["x_adv"][kept < most]
         return x
 
+    @property
+    def aimed(self) -> bool:
+        """Whether it searches the Linf ball: neither the control nor an attack in another norm, whose failure says
+        nothing of what lies in the ball."""
+        return self.name != CONTROL and self.attack.norm == "linf"
+
     def same(self, other: Part) -> bool:
         """Whether both are the same attack with the same hyper-parameters, on the same rows."""
         return (self.name, self.attack) == (other.name, other.attack) and np.array_equal(
@@ -61,7 +67,8 @@ def withstood(parts: list[Part], wrong: np.ndarray, eps: float) -> tuple[np.ndar
     """(n,) bool each: test rows judged rightly whatever was tried within `eps` (Linf), and rows that met an attack.
 
     Args:
-        parts: Finished evasion cells. The random control counts, too, but alone it is no attack.
+        parts: Finished evasion cells. What the random control and attacks in other norms fool within `eps` counts, too,
+            but whom they alone met has met no attack.
         wrong: (n,) bool: rows that are misjudged, or refused, without any attack.
         eps: Budget.
     """
@@ -69,22 +76,22 @@ def withstood(parts: list[Part], wrong: np.ndarray, eps: float) -> tuple[np.ndar
     for part in parts:
         hit, tried = part.fooled(eps, len(wrong))
         fooled |= hit
-        if part.name != CONTROL:
+        if part.aimed:
             met |= tried
     return ~fooled, met
 
 
 def measure_worst_case(subject: Subject, sheet: Sheet, parts: list[Part]) -> Arrays:
     """Robust accuracy when every row meets the attack that suits it best, at every budget and by subgroup."""
-    if not parts:
-        raise InputError("every evasion attack on this model failed")
-    test = subject.data.test
-    attacks = [p for p in parts if p.name != CONTROL]
+    test, attacks = subject.data.test, [p for p in parts if p.aimed]
+    tried = attacks or [p for p in parts if p.attack.norm == "linf"]
+    if not tried:
+        raise InputError("every evasion attack in Linf on this model failed")
     # whom no attack was tried on is not robust for it
-    rows = np.flatnonzero(np.any([p.fooled(subject.eps, len(test))[1] for p in attacks or parts], axis=0))
+    rows = np.flatnonzero(np.any([p.fooled(subject.eps, len(test))[1] for p in tried], axis=0))
     wrong = subject.classifier.predict(test.x) != test.y
     for eps in subject.budgets:
-        # whom mere noise fools is fooled, too
+        # whom mere noise fools is fooled, too, and whom an attack in another norm does without leaving the ball
         fooled = wrong | np.any([p.fooled(eps, len(test))[0] for p in parts], axis=0)
         sheet.add("robust_accuracy", metrics.proportion(~fooled[rows]), attack_params={"eps": eps})
         if eps == subject.eps:

@@ -10,13 +10,24 @@ from torch import nn
 
 from suite.attack import Attack, Certified, CertifiedAttack, EvasionAttack, Info
 from suite.attacks.gradient import FGSM, PGD
+from suite.attacks.minimal import DeepFool
 from suite.attacks.noise import RandomNoise
 from suite.classifier import EstimatorClassifier, TorchClassifier
 from suite.errors import InputError
 from suite.evaluate import measure, measure_clean
-from suite.evaluate.worst_case import Part, measure_worst_case
+from suite.evaluate.worst_case import Part, measure_worst_case, withstood
 from suite.space import Space
 from tests.suite._toy import BUDGETS, Majority, dataset, sheet, split, subject, value
+
+
+@dataclass(frozen=True)
+class Turned(EvasionAttack):
+    """Has a budget that is no norm."""
+
+    unit: ClassVar[str] = "degrees"
+
+    def __call__(self, classifier, x, y, seed=0):
+        return x
 
 
 @pytest.fixture
@@ -218,9 +229,21 @@ class TestWorstCase:
         row = next(r for r in out.rows if r.metric == "robust_accuracy" and r.attack_params["eps"] == 0.1)
         assert (row.value, row.n) == (0.25, 4)
 
+    @pytest.mark.parametrize("other", [DeepFool(), Turned()])
+    def test_whom_only_attacks_of_other_norms_met_does_not_count_as_robust(self, tree, other):
+        out = sheet()
+        parts = [self.part("pgd", [0, 1, 2, 3], [0], PGD()), self.part("other", range(10), [1, 9], other)]
+        measure_worst_case(tree, out, parts)
+        row = next(r for r in out.rows if r.metric == "robust_accuracy" and r.attack_params["eps"] == 0.1)
+        assert (row.value, row.n) == (0.5, 4)  # 1 was fooled within the ball, whatever the norm
+        robust, met = withstood(parts, np.zeros(10, bool), 0.1)
+        assert met.tolist() == [True] * 4 + [False] * 6 and not robust[[0, 1, 9]].any()
+        with pytest.raises(InputError, match="in Linf"):
+            measure_worst_case(tree, sheet(), parts[1:])
+
     def test_without_a_single_finished_attack_there_is_no_number(self, tree):
         out = sheet()
-        with pytest.raises(InputError, match="every evasion attack on this model failed"):
+        with pytest.raises(InputError, match="every evasion attack in Linf on this model failed"):
             measure_worst_case(tree, out, [])
         assert out.rows == []
 
