@@ -110,7 +110,7 @@ def evasion(attack: EvasionAttack, subject: Subject, sheet: Sheet, rows: int | N
             solved = extra["upper"] - extra["lower"] <= SLACK
         unreachable = extra["lower"] >= budgets[-1] - SLACK
         sheet.add("solved", metrics.proportion((solved | unreachable)[~wrong]), **at)
-    _describe(subject, sheet, test, best, distance, distance <= main + SLACK, wrong, at)
+    _describe(attack, subject, sheet, test, best, distance, distance <= main + SLACK, wrong, at)
     right = torch.from_numpy(~wrong).to(model.device)
     if isinstance(attack, QueryAttack):
         _as_claimed(attack, subject, sheet, x[right], y[right], at)
@@ -150,13 +150,18 @@ def fools(model: Classifier, x: torch.Tensor, y: torch.Tensor) -> np.ndarray:
     return (pred != y.cpu().numpy()) & (pred >= 0)
 
 
-def _describe(subject: Subject, sheet: Sheet, test: Split, best: torch.Tensor, distance: np.ndarray,
-              fooled: np.ndarray, wrong: np.ndarray, at: dict) -> None:
+def _describe(attack: EvasionAttack, subject: Subject, sheet: Sheet, test: Split, best: torch.Tensor,
+              distance: np.ndarray, fooled: np.ndarray, wrong: np.ndarray, at: dict) -> None:
     """Performance under attack at the main budget, and the size and visibility of the successful perturbations."""
     attacked = np.where(fooled.reshape(-1, *[1] * (test.x.ndim - 1)), best.cpu().numpy(), test.x)
-    model = subject.classifier
-    under = metrics.classification(test.y, model.predict(attacked), model.predict_proba(attacked), test.classes,
-                                   subject.seed)
+    model, proba = subject.classifier, None
+    if hasattr(attack, "early_stop") and not attack.minimal:
+        # who is after scores pushes every row as far as it goes; where the search just stops at the border between the
+        # labels, and leaves alone who cannot cross it, scores flatter the model
+        pushed = replace(attack, eps=at["attack_params"]["eps"], early_stop=False)
+        x, y = (torch.from_numpy(a).to(model.device) for a in (test.x, test.y))
+        proba = model.predict_proba(pushed(model, x, y, subject.seed).cpu().numpy())
+    under = metrics.classification(test.y, model.predict(attacked), proba, test.classes, subject.seed)
     sheet.extend({f"attacked_{name}": value for name, value in under.items()}, **at)
     hit = fooled & ~wrong
     if hit.any():

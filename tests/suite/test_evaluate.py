@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from suite.attack import Attack, Certified, CertifiedAttack, EvasionAttack, Info
+from suite.attacks.fab import FAB
 from suite.attacks.gradient import FGSM, PGD
 from suite.attacks.minimal import DeepFool
 from suite.attacks.noise import RandomNoise
@@ -81,6 +82,24 @@ class TestEvasion:
         north, south = (value(out, "robust_accuracy", 0.1, f"site={s}") for s in ("north", "south"))
         assert (north + south) / 2 == pytest.approx(0.9)
 
+    def test_scores_under_attack_are_those_of_all_rows_pushed_as_far_as_it_goes(self, line):
+        out = sheet()
+        measure(PGD(steps=20), line, out)
+        margin = np.arange(100) / 100 + 0.005 - 0.1  # towards the right side
+        ill, well = margin[1::2], -margin[::2]
+        assert value(out, "attacked_auroc") == pytest.approx(np.mean(ill[:, None] > well), abs=0.005)
+        spent = replace(line, budgets=(0.1,))
+        out = sheet()
+        measure(PGD(steps=20), spent, out)
+        assert value(out, "gradients") < 20  # the figures of cost are those of the attack alone
+
+    @pytest.mark.parametrize("attack", [FGSM(), DeepFool(), FAB()])
+    def test_who_stops_at_the_border_says_nothing_of_scores(self, line, attack):
+        out = sheet()
+        measure(attack, line, out)
+        assert not {r.metric for r in out.rows} & {"attacked_auroc", "attacked_calibration_error"}
+        assert value(out, "attacked_accuracy") == pytest.approx(0.9)
+
     def test_rows_that_were_wrong_already_are_not_attacked_and_not_successes(self, line):
         test = line.data.test
         flipped = test.with_data(test.x, np.where(np.arange(100) < 20, 1 - test.y, test.y))
@@ -89,7 +108,8 @@ class TestEvasion:
         @dataclass(frozen=True)
         class Watch(PGD):
             def __call__(self, classifier, x, y, seed=0):
-                seen.append(len(x))
+                if self.early_stop:  # not for the scores under attack, which are those of all rows
+                    seen.append(len(x))
                 return super().__call__(classifier, x, y, seed)
 
         measure(Watch(), replace(line, data=dataset(flipped)), out)
