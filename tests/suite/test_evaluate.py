@@ -140,6 +140,35 @@ class TestEvasion:
         measure(Cheat(), line, out)
         assert [value(out, "robust_accuracy", e) for e in BUDGETS] == [1.0] * 4
 
+    @pytest.mark.parametrize("rows", [None, 50])
+    def test_with_a_target_only_others_are_attacked_and_only_the_target_counts(self, line, rows):
+        out = sheet()
+        arrays = measure(PGD(steps=20, target=1), line, out, rows)
+        well = line.positions(rows)[line.positions(rows) % 2 == 0]
+        assert (arrays["positions"] == well).all() and len(arrays["distance"]) == len(well)
+        row, = (r for r in out.rows if r.metric == "robust_accuracy" and r.attack_params["eps"] == 0.2 and not r.subgroup)
+        assert (row.n, row.value) == (len(well), np.mean(well >= 20))
+
+    def test_another_wrong_label_than_the_target_is_no_success(self):
+        module = nn.Linear(1, 3, bias=False)  # 0 below zero, 1 a little above it, and never 2
+        with torch.no_grad():
+            module.weight.copy_(torch.tensor([[-1.0], [1.0], [0.0]]))
+        data = dataset(split(np.full((10, 1), -0.05), np.zeros(10, int)))
+
+        @dataclass(frozen=True)
+        class Other(EvasionAttack):
+            target: int | None = None
+
+            def __call__(self, classifier, x, y, seed=0):
+                return -x
+
+        with pytest.raises(InputError, match="every test row bears label 0"):
+            measure(Other(target=0), subject(TorchClassifier(module, 3, Space(-1.0, 1.0)), data), sheet())
+        for goal, robust in ((None, 0.0), (1, 0.0), (2, 1.0)):
+            out = sheet()
+            measure(Other(target=goal), subject(TorchClassifier(module, 3, Space(-1.0, 1.0)), data, budgets=(0.1,)), out)
+            assert value(out, "robust_accuracy", 0.1) == robust
+
     def test_a_result_that_is_no_possible_input_is_an_error(self, line):
         @dataclass(frozen=True)
         class Outside(EvasionAttack):
