@@ -20,7 +20,7 @@ from suite.detectors import TorchDetector
 from suite.errors import InputError, NotApplicable
 from suite.evaluate.evasion import SLACK, fools
 from suite.evaluate.subject import Arrays, Subject
-from suite.evaluate.worst_case import CONTROL, Part
+from suite.evaluate.worst_case import CONTROL, Part, withstood
 from suite.features import Penultimate
 from suite.measurement import Sheet
 from suite.metrics import Estimate
@@ -184,6 +184,10 @@ def _adaptive(name: str, detector: TorchDetector, threshold: float, held_out: np
     guarded = behind(model, detector, threshold, spread if spread > 0 else 1.0)
     x, y = (torch.from_numpy(a).to(model.device) for a in (test.x, test.y))
     right = model.predict(test.x) == test.y
+    _, met = withstood(parts, fooled, eps)
+    unaware = met.any()
+    if unaware:  # whom no other attack was tried on is no row that one got past the detector, or not
+        right &= met[subject.positions(rows)]
     fooled, blind = (found[subject.positions(rows)] for found in (fooled, blind))
     adaptive = blind.copy()  # who knows the detector may still do as if they did not
     for attack in adaptive_attacks(eps):
@@ -193,5 +197,6 @@ def _adaptive(name: str, detector: TorchDetector, threshold: float, held_out: np
             adaptive[left] = fools(guarded, attack(guarded, x[todo], y[todo], subject.seed), y[todo])
     at = {"attack": ADAPTIVE, "knowledge": "white-box",
           "attack_params": {"eps": eps, "fpr": FPRS[-1]} | described}
-    for metric, found in (("unguarded", fooled | adaptive), ("blind", blind), ("adaptive", adaptive)):
+    kinds = {"unguarded": fooled | adaptive, "blind": blind} if unaware else {}
+    for metric, found in (kinds | {"adaptive": adaptive}).items():
         sheet.add(f"{metric}_evasion[{name}]", metrics.proportion(found[right]), **at)

@@ -9,6 +9,7 @@ from torch import nn
 
 from suite import metrics
 from suite.attacks.gradient import FGSM, PGD
+from suite.attacks.minimal import DeepFool
 from suite.attacks.noise import RandomNoise
 from suite.audit import Audit
 from suite.classifier import TorchClassifier
@@ -123,8 +124,17 @@ class TestByHand:
 
     def test_what_passed_unseen_without_knowing_it(self, measured):
         _, out, _ = measured
-        assert out["blind_evasion[watch]", "adaptive"].value * 200 == pytest.approx(1)
-        assert out["blind_evasion[watch]", "adaptive"].n == 200
+        assert out["blind_evasion[watch]", "adaptive"].value == pytest.approx(1 / 4)
+
+    def test_shares_are_of_the_rows_that_the_attacks_met(self, measured):
+        _, out, _ = measured
+        assert [out[f"{kind}_evasion[watch]", "adaptive"].n for kind in ("unguarded", "blind", "adaptive")] == [4] * 3
+
+    def test_where_no_attack_in_linf_was_tried_only_one_that_knows_it_is_told(self):
+        at, out = target(judge_of_the_first()), sheet()
+        measure_detection("watch", Watch(), at, out, [part("noise", RandomNoise(), at), part("l2", DeepFool(), at)])
+        told = {metric: row.n for (metric, _), row in found(out).items() if "evasion" in metric}
+        assert told == {"adaptive_evasion[watch]": 200}
 
 
 class TestMap:
