@@ -54,12 +54,17 @@ def measure_detection(name: str, detector: Detector, subject: Subject, sheet: Sh
     if not parts:
         raise InputError("every evasion attack on this model failed")
     model, data = subject.classifier, subject.data
+    # of fewer inputs than that, not one may be an alarm: the threshold would be the greatest score
+    rates = [fpr for fpr in FPRS if fpr * len(data.val) >= 1]
+    if FPRS[-1] not in rates:
+        raise InputError(f"an alarm at {FPRS[-1]:.0%} of clean inputs takes at least {1 / FPRS[-1]:.0f} validation "
+                         f"inputs to set; there are {len(data.val)}")
     # its own copy, as fitting leaves a mark; what learns from an attack learns from one of the main budget
     detector = replace(detector, **{"eps": subject.eps} if detector.fitted_on else {})
     described = {"detector": asdict(detector)} | ({"fitted_on": detector.fitted_on} if detector.fitted_on else {})
     detector.fit(data.train.x, data.train.y, model)
     held_out, clean = detector.score(data.val.x), detector.score(data.test.x)
-    thresholds = {fpr: detector.threshold(fpr, data.val.x) for fpr in FPRS}
+    thresholds = {fpr: detector.threshold(fpr, data.val.x) for fpr in rates}
     for fpr, threshold in thresholds.items():
         sheet.add(f"detection_fpr[{name}@{fpr}]", metrics.proportion(clean > threshold), attack_params=described)
     # nobody attacked either: far from 0.5, the detector tells apart what it must not

@@ -1,6 +1,6 @@
 """Detection in an audit: shares by hand, attacks that know the detector, and rows that say what ran."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -232,6 +232,20 @@ def test_what_it_was_fitted_on_is_said_and_its_budget_is_the_audits():
 def test_without_attacks_there_is_nothing_to_find():
     with pytest.raises(InputError, match="every evasion attack"):
         measure_detection("watch", Watch(), target(judge_of_the_first()), sheet(), [])
+
+
+@pytest.mark.parametrize(("n", "rates"), [(19, None), (20, {0.05}), (99, {0.05}), (100, {0.01, 0.05})])
+def test_an_alarm_is_set_where_validation_inputs_can_tell_it(n, rates):
+    at, out = target(judge_of_the_first()), sheet()
+    few = replace(at, data=replace(at.data, val=at.data.val.take(slice(n))))
+    parts = [part("pgd", PGD(), at)]
+    if rates is None:
+        with pytest.raises(InputError, match="takes at least 20 validation inputs to set; there are 19"):
+            measure_detection("watch", Watch(), few, out, parts)
+        return
+    measure_detection("watch", Watch(), few, out, parts)
+    for kind, attack in (("fpr", ""), ("tpr", "pgd")):
+        assert {rate for rate in (0.01, 0.05) if (f"detection_{kind}[watch@{rate}]", attack) in found(out)} == rates
 
 
 class TestInAnAudit:
