@@ -34,11 +34,17 @@ class Part:
     attack: EvasionAttack
     arrays: Arrays
 
-    def fooled(self, eps: float, size: int) -> tuple[np.ndarray, np.ndarray]:
-        """(size,) bool each: which test rows were fooled within a budget (Linf), and which were attacked at all."""
+    def fooled(self, eps: float, size: int, counted: str = "linf") -> tuple[np.ndarray, np.ndarray]:
+        """(size,) bool each: which test rows were fooled within a budget, and which were attacked at all.
+
+        Args:
+            eps: Budget.
+            size: Test rows.
+            counted: In what: "linf", or "distance" for the attack's own norm.
+        """
         fooled, tried = np.zeros(size, bool), np.zeros(size, bool)
         tried[self.arrays["positions"]] = True
-        fooled[self.arrays["positions"]] = self.arrays["linf"] <= eps + SLACK
+        fooled[self.arrays["positions"]] = self.arrays[counted] <= eps + SLACK
         return fooled, tried
 
     def inputs(self, clean: np.ndarray, most: int) -> np.ndarray:
@@ -111,14 +117,17 @@ def measure_worst_case(subject: Subject, sheet: Sheet, parts: list[Part]) -> Arr
 
 def _against(part: Part, parts: list[Part], fooled: np.ndarray, wrong: np.ndarray, subject: Subject, sheet: Sheet,
              at: dict) -> None:
-    """How far an attack exceeds the random control, and how much robustness it leaves for others to take away."""
-    mine, tried = part.fooled(subject.eps, len(fooled))
-    for control in (p for p in parts if p.name == CONTROL and p is not part):
-        chance, also = control.fooled(subject.eps, len(fooled))
+    """How far an attack exceeds the random control of its norm, and how much robustness in Linf it leaves for others to
+    take away. Says nothing across norms."""
+    eps = subject.ladder(part.attack)[0]
+    mine, tried = part.fooled(eps, len(fooled), "distance")
+    for control in (p for p in parts if p.name == CONTROL and p is not part and p.attack.norm == part.attack.norm):
+        chance, also = control.fooled(eps, len(fooled), "distance")
         both = tried & also & ~wrong
-        sheet.add(f"lift[{part.name}]", metrics.paired(mine[both], chance[both]), **at)
-    left = mine | wrong
-    sheet.add(f"overstated[{part.name}]", metrics.paired(fooled[tried], left[tried]), **at)
+        sheet.add(f"lift[{part.name}]", metrics.paired(mine[both], chance[both]), attack_params={"eps": eps})
+    if part.attack.norm == "linf":
+        left = mine | wrong
+        sheet.add(f"overstated[{part.name}]", metrics.paired(fooled[tried], left[tried]), **at)
 
 
 def _masking(subject: Subject, sheet: Sheet, parts: list[Part], wrong: np.ndarray) -> None:

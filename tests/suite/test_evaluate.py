@@ -272,6 +272,20 @@ class TestWorstCase:
         assert value(out, "robust_accuracy", 0.1, "site=north") == pytest.approx(0.4)  # 0, 2, 4 of 0, 2, 4, 6, 8
         assert value(out, "robust_accuracy", 0.1, "site=south") == pytest.approx(0.6)
 
+    def test_lift_is_over_the_noise_of_the_same_norm(self, tree):
+        parts = [self.part("pgd", range(10), [0, 1, 2]), self.part("noise", range(10), [4], RandomNoise()),
+                 self.part("deepfool", range(10), [0, 1, 2, 3, 5], DeepFool()), self.part("turned", [1], [1], Turned())]
+        for part in parts[2:]:  # near in the norm that was asked for, and far in Linf
+            part.arrays["linf"] = part.arrays["linf"] * 10
+        out = sheet()
+        measure_worst_case(tree, out, parts)
+        assert {r.metric for r in out.rows if "[" in r.metric} == {"lift[pgd]", "overstated[pgd]", "overstated[noise]"}
+        assert value(out, "lift[pgd]") == pytest.approx(0.2)
+        out = sheet()
+        measure_worst_case(replace(tree, norms={"l2": (0.2, (0.2,))}), out,
+                           [*parts, self.part("noise", range(10), [0, 6], RandomNoise(norm="l2"))])
+        assert (value(out, "lift[pgd]"), value(out, "lift[deepfool]", 0.2)) == pytest.approx((0.2, 0.3))
+
     def test_whom_no_attack_was_tried_on_does_not_count_as_robust(self, tree):
         out = sheet()
         measure_worst_case(tree, out, [self.part("a", [1, 5, 7, 8], [1, 5, 7]),

@@ -152,10 +152,11 @@ class TestMasking:
     def by_hand(self, network, **parts):
         """The row of the check of white against black boxes, when each attack fooled some of the rows it met."""
         module, data = network
-        out = sheet()
-        made = [Part(name.replace("_", "-"), attack,
-                     {"positions": np.arange(met), "linf": np.where(np.arange(met) < fooled, 0.1, np.inf),
-                      "x_adv": data.test.x[:met]}) for name, (attack, met, fooled) in parts.items()]
+        out, made = sheet(), []
+        for name, (attack, met, fooled) in parts.items():
+            distance = np.where(np.arange(met) < fooled, 0.1, np.inf)
+            made.append(Part(name, attack, {"positions": np.arange(met), "linf": distance, "distance": distance,
+                                            "x_adv": data.test.x[:met]}))
         measure_worst_case(subject(TorchClassifier(module, 2, data.test.space), data), out, made)
         return next(r for r in out.rows if r.metric == "check[white box beats black box]")
 
