@@ -146,7 +146,7 @@ class TestEvasion:
         arrays = measure(PGD(steps=20, target=1), line, out, rows)
         well = line.positions(rows)[line.positions(rows) % 2 == 0]
         assert (arrays["positions"] == well).all() and len(arrays["distance"]) == len(well)
-        row, = (r for r in out.rows if (r.metric, r.subgroup) == ("robust_accuracy", "") and r.attack_params["eps"] == 0.2)
+        row, = (r for r in out.rows if (r.metric, r.subgroup, r.attack_params["eps"]) == ("robust_accuracy", "", 0.2))
         assert (row.n, row.value) == (len(well), np.mean(well >= 20))
 
     def test_another_wrong_label_than_the_target_is_no_success(self):

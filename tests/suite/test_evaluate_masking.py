@@ -156,7 +156,7 @@ class TestMasking:
         for name, (attack, met, fooled) in parts.items():
             distance = np.where(np.arange(met) < fooled, 0.1, np.inf)
             made.append(Part(name, attack, {"positions": np.arange(met), "linf": distance, "distance": distance,
-                                            "x_adv": data.test.x[:met]}))
+                                            "kept": np.arange(fooled), "x_adv": data.test.x[:fooled]}))
         measure_worst_case(subject(TorchClassifier(module, 2, data.test.space), data), out, made)
         return next(r for r in out.rows if r.metric == "check[white box beats black box]")
 

@@ -281,11 +281,6 @@ def test_where_only_the_attack_that_knows_the_detector_was_measured_nothing_is_c
     assert only(clean() + rows, "detection").text.endswith("rightly judged inputs misjudged without an alarm.")
 
 
-def test_what_a_detector_found_of_many_inputs_is_told_before_what_it_found_of_one():
-    rows = [*detected(), row("detection_tpr[watch@0.05]", 1.0, 0.21, 1.0, n=1, attack="rare")]
-    assert "of the 50 inputs that pgd" in only(clean() + rows, "detection").text
-
-
 def test_a_detector_that_met_no_attack_which_knows_it_is_never_praised():
     f = only(clean() + detected(None), "detection")
     assert f.level == "low" and f.text.endswith("No attack that knows it was tried.")
