@@ -115,10 +115,12 @@ class Layout:
         attacks = [a for a in self.plan.attacks if self._applies(a, model, defense)]
         cells = [Cell(f"{name}--fit", "fit", model, defense)]
         cells += [Cell(f"{name}--{a.slug}", "attack", model, defense, a) for a in attacks]
-        made = [self.attacks[id(a)] for a in attacks]
         # counts of features changed say nothing about budgets
-        if any(isinstance(a, EvasionAttack) and getattr(a, "counted", "linf") == "linf" for a in made):
+        norms = {made.norm for a in attacks if isinstance(made := self.attacks[id(a)], EvasionAttack)
+                 and getattr(made, "counted", "linf") == "linf"}
+        if "linf" in norms:
             cells.append(Cell(f"{name}--{WORST}", "worst-case", model, defense))
+        if norms:
             cells += [Cell(f"{name}--detect-{d.slug}", "detect", model, defense, detector=d)
                       for d in self.plan.detectors if self._watches(d, model, defense)]
         return cells

@@ -20,7 +20,7 @@ from suite.detectors import TorchDetector
 from suite.errors import InputError, NotApplicable
 from suite.evaluate.evasion import SLACK, fools
 from suite.evaluate.subject import Arrays, Subject
-from suite.evaluate.worst_case import CONTROL, Part
+from suite.evaluate.worst_case import CONTROL, Part, withstood
 from suite.features import Penultimate
 from suite.measurement import Sheet
 from suite.metrics import Estimate
@@ -54,12 +54,17 @@ def measure_detection(name: str, detector: Detector, subject: Subject, sheet: Sh
     if not parts:
         raise InputError("every evasion attack on this model failed")
     model, data = subject.classifier, subject.data
+    # of fewer inputs than that, not one may be an alarm: the threshold would be the greatest score
+    rates = [fpr for fpr in FPRS if fpr * len(data.val) >= 1]
+    if FPRS[-1] not in rates:
+        raise InputError(f"an alarm at {FPRS[-1]:.0%} of clean inputs takes at least {1 / FPRS[-1]:.0f} validation "
+                         f"inputs to set; there are {len(data.val)}")
     # its own copy, as fitting leaves a mark; what learns from an attack learns from one of the main budget
     detector = replace(detector, **{"eps": subject.eps} if detector.fitted_on else {})
     described = {"detector": asdict(detector)} | ({"fitted_on": detector.fitted_on} if detector.fitted_on else {})
     detector.fit(data.train.x, data.train.y, model)
     held_out, clean = detector.score(data.val.x), detector.score(data.test.x)
-    thresholds = {fpr: detector.threshold(fpr, data.val.x) for fpr in FPRS}
+    thresholds = {fpr: detector.threshold(fpr, data.val.x) for fpr in rates}
     for fpr, threshold in thresholds.items():
         sheet.add(f"detection_fpr[{name}@{fpr}]", metrics.proportion(clean > threshold), attack_params=described)
     # nobody attacked either: far from 0.5, the detector tells apart what it must not
@@ -184,6 +189,10 @@ def _adaptive(name: str, detector: TorchDetector, threshold: float, held_out: np
     guarded = behind(model, detector, threshold, spread if spread > 0 else 1.0)
     x, y = (torch.from_numpy(a).to(model.device) for a in (test.x, test.y))
     right = model.predict(test.x) == test.y
+    _, met = withstood(parts, fooled, eps)
+    unaware = met.any()
+    if unaware:  # whom no other attack was tried on is no row that one got past the detector, or not
+        right &= met[subject.positions(rows)]
     fooled, blind = (found[subject.positions(rows)] for found in (fooled, blind))
     adaptive = blind.copy()  # who knows the detector may still do as if they did not
     for attack in adaptive_attacks(eps):
@@ -193,5 +202,6 @@ def _adaptive(name: str, detector: TorchDetector, threshold: float, held_out: np
             adaptive[left] = fools(guarded, attack(guarded, x[todo], y[todo], subject.seed), y[todo])
     at = {"attack": ADAPTIVE, "knowledge": "white-box",
           "attack_params": {"eps": eps, "fpr": FPRS[-1]} | described}
-    for metric, found in (("unguarded", fooled | adaptive), ("blind", blind), ("adaptive", adaptive)):
+    kinds = {"unguarded": fooled | adaptive, "blind": blind} if unaware else {}
+    for metric, found in (kinds | {"adaptive": adaptive}).items():
         sheet.add(f"{metric}_evasion[{name}]", metrics.proportion(found[right]), **at)

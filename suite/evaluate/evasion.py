@@ -15,6 +15,7 @@ from suite.attacks.transfer import Transfer
 from suite.attacks.universal import Universal
 from suite.classifier import Classifier, TorchClassifier
 from suite.data import Split
+from suite.errors import InputError
 from suite.evaluate.pictures import picture
 from suite.evaluate.subject import Arrays, Subject, measure, subgroups
 from suite.measurement import Sheet
@@ -30,7 +31,8 @@ FEATURES = 3
 def evasion(attack: EvasionAttack, subject: Subject, sheet: Sheet, rows: int | None = None) -> Arrays:
     """Robust accuracy at every budget, and what the successes look like at the main one.
 
-    A row that is fooled within one budget is fooled within every larger one, and is not attacked again.
+    A row that is fooled within one budget is fooled within every larger one, and is not attacked again. Where the
+    attack has a target, rows that bear its label are left out, and fooled means judged as the target.
 
     Of the n rows attacked, these arrays are kept: "positions" (n,) in the test split, "wrong" (n,) bool without attack,
     "distance" (n,) float64 in the attack's norm and "linf" (n,), infinite where nothing was found; and "x_adv" (k, ...)
@@ -39,7 +41,13 @@ def evasion(attack: EvasionAttack, subject: Subject, sheet: Sheet, rows: int | N
     """
     if isinstance(attack, CertifiedAttack) and attack.counted == "l0":
         return _fewest(attack, subject, sheet, rows)
-    model, test, space = subject.classifier, subject.test(rows), subject.classifier.space
+    model, space, target = subject.classifier, subject.classifier.space, getattr(attack, "target", None)
+    positions = subject.positions(rows)
+    if target is not None:
+        positions = positions[subject.data.test.y[positions] != target]
+        if not len(positions):
+            raise InputError(f"every test row bears label {target}, the target: there is none to attack")
+    test = subject.data.test.take(positions)
     main, budgets = subject.ladder(attack)
     x, y = (torch.from_numpy(a).to(model.device) for a in (test.x, test.y))
     wrong = model.predict(test.x) != test.y
@@ -60,7 +68,7 @@ def evasion(attack: EvasionAttack, subject: Subject, sheet: Sheet, rows: int | N
         todo = torch.from_numpy(which).to(model.device)
         found = trial(replace(attack, eps=budget), x[todo], y[todo])
         spent = model.queries  # checking a result is not part of the attack
-        fooled = fools(model, found, y[todo])
+        fooled = fools(model, found, y[todo], target)
         model.queries = spent
         assert bool(space.contains(found, x[todo]).all()), f"{type(attack).__name__} left the space"
         if attack.norm == "own":  # it keeps to its budget itself
@@ -110,20 +118,20 @@ def evasion(attack: EvasionAttack, subject: Subject, sheet: Sheet, rows: int | N
             solved = extra["upper"] - extra["lower"] <= SLACK
         unreachable = extra["lower"] >= budgets[-1] - SLACK
         sheet.add("solved", metrics.proportion((solved | unreachable)[~wrong]), **at)
-    _describe(subject, sheet, test, best, distance, distance <= main + SLACK, wrong, at)
+    _describe(attack, subject, sheet, test, best, distance, distance <= main + SLACK, wrong, at)
     right = torch.from_numpy(~wrong).to(model.device)
     if isinstance(attack, QueryAttack):
         _as_claimed(attack, subject, sheet, x[right], y[right], at)
     shown = picture(model, x, best, distance <= main + SLACK, wrong, test.y, test.classes)
     if "pattern" in extra:  # the rates above let the attacker choose, for each row, among the patterns of all budgets
         found = replace(attack, eps=main).apply(model, x[right], torch.from_numpy(extra["pattern"]).to(model.device))
-        sheet.add("pattern_success_rate", metrics.proportion(fools(model, found, y[right])), **at)
+        sheet.add("pattern_success_rate", metrics.proportion(fools(model, found, y[right], target)), **at)
     if isinstance(attack, Transfer):
         _transferred(replace(attack, eps=main), met, subject, sheet, x[right], y[right], at)
     linf = np.where(np.isfinite(distance), space.distance(best, x).double().cpu().numpy(), np.inf)
     found = ((distance <= main + SLACK) | (linf <= subject.eps + SLACK)) & ~wrong
-    kept = np.flatnonzero(found & np.isin(subject.positions(rows), subject.positions(subject.held)))
-    return {"positions": subject.positions(rows), "wrong": wrong, "distance": distance, "linf": linf, "kept": kept,
+    kept = np.flatnonzero(found & np.isin(positions, subject.positions(subject.held)))
+    return {"positions": positions, "wrong": wrong, "distance": distance, "linf": linf, "kept": kept,
             "x_adv": best[torch.from_numpy(kept).to(model.device)].cpu().numpy(), **extra, **shown}
 
 
@@ -144,19 +152,24 @@ def _fewest(attack: CertifiedAttack, subject: Subject, sheet: Sheet, rows: int |
     return {"positions": subject.positions(rows), "changed": changed}
 
 
-def fools(model: Classifier, x: torch.Tensor, y: torch.Tensor) -> np.ndarray:
-    """(n,) bool: whether the label is neither `y` nor a refusal."""
+def fools(model: Classifier, x: torch.Tensor, y: torch.Tensor, target: int | None = None) -> np.ndarray:
+    """(n,) bool: whether the label is neither `y` nor a refusal, or whether it is the target."""
     pred = model.judge(x).cpu().numpy()
-    return (pred != y.cpu().numpy()) & (pred >= 0)
+    return pred == target if target is not None else (pred != y.cpu().numpy()) & (pred >= 0)
 
 
-def _describe(subject: Subject, sheet: Sheet, test: Split, best: torch.Tensor, distance: np.ndarray,
-              fooled: np.ndarray, wrong: np.ndarray, at: dict) -> None:
+def _describe(attack: EvasionAttack, subject: Subject, sheet: Sheet, test: Split, best: torch.Tensor,
+              distance: np.ndarray, fooled: np.ndarray, wrong: np.ndarray, at: dict) -> None:
     """Performance under attack at the main budget, and the size and visibility of the successful perturbations."""
     attacked = np.where(fooled.reshape(-1, *[1] * (test.x.ndim - 1)), best.cpu().numpy(), test.x)
-    model = subject.classifier
-    under = metrics.classification(test.y, model.predict(attacked), model.predict_proba(attacked), test.classes,
-                                   subject.seed)
+    model, proba = subject.classifier, None
+    if hasattr(attack, "early_stop") and not attack.minimal:
+        # who is after scores pushes every row as far as it goes; where the search just stops at the border between the
+        # labels, and leaves alone who cannot cross it, scores flatter the model
+        pushed = replace(attack, eps=at["attack_params"]["eps"], early_stop=False)
+        x, y = (torch.from_numpy(a).to(model.device) for a in (test.x, test.y))
+        proba = model.predict_proba(pushed(model, x, y, subject.seed).cpu().numpy())
+    under = metrics.classification(test.y, model.predict(attacked), proba, test.classes, subject.seed)
     sheet.extend({f"attacked_{name}": value for name, value in under.items()}, **at)
     hit = fooled & ~wrong
     if hit.any():
@@ -189,6 +202,6 @@ def _transferred(attack: Transfer, surrogate: TorchClassifier, subject: Subject,
     test = subject.data.test
     sheet.add("surrogate_accuracy", metrics.proportion(surrogate.predict(test.x) == test.y), **at)
     found = attack(surrogate, x, y, subject.seed)
-    fooled = fools(surrogate, found, y)
+    fooled = fools(surrogate, found, y, attack.target)
     sheet.add("surrogate_success", metrics.proportion(fooled), **at)
-    sheet.add("transfer_rate", metrics.proportion(fools(subject.classifier, found, y)[fooled]), **at)
+    sheet.add("transfer_rate", metrics.proportion(fools(subject.classifier, found, y, attack.target)[fooled]), **at)

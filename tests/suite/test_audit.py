@@ -99,6 +99,10 @@ class TestCells:
         audit = Audit(plan(attacks=[{"name": "noise", "draws": 1}, {"name": "noise", "draws": 2}]), data, "")
         assert keys(audit)[1:3] == ["logistic-regression--none--noise", "logistic-regression--none--noise-2"]
 
+    def test_without_an_attack_in_linf_there_is_no_worst_case_there(self, data):
+        audit = Audit(plan(models=["mlp"], attacks=["deepfool"], detectors=["mahalanobis"]), data, "")
+        assert keys(audit) == ["mlp--none--fit", "mlp--none--deepfool", "mlp--none--detect-mahalanobis"]
+
     def test_titles_are_for_people(self, data):
         audit = Audit(plan(attacks=["noise"], defenses=["plausibility-guard"]), data, "")
         assert [c.title for c in audit.cells][1:5] == [

@@ -9,14 +9,26 @@ import torch
 from torch import nn
 
 from suite.attack import Attack, Certified, CertifiedAttack, EvasionAttack, Info
+from suite.attacks.fab import FAB
 from suite.attacks.gradient import FGSM, PGD
+from suite.attacks.minimal import DeepFool
 from suite.attacks.noise import RandomNoise
 from suite.classifier import EstimatorClassifier, TorchClassifier
 from suite.errors import InputError
 from suite.evaluate import measure, measure_clean
-from suite.evaluate.worst_case import Part, measure_worst_case
+from suite.evaluate.worst_case import Part, measure_worst_case, withstood
 from suite.space import Space
 from tests.suite._toy import BUDGETS, Majority, dataset, sheet, split, subject, value
+
+
+@dataclass(frozen=True)
+class Turned(EvasionAttack):
+    """Has a budget that is no norm."""
+
+    unit: ClassVar[str] = "degrees"
+
+    def __call__(self, classifier, x, y, seed=0):
+        return x
 
 
 @pytest.fixture
@@ -70,6 +82,24 @@ class TestEvasion:
         north, south = (value(out, "robust_accuracy", 0.1, f"site={s}") for s in ("north", "south"))
         assert (north + south) / 2 == pytest.approx(0.9)
 
+    def test_scores_under_attack_are_those_of_all_rows_pushed_as_far_as_it_goes(self, line):
+        out = sheet()
+        measure(PGD(steps=20), line, out)
+        margin = np.arange(100) / 100 + 0.005 - 0.1  # towards the right side
+        ill, well = margin[1::2], -margin[::2]
+        assert value(out, "attacked_auroc") == pytest.approx(np.mean(ill[:, None] > well), abs=0.005)
+        spent = replace(line, budgets=(0.1,))
+        out = sheet()
+        measure(PGD(steps=20), spent, out)
+        assert value(out, "gradients") < 20  # the figures of cost are those of the attack alone
+
+    @pytest.mark.parametrize("attack", [FGSM(), DeepFool(), FAB()])
+    def test_who_stops_at_the_border_says_nothing_of_scores(self, line, attack):
+        out = sheet()
+        measure(attack, line, out)
+        assert not {r.metric for r in out.rows} & {"attacked_auroc", "attacked_calibration_error"}
+        assert value(out, "attacked_accuracy") == pytest.approx(0.9)
+
     def test_rows_that_were_wrong_already_are_not_attacked_and_not_successes(self, line):
         test = line.data.test
         flipped = test.with_data(test.x, np.where(np.arange(100) < 20, 1 - test.y, test.y))
@@ -78,7 +108,8 @@ class TestEvasion:
         @dataclass(frozen=True)
         class Watch(PGD):
             def __call__(self, classifier, x, y, seed=0):
-                seen.append(len(x))
+                if self.early_stop:  # not for the scores under attack, which are those of all rows
+                    seen.append(len(x))
                 return super().__call__(classifier, x, y, seed)
 
         measure(Watch(), replace(line, data=dataset(flipped)), out)
@@ -108,6 +139,36 @@ class TestEvasion:
         out = sheet()
         measure(Cheat(), line, out)
         assert [value(out, "robust_accuracy", e) for e in BUDGETS] == [1.0] * 4
+
+    @pytest.mark.parametrize("rows", [None, 50])
+    def test_with_a_target_only_others_are_attacked_and_only_the_target_counts(self, line, rows):
+        out = sheet()
+        arrays = measure(PGD(steps=20, target=1), line, out, rows)
+        well = line.positions(rows)[line.positions(rows) % 2 == 0]
+        assert (arrays["positions"] == well).all() and len(arrays["distance"]) == len(well)
+        row, = (r for r in out.rows if (r.metric, r.subgroup, r.attack_params["eps"]) == ("robust_accuracy", "", 0.2))
+        assert (row.n, row.value) == (len(well), np.mean(well >= 20))
+
+    def test_another_wrong_label_than_the_target_is_no_success(self):
+        module = nn.Linear(1, 3, bias=False)  # 0 below zero, 1 a little above it, and never 2
+        with torch.no_grad():
+            module.weight.copy_(torch.tensor([[-1.0], [1.0], [0.0]]))
+        data = dataset(split(np.full((10, 1), -0.05), np.zeros(10, int)))
+        terms = subject(TorchClassifier(module, 3, Space(-1.0, 1.0)), data, budgets=(0.1,))
+
+        @dataclass(frozen=True)
+        class Other(EvasionAttack):
+            target: int | None = None
+
+            def __call__(self, classifier, x, y, seed=0):
+                return -x
+
+        with pytest.raises(InputError, match="every test row bears label 0"):
+            measure(Other(target=0), terms, sheet())
+        for goal, robust in ((None, 0.0), (1, 0.0), (2, 1.0)):
+            out = sheet()
+            measure(Other(target=goal), terms, out)
+            assert value(out, "robust_accuracy", 0.1) == robust
 
     def test_a_result_that_is_no_possible_input_is_an_error(self, line):
         @dataclass(frozen=True)
@@ -211,6 +272,20 @@ class TestWorstCase:
         assert value(out, "robust_accuracy", 0.1, "site=north") == pytest.approx(0.4)  # 0, 2, 4 of 0, 2, 4, 6, 8
         assert value(out, "robust_accuracy", 0.1, "site=south") == pytest.approx(0.6)
 
+    def test_lift_is_over_the_noise_of_the_same_norm(self, tree):
+        parts = [self.part("pgd", range(10), [0, 1, 2]), self.part("noise", range(10), [4], RandomNoise()),
+                 self.part("deepfool", range(10), [0, 1, 2, 3, 5], DeepFool()), self.part("turned", [1], [1], Turned())]
+        for part in parts[2:]:  # near in the norm that was asked for, and far in Linf
+            part.arrays["linf"] = part.arrays["linf"] * 10
+        out = sheet()
+        measure_worst_case(tree, out, parts)
+        assert {r.metric for r in out.rows if "[" in r.metric} == {"lift[pgd]", "overstated[pgd]", "overstated[noise]"}
+        assert value(out, "lift[pgd]") == pytest.approx(0.2)
+        out = sheet()
+        measure_worst_case(replace(tree, norms={"l2": (0.2, (0.2,))}), out,
+                           [*parts, self.part("noise", range(10), [0, 6], RandomNoise(norm="l2"))])
+        assert (value(out, "lift[pgd]"), value(out, "lift[deepfool]", 0.2)) == pytest.approx((0.2, 0.3))
+
     def test_whom_no_attack_was_tried_on_does_not_count_as_robust(self, tree):
         out = sheet()
         measure_worst_case(tree, out, [self.part("a", [1, 5, 7, 8], [1, 5, 7]),
@@ -218,9 +293,21 @@ class TestWorstCase:
         row = next(r for r in out.rows if r.metric == "robust_accuracy" and r.attack_params["eps"] == 0.1)
         assert (row.value, row.n) == (0.25, 4)
 
+    @pytest.mark.parametrize("other", [DeepFool(), Turned()])
+    def test_whom_only_attacks_of_other_norms_met_does_not_count_as_robust(self, tree, other):
+        out = sheet()
+        parts = [self.part("pgd", [0, 1, 2, 3], [0], PGD()), self.part("other", range(10), [1, 9], other)]
+        measure_worst_case(tree, out, parts)
+        row = next(r for r in out.rows if r.metric == "robust_accuracy" and r.attack_params["eps"] == 0.1)
+        assert (row.value, row.n) == (0.5, 4)  # 1 was fooled within the ball, whatever the norm
+        robust, met = withstood(parts, np.zeros(10, bool), 0.1)
+        assert met.tolist() == [True] * 4 + [False] * 6 and not robust[[0, 1, 9]].any()
+        with pytest.raises(InputError, match="in Linf"):
+            measure_worst_case(tree, sheet(), parts[1:])
+
     def test_without_a_single_finished_attack_there_is_no_number(self, tree):
         out = sheet()
-        with pytest.raises(InputError, match="every evasion attack on this model failed"):
+        with pytest.raises(InputError, match="every evasion attack in Linf on this model failed"):
             measure_worst_case(tree, out, [])
         assert out.rows == []
 

@@ -1,6 +1,6 @@
 """Detection in an audit: shares by hand, attacks that know the detector, and rows that say what ran."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -9,6 +9,7 @@ from torch import nn
 
 from suite import metrics
 from suite.attacks.gradient import FGSM, PGD
+from suite.attacks.minimal import DeepFool
 from suite.attacks.noise import RandomNoise
 from suite.audit import Audit
 from suite.classifier import TorchClassifier
@@ -123,8 +124,17 @@ class TestByHand:
 
     def test_what_passed_unseen_without_knowing_it(self, measured):
         _, out, _ = measured
-        assert out["blind_evasion[watch]", "adaptive"].value * 200 == pytest.approx(1)
-        assert out["blind_evasion[watch]", "adaptive"].n == 200
+        assert out["blind_evasion[watch]", "adaptive"].value == pytest.approx(1 / 4)
+
+    def test_shares_are_of_the_rows_that_the_attacks_met(self, measured):
+        _, out, _ = measured
+        assert [out[f"{kind}_evasion[watch]", "adaptive"].n for kind in ("unguarded", "blind", "adaptive")] == [4] * 3
+
+    def test_where_no_attack_in_linf_was_tried_only_one_that_knows_it_is_told(self):
+        at, out = target(judge_of_the_first()), sheet()
+        measure_detection("watch", Watch(), at, out, [part("noise", RandomNoise(), at), part("l2", DeepFool(), at)])
+        told = {metric: row.n for (metric, _), row in found(out).items() if "evasion" in metric}
+        assert told == {"adaptive_evasion[watch]": 200}
 
 
 class TestMap:
@@ -222,6 +232,20 @@ def test_what_it_was_fitted_on_is_said_and_its_budget_is_the_audits():
 def test_without_attacks_there_is_nothing_to_find():
     with pytest.raises(InputError, match="every evasion attack"):
         measure_detection("watch", Watch(), target(judge_of_the_first()), sheet(), [])
+
+
+@pytest.mark.parametrize(("n", "rates"), [(19, None), (20, {0.05}), (99, {0.05}), (100, {0.01, 0.05})])
+def test_an_alarm_is_set_where_validation_inputs_can_tell_it(n, rates):
+    at, out = target(judge_of_the_first()), sheet()
+    few = replace(at, data=replace(at.data, val=at.data.val.take(slice(n))))
+    parts = [part("pgd", PGD(), at)]
+    if rates is None:
+        with pytest.raises(InputError, match="takes at least 20 validation inputs to set; there are 19"):
+            measure_detection("watch", Watch(), few, out, parts)
+        return
+    measure_detection("watch", Watch(), few, out, parts)
+    for kind, attack in (("fpr", ""), ("tpr", "pgd")):
+        assert {rate for rate in (0.01, 0.05) if (f"detection_{kind}[watch@{rate}]", attack) in found(out)} == rates
 
 
 class TestInAnAudit:

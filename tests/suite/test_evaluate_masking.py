@@ -2,11 +2,15 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
+from imaging.attacks.autoattack import AutoAttack
+from imaging.attacks.square import Square
 from imaging.space import ImageSpace
+from suite.attacks.estimate import NES
 from suite.attacks.gradient import FGSM, PGD
 from suite.attacks.noise import RandomNoise
 from suite.classifier import TorchClassifier
@@ -135,9 +139,39 @@ class TestMasking:
         module, data = network
         target = subject(TorchClassifier(module, 2, data.test.space), data)
         blind = {"random-search": replace(RandomNoise(), draws=60)}
-        assert not self.found(target, fgsm=FGSM(), **blind)
-        assert not self.found(target, pgd=PGD(steps=20, norm="l2"), fgsm=FGSM(), **blind)
+        alone = {"loss rises with steps", "unlimited attack succeeds"}  # of an attack that the checks bring along
+        assert self.found(target, fgsm=FGSM(), **blind).keys() == alone
+        assert self.found(target, pgd=PGD(steps=20, norm="l2"), fgsm=FGSM(), **blind).keys() == alone
         assert self.found(target, pgd=PGD(steps=20), **blind)["white box beats black box"] == 1.0
+
+    def test_attacks_are_known_by_what_they_are_and_not_by_name(self, network):
+        module, data = network
+        target = subject(TorchClassifier(module, 2, data.test.space), data)
+        assert self.found(target, one=FGSM(), madry=PGD(steps=20))["many steps beat one"] == 1.0
+
+    def by_hand(self, network, **parts):
+        """The row of the check of white against black boxes, when each attack fooled some of the rows it met."""
+        module, data = network
+        out, made = sheet(), []
+        for name, (attack, met, fooled) in parts.items():
+            distance = np.where(np.arange(met) < fooled, 0.1, np.inf)
+            made.append(Part(name, attack, {"positions": np.arange(met), "linf": distance, "distance": distance,
+                                            "kept": np.arange(fooled), "x_adv": data.test.x[:fooled]}))
+        measure_worst_case(subject(TorchClassifier(module, 2, data.test.space), data), out, made)
+        return next(r for r in out.rows if r.metric == "check[white box beats black box]")
+
+    def test_one_that_also_asks_does_not_vouch_for_the_gradients(self, network):
+        blinded = {"pgd": (PGD(), 100, 0), "square": (Square(), 100, 40)}
+        assert self.by_hand(network, **blinded).value == 0.0
+        assert self.by_hand(network, **blinded, autoattack=(AutoAttack(), 100, 40)).value == 0.0
+
+    def test_one_that_has_another_aim_does_not_vouch_for_the_gradients(self, network):
+        blinded = {"pgd": (PGD(), 100, 0), "square": (Square(), 100, 40)}
+        assert self.by_hand(network, **blinded, targeted=(PGD(target=1), 50, 40)).n > 90
+
+    def test_a_slow_black_box_does_not_hide_what_another_fooled(self, network):
+        row = self.by_hand(network, pgd=(PGD(), 100, 0), square=(Square(), 100, 40), slow=(NES(), 2, 0))
+        assert row.value == 0.0 and row.n > 90
 
     def test_no_limit_means_the_whole_range_whatever_the_scale(self, network):
         module, data = network

@@ -259,18 +259,26 @@ def detected(adaptive=(0.8, 0.7, 0.88), fitted_on=None):
 def test_a_detector_is_judged_by_the_attack_that_knows_it():
     f = only(clean() + detected(), "detection")
     assert f.level == "high" and f.figure == "80%"
-    assert "watch finds 90% (80–95%) of the 50 inputs that pgd turned from right to wrong" in f.text
+    assert "watch finds 60% (50–70%) of the 50 inputs that fgsm turned from right to wrong" in f.text
     assert "6% (3–12%) false alarms" in f.text and "80% (70–88%) of the 70" in f.text and "85% (75–90%)" in f.text
     assert only(clean() + detected((0.02, 0.0, 0.08)), "detection").level == "good"
 
 
 def test_what_a_detector_learned_from_and_noise_are_no_evidence():
-    assert "60% (50–70%) of the 50 inputs that fgsm" in only(clean() + detected(fitted_on="pgd"), "detection").text
+    assert "90% (80–95%) of the 50 inputs that pgd" in only(clean() + detected(fitted_on="fgsm"), "detection").text
 
 
-def test_what_a_detector_found_of_many_inputs_is_told_before_what_it_found_of_one():
-    rows = [*detected(), row("detection_tpr[watch@0.05]", 1.0, 0.21, 1.0, n=1, attack="rare")]
-    assert "of the 50 inputs that pgd" in only(clean() + rows, "detection").text
+def test_what_a_detector_finds_least_is_quoted_unless_of_few():
+    few = row("detection_tpr[watch@0.05]", 0.2, 0.05, 0.5, n=9, attack="speckle")
+    assert "of the 50 inputs that fgsm" in only(clean() + detected() + [few], "detection").text
+    enough = few.model_copy(update={"n": 10})
+    assert "watch finds 20% (5–50%) of the 10 inputs that speckle" in only(clean() + detected() + [enough],
+                                                                           "detection").text
+
+
+def test_where_only_the_attack_that_knows_the_detector_was_measured_nothing_is_compared():
+    rows = [r for r in detected() if not r.metric.startswith("unguarded")]
+    assert only(clean() + rows, "detection").text.endswith("rightly judged inputs misjudged without an alarm.")
 
 
 def test_a_detector_that_met_no_attack_which_knows_it_is_never_praised():

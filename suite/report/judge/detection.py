@@ -7,6 +7,9 @@ from suite.report.rows import CONTROL, Rows
 from suite.report.sections.detection import ADAPTIVE, detectors
 from suite.report.show import percent, plural, share
 
+FEW = 10
+"""Of fewer inputs a share says little."""
+
 
 def detection(rows: Rows) -> list[Finding]:
     """What each detector finds, and what an attack that knows it gets past it; level by the latter."""
@@ -22,10 +25,10 @@ def detection(rows: Rows) -> list[Finding]:
                 continue
             text = ""
             if tried:
-                # the surest, not the highest: of few inputs it is high by chance
-                best = max(tried, key=lambda r: (r.ci_low or 0.0, r.value))
-                text = (f"{name} finds {percent(best)} of the {plural(best.n, 'input')} that {best.attack} turned from "
-                        "right to wrong, ")
+                # a detector is as good as against the attack that it finds least, unless that is a matter of few inputs
+                least = min([r for r in tried if r.n >= FEW] or tried, key=lambda r: r.value)
+                text = (f"{name} finds {percent(least)} of the {plural(least.n, 'input')} that {least.attack} turned "
+                        "from right to wrong, ")
             else:
                 text = f"{name} was tried on no attack but those it learned from, "
             text += f"at {percent(alarms)} false alarms, n = {alarms.n}"
@@ -34,7 +37,7 @@ def detection(rows: Rows) -> list[Finding]:
                 continue
             alone = rows.one(f"unguarded_evasion[{name}]", model, defense, ADAPTIVE)
             text += (f"; an attack that knows it has {percent(past)} of the {past.n} rightly judged inputs misjudged "
-                     f"without an alarm, against {percent(alone)} where no detector stands.")
+                     "without an alarm" + (f", against {percent(alone)} where no detector stands." if alone else "."))
             out.append(Finding(grade("detection", past.ci_low, past.ci_high), model, text, "detection", defense,
                                figure=share(past.value), weight=past.value))
     return out

@@ -49,7 +49,7 @@ def table(rows: Rows, defended: bool = False) -> Table:
                 learned = found[0] is not None and found[0].attack_params.get("fitted_on") == attack != ""
                 shown = {"": "none", CONTROL: f"{CONTROL} (control)"}.get(attack, attack)
                 out.add(group, [words(name), words(shown + (" (fitted on it)" if learned else "")), *map(est, found),
-                                words(""), amount(found[1].n if found[1] else None)])
+                                words(""), amount(found[2].n if found[2] else None)])
             for metric, shown in (("unguarded", "any, were there no detector"), ("blind", "these, unaware of it"),
                                   ("adaptive", "one that knows it")):
                 row = rows.one(f"{metric}_evasion[{name}]", model, defense, ADAPTIVE)
