@@ -62,6 +62,20 @@ class Layers(nn.Module):
         return [entered[i] for i in sorted(chosen)]
 
 
+@torch.no_grad()
+def last_linear(module: nn.Module, x: Tensor) -> str:
+    """Name of the linear layer of a module that runs last on some inputs; empty where there is none."""
+    ran = [""]
+    hooks = [layer.register_forward_pre_hook(lambda *_, name=name: ran.append(name))
+             for name, layer in module.named_modules() if isinstance(layer, nn.Linear)]
+    try:
+        module(x)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return ran[-1]
+
+
 def _entering(module: nn.Module, kinds: tuple[type[nn.Module], ...], x: Tensor) -> tuple[list[Tensor], Tensor]:
     """What enters each layer of some kinds, in the order in which they run, (n, d) each; and the module's output."""
     entered: list[Tensor] = []

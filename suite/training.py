@@ -163,8 +163,7 @@ def fit(recipe: TorchRecipe, train: Split, val: Split, *, seed: int = 0, device:
     module = training.judged
     module.load_state_dict(training.watch.best)
     classifier = TorchClassifier(fold(module.eval()), classes, train.space, device=device, recipe=recipe)
-    if recipe.operating_point == "balanced" and classes == 2:
-        balance(classifier, val)
+    balance(classifier, val)
     return classifier
 
 
