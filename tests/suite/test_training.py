@@ -157,6 +157,24 @@ def test_a_better_than_chance_network_comes_out():
     assert (found.predict(test.x) == test.y).mean() > 0.85  # Bayes: about 0.93
 
 
+@pytest.mark.parametrize(("n", "size", "sizes"), [
+    (9, 4, [4, 5]), (8, 4, [4, 4]), (10, 4, [4, 4, 2]), (1, 4, [1]), (3, 1, [1, 1, 1]), (5, 9, [5])])
+def test_no_row_is_left_alone_in_the_last_batch(n, size, sizes):
+    pieces = training.shuffled(n, size, torch.Generator().manual_seed(0))
+    assert [len(p) for p in pieces] == sizes and sorted(torch.cat(pieces).tolist()) == list(range(n))
+    assert torch.equal(torch.cat(pieces), torch.randperm(n, generator=torch.Generator().manual_seed(0)))
+
+
+def test_batch_normalisation_meets_no_row_alone():
+    @dataclass(frozen=True)
+    class Normed(Net):
+        def network(self, inputs, classes):
+            return nn.Sequential(nn.Linear(inputs[0], 4), nn.BatchNorm1d(4), nn.Linear(4, classes))
+
+    found = Normed(epochs=4, batch=16, cosine=True).fit(table(33), table(20, 1))
+    assert np.isfinite(found.predict_proba(table(5).x)).all()
+
+
 def test_the_schedule_by_hand():
     paces = [training.cosine(step, 8, 2) for step in range(8)]
     assert paces[0] == pytest.approx(0.5) and paces[1] == pytest.approx((1 + np.cos(np.pi / 8)) / 2)
