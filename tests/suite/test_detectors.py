@@ -122,6 +122,20 @@ def test_gradient_of_the_score_is_right(kind: type[TorchDetector]):
     assert torch.autograd.gradcheck(module, x)
 
 
+@pytest.mark.parametrize("detector", [Neighbors(k=1), KernelDensity()])
+def test_the_score_of_an_input_close_to_few_clean_ones_hangs_on_no_other_input(detector):
+    """PyTorch has two ways to compute distances, and by default chooses by the number of inputs."""
+    clean = correlated(20)
+    detector.fit(clean)
+    near = np.tile(clean, (2, 1)) + np.float32(1e-4)
+    assert np.allclose(detector.score(near), np.concatenate([detector.score(p) for p in np.split(near, 5)]), atol=1e-6)
+
+
+def test_mahalanobis_of_one_input_a_class_has_no_covariance():
+    with pytest.raises(InputError, match="2 clean inputs of 2 classes have no spread"):
+        Mahalanobis().fit(np.eye(2, dtype=np.float32), np.arange(2))
+
+
 @pytest.mark.parametrize("kind", DETECTORS)
 def test_images_and_empty_batches_are_inputs_too(kind: type[TorchDetector]):
     images = np.random.default_rng(0).random((30, 1, 4, 4), np.float32)
