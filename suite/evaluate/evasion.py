@@ -189,6 +189,6 @@ def _transferred(attack: Transfer, surrogate: TorchClassifier, subject: Subject,
     test = subject.data.test
     sheet.add("surrogate_accuracy", metrics.proportion(surrogate.predict(test.x) == test.y), **at)
     found = attack(surrogate, x, y, subject.seed)
-    fooled = fools(surrogate, found, y)
+    fooled = fools(surrogate, found.to(surrogate.device), y)
     sheet.add("surrogate_success", metrics.proportion(fooled), **at)
     sheet.add("transfer_rate", metrics.proportion(fools(subject.classifier, found, y)[fooled]), **at)
