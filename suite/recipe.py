@@ -28,7 +28,7 @@ class Recipe(ABC):
 
     @abstractmethod
     def fit(self, train: Split, val: Split, seed: int = 0, device: str = "cpu") -> Classifier:
-        """Train on `train`; `val` serves early stopping and nothing else."""
+        """Train on `train`; `val` serves early stopping and, where the recipe asks for one, the operating point."""
 
 
 @dataclass(frozen=True)
