@@ -8,9 +8,11 @@ split, and where known `label`, `label_name`, `patient` and columns for subgroup
 
 from __future__ import annotations
 
+import hashlib
 import zipfile
 import zlib
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -48,7 +50,7 @@ def load(path: Path, sidecar: Path | None, provenance: Provenance, images: Image
     Args:
         path: The file.
         sidecar: The CSV that belongs to it.
-        provenance: Of the file.
+        provenance: Of the file; its checksum becomes that of both files.
         images: How to read it.
         read_from: Where the file was found, in words.
         names: Of the classes, or of the findings where there are several; from the sidecar where they are left out.
@@ -65,6 +67,9 @@ def load(path: Path, sidecar: Path | None, provenance: Provenance, images: Image
         patients, groups = patients_of(frame, images.patient), subgroups_of(frame, images.subgroups)
     except InputError as e:
         raise InputError(f"{(sidecar or path).name}: {e}") from None
+    if sidecar is not None:
+        both = f"{provenance.sha256}\n{cache.sha256_of(sidecar)}".encode()
+        provenance = replace(provenance, sha256=hashlib.sha256(both).hexdigest())
     try:
         y, classes = _classes(y, names or _named(frame, y), images.finding, known)
         y, classes = disease_last(y, classes, images.positive)

@@ -259,10 +259,10 @@ def unfit(logits: Any, classes: int) -> str:
     if width not in (1, classes):
         return f"returns {width} logits a row, but there are {classes} classes"
     bounded = bool(((logits >= 0) & (logits <= 1)).all())
-    if width == 1 and bounded and len(logits) >= FEW:
-        return "seems to return probabilities (all lie in [0, 1]), not logits: leave out its last sigmoid"
     if width > 1 and bounded and torch.allclose(logits.sum(1), torch.ones_like(logits[:, 0]), atol=1e-4):
         return "returns probabilities (each row sums to 1), not logits: leave out its last softmax"
+    if bounded and len(logits) >= FEW:
+        return "seems to return probabilities (all lie in [0, 1]), not logits: leave out its last sigmoid"
     return ""
 
 

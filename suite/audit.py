@@ -60,7 +60,7 @@ class Audit(Layout):
         """Checksums of the user's own files: a run goes on only with the same ones."""
         plan = self.plan
         names = [item.name for item in (*plan.models, *plan.attacks, *plan.defenses, *plan.detectors)]
-        names += [str(file) for file in (plan.table.schema_file,) if file]
+        names += [str(file) for file in (plan.table.schema_file, plan.images.labels) if file]
         paths = [Path(n.rpartition(":")[0] if registry.is_file(n) else n) for n in names]
         return {str(path): cache.sha256_of(path) for path in paths if path.is_file()}
 

@@ -25,6 +25,9 @@ SMALL = 2**24
 KEPT = 3
 """Copies of an activation that a forward and a backward pass hold together: itself, its gradient, and a work space."""
 
+COUNTERS = ("queries", "gradients")
+"""What classifiers count."""
+
 
 def in_batches(classifier: Classifier, work: Callable[..., Tensor], *rows: Tensor) -> Tensor:
     """`work` on all rows, in pieces of at most `classifier.batch`, joined again.
@@ -43,13 +46,14 @@ def in_batches(classifier: Classifier, work: Callable[..., Tensor], *rows: Tenso
     if classifier.batch is None:
         classifier.batch = batch_size(classifier, rows[0]) if n else MOST
     while start < n or not done:
-        size = classifier.batch
+        size, counted = classifier.batch, {k: v for k, v in vars(classifier).items() if k in COUNTERS}
         try:
             done.append(work(*(t[start:start + size] for t in rows)))
         except RuntimeError as e:
             if not out_of_memory(e) or size == 1:
                 raise
-            classifier.batch = min(size, max(n - start, 1)) // 2 or 1
+            vars(classifier).update(counted)  # what failed was no answer
+            classifier.batch = min(classifier.batch, size, n - start) // 2 or 1  # `work` may have lowered it, too
             continue
         start += size
     return torch.cat(done) if len(done) > 1 else done[0]
@@ -57,7 +61,9 @@ def in_batches(classifier: Classifier, work: Callable[..., Tensor], *rows: Tenso
 
 def out_of_memory(error: RuntimeError) -> bool:
     """Whether an error says that memory ran out; then what can be freed is freed."""
-    if not (isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)):
+    # cuBLAS and cuDNN have errors of their own
+    if not isinstance(error, torch.OutOfMemoryError) and not any(
+            said in str(error) for said in ("can't allocate memory", "ALLOC_FAILED")):
         return False
     error.__traceback__ = None  # its frames hold on to the tensors of the failed attempt
     gc.collect()
@@ -70,14 +76,16 @@ def batch_size(classifier: Classifier, x: Tensor) -> int:
     """How many inputs like `x` fit in memory with what a forward and backward pass keeps of them: a power of two.
 
     Args:
-        classifier: Its network judges one input; without one nothing is known, and all is assumed to fit.
+        classifier: Its network judges one input; without one only the inputs themselves are known.
         x: (n, ...) inputs, n >= 1.
     """
     module: nn.Module | None = getattr(classifier, "module", None)
-    if module is None or x[0].numel() * x.element_size() * MOST * KEPT <= SMALL:
+    held = [x[0].numel() * x.element_size()]
+    if held[0] * MOST * KEPT <= SMALL:
         return MOST
+    if module is None:
+        return _power(MEMORY // (KEPT * held[0]), MOST)
     x = x[:1].to(classifier.device)
-    held = [x.numel() * x.element_size()]
     leaves = [m for m in module.modules() if not any(m.children())]
 
     def weigh(_: nn.Module, __: object, out: object) -> None:
@@ -92,6 +100,16 @@ def batch_size(classifier: Classifier, x: Tensor) -> int:
         for hook in hooks:
             hook.remove()
     cuda = x.device.type == "cuda"
-    memory = SHARE * torch.cuda.mem_get_info(x.device)[0] if cuda else MEMORY
-    fits = int(memory // (KEPT * sum(held)))
-    return min(MOST if cuda else CACHED, 1 << max(fits, 1).bit_length() - 1)
+    memory = SHARE * free(x.device) if cuda else MEMORY
+    return _power(int(memory // (KEPT * sum(held))), MOST if cuda else CACHED)
+
+
+def free(device: torch.device) -> int:
+    """Free bytes of a GPU, with what PyTorch keeps of it for tensors to come."""
+    return (torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device)
+            - torch.cuda.memory_allocated(device))
+
+
+def _power(fits: int, most: int) -> int:
+    """The largest power of two that fits, from 1 to `most`."""
+    return min(most, 1 << max(fits, 1).bit_length() - 1)

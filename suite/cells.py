@@ -146,6 +146,7 @@ class Layout:
             return False
         try:
             made.check(recipe)
+            made.check_shape(self.data.train.x.shape[1:])
         except NotApplicable:
             return False
         return True

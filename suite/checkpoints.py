@@ -14,6 +14,7 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from torch import Tensor
 
 from suite.data import Split
@@ -72,7 +73,7 @@ class Checkpoint:
             return
         digest = hashlib.sha256(repr((place.about, place.trainings, *about)).encode())
         for array in (train.x, train.y, val.x, val.y):
-            digest.update(array.tobytes())
+            digest.update(np.ascontiguousarray(array).data)
         place.trainings += 1
         self.file = place.folder / f"{digest.hexdigest()[:32]}.safetensors"
 

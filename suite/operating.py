@@ -7,28 +7,49 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor
 
 from suite.classifier import TorchClassifier
 from suite.data import Split
+from suite.features import last_linear
+from suite.metrics import balanced_accuracy
 
 
 def balance(classifier: TorchClassifier, val: Split) -> None:
-    """Move the threshold with the best balanced accuracy on `val` to where the two logits are equal.
+    """Where the recipe asks for it, move the threshold with the best balanced accuracy on `val` to where the two logits
+    are equal.
 
-    `notes["operating_point"]` tells what was done. Nothing is, where `val` lacks a class or where the network does not
-    end in a linear layer.
+    `notes["operating_point"]` tells what was done. Nothing is where `val` lacks a class, and the model stays as it was
+    where no threshold beats chance or where its logits do not come out of a linear layer.
     """
-    layer = next((m for m in reversed(list(classifier.module.modules())) if isinstance(m, nn.Linear)), None)
-    if layer is None or layer.out_features != 2 or layer.bias is None or len(np.unique(val.y)) < 2:
+    if classifier.recipe.operating_point != "balanced" or len(val.classes) != 2 or len(np.unique(val.y)) < 2:
         return
-    logits = classifier.scores(torch.from_numpy(val.x).to(classifier.device)).double().cpu().numpy()
-    cut, best = threshold(logits[:, 1] - logits[:, 0], val.y)
-    with torch.no_grad():
-        layer.bias += layer.bias.new_tensor([cut / 2, -cut / 2])
-    classifier.notes["operating_point"] = (
-        f"{val.classes[1]} from a probability of {1 / (1 + np.exp(-cut)):.3f} as trained: chosen on {len(val)} "
-        f"validation inputs, where balanced accuracy is {best:.3f}")
+    x = torch.from_numpy(val.x).to(classifier.device)
+    before = _lead(classifier, x)
+    cut, best = threshold(before, val.y)
+    if best <= 0.5:
+        classifier.notes["operating_point"] = "the larger logit, as trained: no threshold beats chance on validation"
+        return
+    name = last_linear(classifier.module, x[:1])
+    bias = classifier.module.get_submodule(name).bias if name else None
+    if bias is not None and len(bias) <= 2:
+        as_trained = bias.detach().clone()
+        with torch.no_grad():  # a single logit is that of the second class
+            bias += bias.new_tensor([cut / 2, -cut / 2] if len(bias) == 2 else [-cut])
+        after = _lead(classifier, x)
+        if np.allclose(after, before - cut, rtol=0, atol=1e-4 * (1 + np.abs(before).max())):
+            reached = balanced_accuracy(after > 0, val.y)
+            classifier.notes["operating_point"] = (
+                f"{val.classes[1]} from a probability of {1 / (1 + np.exp(-cut)):.3f} as trained: chosen on {len(val)} "
+                f"validation inputs, where balanced accuracy is {reached:.3f}")
+            return
+        bias.data.copy_(as_trained)
+    classifier.notes["operating_point"] = "the larger logit, as trained: the network does not end in a linear layer"
+
+
+def _lead(classifier: TorchClassifier, x: Tensor) -> np.ndarray:
+    """(n,) float64 lead of the second logit over the first."""
+    return classifier.scores(x).double().diff(dim=1)[:, 0].cpu().numpy()
 
 
 def threshold(scores: np.ndarray, y: np.ndarray) -> tuple[float, float]:
@@ -39,7 +60,8 @@ def threshold(scores: np.ndarray, y: np.ndarray) -> tuple[float, float]:
         y: (n,) labels, both present.
 
     Returns:
-        The middle between two neighbouring scores; of equally good ones the middle one.
+        The middle between two neighbouring scores, of equally good ones the middle one; (0, 0.5) where none beats
+        chance.
     """
     order = np.argsort(scores, kind="stable")
     scores, y = scores[order], y[order]
@@ -47,8 +69,8 @@ def threshold(scores: np.ndarray, y: np.ndarray) -> tuple[float, float]:
     below = np.arange(1, len(y))
     accuracy = (np.cumsum(y == 0)[:-1] / (y == 0).sum() + 1 - np.cumsum(y == 1)[:-1] / (y == 1).sum()) / 2
     accuracy = np.where(scores[1:] > scores[:-1], accuracy, 0)
-    if not accuracy.max():
-        return 0.0, 0.5  # all scores are equal
+    if accuracy.max() <= 0.5:
+        return 0.0, 0.5  # to say the same of all is as good
     ties = below[np.isclose(accuracy, accuracy.max(), rtol=0, atol=1e-12)]
     cut = ties[len(ties) // 2]
     return float((scores[cut - 1] + scores[cut]) / 2), float(accuracy.max())

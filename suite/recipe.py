@@ -28,7 +28,7 @@ class Recipe(ABC):
 
     @abstractmethod
     def fit(self, train: Split, val: Split, seed: int = 0, device: str = "cpu") -> Classifier:
-        """Train on `train`; `val` serves early stopping and nothing else."""
+        """Train on `train`; `val` serves early stopping and, where the recipe asks for one, the operating point."""
 
 
 @dataclass(frozen=True)
@@ -86,6 +86,9 @@ class Defense(ABC):
     def check(self, recipe: Recipe) -> None:
         """Raise `NotApplicable` if this defense cannot train `recipe`, or cannot stand in front of its models."""
 
+    def check_shape(self, shape: tuple[int, ...]) -> None:
+        """Raise `NotApplicable` if this defense cannot be used with inputs of this shape."""
+
     @abstractmethod
     def __call__(self, recipe: Recipe, train: Split, val: Split, seed: int = 0, device: str = "cpu") -> Classifier:
         """A trained, defended classifier. It never sees a test row."""
@@ -118,6 +121,7 @@ class Front(Defense):
         """The defended model; the same inputs give the same result, so it is made again rather than stored."""
 
     def __call__(self, recipe: Recipe, train: Split, val: Split, seed: int = 0, device: str = "cpu") -> Classifier:
+        self.check_shape(train.x.shape[1:])
         return self.wrap(recipe.fit(train, val, seed, device), train, val)
 
 

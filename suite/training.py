@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Protocol, runtime_checkable
 
@@ -83,9 +83,13 @@ def cross_entropy(module: nn.Module, batch: Batch) -> Tensor:
     return F.cross_entropy(module(batch.x), batch.y, reduction="none")
 
 
-def shuffled(n: int, size: int, generator: torch.Generator) -> Iterator[Tensor]:
-    """Positions of one epoch, in random order, `size` at a time."""
-    return iter(torch.randperm(n, generator=generator).split(size))
+def shuffled(n: int, size: int, generator: torch.Generator) -> list[Tensor]:
+    """Positions of one epoch, in random order, `size` at a time; a last one does not stay alone, as batch normalisation
+    learns nothing from one."""
+    pieces = [*torch.randperm(n, generator=generator).split(size)]
+    if len(pieces) > 1 and len(pieces[-1]) == 1 < size:
+        pieces[-2:] = [torch.cat(pieces[-2:])]
+    return pieces
 
 
 def class_weights(y: Tensor, classes: int, balanced: bool) -> Tensor:
@@ -140,7 +144,8 @@ def fit(recipe: TorchRecipe, train: Split, val: Split, *, seed: int = 0, device:
         training.resume(checkpoint.read())
         while not training.over:
             module.train()
-            for index in shuffled(len(y), recipe.batch, training.generator):
+            pieces = shuffled(len(y), recipe.batch, training.generator)
+            for index in pieces:
                 index = index.to(device)
                 batch = Batch(recipe.augment(x[index], training.generator), y[index], index, training.generator)
                 if fast:
@@ -148,7 +153,7 @@ def fit(recipe: TorchRecipe, train: Split, val: Split, *, seed: int = 0, device:
                 for _ in range(replays):
                     with autocast:
                         losses = objective(module, batch)
-                    training.step((losses * weights[batch.y]).mean(), replays * -(-len(y) // recipe.batch))
+                    training.step((losses * weights[batch.y]).mean(), replays * len(pieces))
             training.epoch += 1
             advance("training", training.epoch, recipe.epochs)
             if spoiled and spoiled(training.judged):
@@ -163,8 +168,7 @@ def fit(recipe: TorchRecipe, train: Split, val: Split, *, seed: int = 0, device:
     module = training.judged
     module.load_state_dict(training.watch.best)
     classifier = TorchClassifier(fold(module.eval()), classes, train.space, device=device, recipe=recipe)
-    if recipe.operating_point == "balanced" and classes == 2:
-        balance(classifier, val)
+    balance(classifier, val)
     return classifier
 
 

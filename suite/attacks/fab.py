@@ -76,7 +76,8 @@ class FAB(Search):
         draw = torch.randn if self.norm == "l2" else torch.rand
         way = draw(reach.x.shape, generator=generator, device=reach.x.device)
         way = way / norms(way) if self.norm == "l2" else 2 * way - 1
-        radius = nearest.clamp(max=min(self.eps, 1.0)) / 2
+        whole = way[0].numel() ** 0.5 if self.norm == "l2" else 1.0  # where neither budget nor distance is finite
+        radius = nearest.clamp(max=min(self.eps, whole)) / 2
         return torch.clamp(reach.x + per_row(radius, way) * way * classifier.space.scale, reach.lower, reach.upper)
 
     def _walk(self, classifier: TorchClassifier, reach: Reach, goal: Goal, z: Tensor) -> tuple[Tensor, Tensor]:

@@ -19,6 +19,8 @@ from suite.space import Lp
 
 _HELD_OUT = 0.2
 """Share of the attacker's own rows on which the training of the surrogate is stopped."""
+FEWEST = 10
+"""Rows of the attacker's own, at least."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,7 @@ class Transfer(EvasionAttack):
             device: Where to train.
 
         Raises:
-            InputError: The surrogate would be no network, and gives no gradients.
+            InputError: The surrogate would be no network, and gives no gradients; or there are too few rows.
         """
         own = recipe if self.surrogate is None else registry.make("models", self.surrogate)
         if not isinstance(own, TorchRecipe):
@@ -73,12 +75,16 @@ class Transfer(EvasionAttack):
                              "gives no gradients; name one as `surrogate`")
         train, val = data.train, data.val
         if self.data == "other":
+            if len(val) < FEWEST:
+                raise InputError(f"transfer: {len(val)} validation rows are too few for a surrogate to learn from (at "
+                                 f"least {FEWEST}); data = \"same\" takes the training rows")
             order = np.random.default_rng(seed).permutation(len(val))
-            held = max(1, round(_HELD_OUT * len(val)))
+            held = round(_HELD_OUT * len(val))
             train, val = val.take(np.sort(order[held:])), val.take(np.sort(order[:held]))
         return own.fit(train, val, seed + self.reseed, device)
 
     def __call__(self, classifier: TorchClassifier, x: Tensor, y: Tensor, seed: int = 0) -> Tensor:
         make = PGD if self.craft == "pgd" else MIFGSM
         attack = make(eps=self.eps, target=self.target, norm=self.norm, early_stop=False, steps=self.steps)
-        return attack(classifier, x, y, seed)
+        # the surrogate may be a network on a GPU where the model is a forest on the CPU
+        return attack(classifier, x.to(classifier.device), y.to(classifier.device), seed).to(x.device)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from suite.attack import EvasionAttack, GradientAttack, Info
 from suite.attacks._search import Goal, project, uphill
+from suite.batches import in_batches
 from suite.classifier import Classifier, TorchClassifier
 from suite.errors import InputError
 from suite.seeding import torch_generator
@@ -106,7 +107,7 @@ class UniversalGradient(Universal, GradientAttack):
                 logits, grad = some.gradient(classifier, self.apply(classifier, x[rows], v))
                 vote = grad[some.lead(logits) <= 0].sum(0, keepdim=True)
                 v = project(v + pace * uphill(vote, ball, scale, self.norm), ball, scale, self.eps, self.norm)
-            scores = classifier.scores(self.apply(classifier, x, v))
+            scores = in_batches(classifier, lambda part, v=v: classifier.scores(self.apply(classifier, part, v)), x)
             share = float((fools.lead(scores) > 0).float().mean())
             if share >= most:  # of patterns that fool as many, the last has gone furthest
                 best, most = v, share

@@ -16,6 +16,7 @@ from suite.classifier import TorchClassifier
 from suite.data import Split
 from suite.defenses.accounting import epsilon_pld, epsilon_prv, noise_multiplier
 from suite.errors import InputError
+from suite.operating import balance
 from suite.progress import advance
 from suite.recipe import TorchDefense, TorchRecipe
 from suite.seeding import seeded, torch_generator
@@ -30,7 +31,8 @@ class DPSGD(TorchDefense):
     Nothing but clipped, noised gradients touches the training rows: inputs are standardised by the bounds of the space,
     classes are not weighted, and the number of epochs is fixed. Epsilon protects one row, added or removed; it does not
     cover what was decided from the data before training: bounds read off the data, medians filled in for missing
-    values, hyper-parameters tuned on the same patients. The noise comes from a seeded generator, so that results can
+    values, hyper-parameters tuned on the same patients. Nor does it cover the validation rows, on which the operating
+    point is chosen where the recipe asks for one. The noise comes from a seeded generator, so that results can
     be repeated; a model that is to be published needs noise that nobody can repeat.
 
     `notes` holds "epsilon_claimed" (PRV accountant), "epsilon_independent" (another library's PLD accountant for the
@@ -83,6 +85,7 @@ class DPSGD(TorchDefense):
             "accountant": "PRV (Opacus); independent: PLD (dp-accounting)"}
         if replaced:
             classifier.notes["replaced"] = replaced
+        balance(classifier, val)
         return classifier
 
     def _train(self, module: nn.Module, train: Split, rate: float, steps: int, sigma: float, seed: int,

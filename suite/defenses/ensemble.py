@@ -10,11 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from suite.attack import Info
-from suite.classifier import TorchClassifier
+from suite.classifier import TorchClassifier, frozen
 from suite.data import Split
 from suite.defenses.around import around
 from suite.defenses.randomized import Chance, LeftOut, Randomized, RandomizedClassifier, mean_log_proba
 from suite.errors import InputError, NotApplicable
+from suite.features import last_linear
 from suite.recipe import TorchDefense, TorchRecipe
 from suite.training import fit
 
@@ -133,9 +134,10 @@ class _DropoutBeforeLast(TorchRecipe):
 
     def network(self, inputs: tuple[int, ...], classes: int) -> nn.Module:
         network = self.inner.network(inputs, classes)
-        linear = [name for name, layer in network.named_modules() if isinstance(layer, nn.Linear) and name]
+        with frozen(network):
+            linear = last_linear(network, torch.zeros(1, *inputs))
         if not linear:
             raise NotApplicable(f"MCDropout: the network of {type(self.inner).__name__} has no linear layer to put "
                                 "dropout before")
-        network.set_submodule(linear[-1], nn.Sequential(nn.Dropout(self.rate), network.get_submodule(linear[-1])))
+        network.set_submodule(linear, nn.Sequential(nn.Dropout(self.rate), network.get_submodule(linear)))
         return network

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -14,6 +15,7 @@ from suite.classifier import REJECTED, Classifier, TorchClassifier
 from suite.data import Split
 from suite.defenses.around import Around, around
 from suite.detectors import Mahalanobis, Neighbors, TorchDetector
+from suite.detectors.distance import check_width
 from suite.errors import InputError
 from suite.recipe import Front
 
@@ -44,6 +46,10 @@ class PlausibilityGuard(Front):
             raise InputError(f"PlausibilityGuard: fpr must lie between 0 and 1, exclusive, got {self.fpr!r}")
         if self.detector not in DETECTORS:
             raise InputError(f"PlausibilityGuard: unknown detector '{self.detector}'; known: {', '.join(DETECTORS)}")
+
+    def check_shape(self, shape: tuple[int, ...]) -> None:
+        if self.detector == "mahalanobis":
+            check_width(math.prod(shape))
 
     def wrap(self, classifier: Classifier, train: Split, val: Split) -> Classifier:
         detector = DETECTORS[self.detector]().fit(train.x, train.y)

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from suite.attack import Info
+from suite.batches import batch_size, in_batches
 from suite.classifier import REJECTED, Classifier, TorchClassifier
 from suite.data import Split
 from suite.defenses.around import around
@@ -20,6 +21,9 @@ from suite.errors import InputError, NotApplicable
 from suite.recipe import Defense, Front, Recipe, TorchDefense, TorchRecipe
 from suite.seeding import torch_generator
 from suite.training import Batch, fit
+
+_TWO = ("Certified accuracy is that of the vote under endless draws, robust accuracy that of the mean over a few fixed "
+        "ones")
 
 
 @dataclass(frozen=True)
@@ -36,7 +40,7 @@ class RandomizedSmoothing(TorchDefense):
         cost="one training; `draws` passes a prediction, 1100 a certificate",
         departs="predictions are the mean probabilities of a few draws, the same for all inputs, so that they can be "
                 "repeated; certificates are the paper's. Attacks average over draws of their own (EOT), as in Salman "
-                "et al. 2019, arXiv 1906.04584")
+                f"et al. 2019, arXiv 1906.04584. {_TWO}")
     sigma: float = 0.25
     draws: int = 16
 
@@ -68,7 +72,7 @@ class NoiseFront(Front):
 
     info: ClassVar[Info] = Info(
         "Gaussian noise on the input", "Cohen, Rosenfeld and Kolter 2019, arXiv 1902.02918; Guo et al. 2018, arXiv "
-        "1711.00117", threats=("evasion",), cost="`draws` passes a prediction, 1100 a certificate")
+        "1711.00117", threats=("evasion",), cost="`draws` passes a prediction, 1100 a certificate", departs=_TWO)
     sigma: float = 0.05
     draws: int = 16
 
@@ -158,12 +162,16 @@ class SmoothedClassifier(RandomizedClassifier):
         """(m, classes) how often each class wins in `n` draws of (m, ...) inputs."""
         noise, network = self.module.inner
         votes = torch.zeros(len(x), len(self.classes_), dtype=torch.int64, device=x.device)
-        size = (self.batch or 256) * self.module.chance.draws
+        row = torch.arange(len(x) * n, device=x.device).div(n, rounding_mode="floor")
+
+        def judged(some: tuple[Tensor, ...]) -> Tensor:
+            near = x[torch.cat(some)]
+            return network(near + noise.sigma * torch.randn(near.shape, generator=generator, device=x.device)).argmax(1)
+
+        if self.batch is None and len(x):  # or the noise would hang on what was asked before
+            self.batch = batch_size(self, x)
         with torch.no_grad():
-            for row in torch.arange(len(x) * n, device=x.device).div(n, rounding_mode="floor").split(size):
-                near = x[row]
-                near = near + noise.sigma * torch.randn(near.shape, generator=generator, device=x.device)
-                label = network(near).argmax(1)
-                votes.index_put_((row, label), torch.ones_like(row), accumulate=True)
+            label = in_batches(self, judged, row.split(self.module.chance.draws))  # as many as one input costs
+        votes.index_put_((row, label), torch.ones_like(row), accumulate=True)
         self.queries += len(x) * n
         return votes

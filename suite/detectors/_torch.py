@@ -49,9 +49,10 @@ class TorchDetector(Detector):
             raise NotApplicable(f"{type(self).__name__} looks inside a network, and there is none; detectors of "
                                 "inputs are mahalanobis, neighbors and kernel-density")
         self.batch: int | None = None
+        self._device = torch.device("cpu") if network is None else network.device
         self.module = self.learn(np.ascontiguousarray(clean, np.float32), y, network).eval()
         if network is not None:
-            self.module.to(network.device)
+            self.module.to(self._device)
         return self
 
     @abstractmethod
@@ -61,7 +62,8 @@ class TorchDetector(Detector):
     @property
     def device(self) -> torch.device:
         """Where the module lives."""
-        return next(chain(self.module.buffers(), self.module.parameters())).device
+        held = next(chain(self.module.buffers(), self.module.parameters()), None)
+        return self._device if held is None else held.device
 
     def score(self, x: np.ndarray) -> np.ndarray:
         def score(part: Tensor) -> Tensor:

@@ -18,6 +18,13 @@ WIDEST = 8192
 """Features of which a covariance is still computed."""
 
 
+def check_width(features: int) -> None:
+    """Raise `NotApplicable` for more features than a covariance is computed of."""
+    if features > WIDEST:
+        raise NotApplicable(f"Mahalanobis: a covariance of {features} features is too large (at most {WIDEST}); give a "
+                            "network, whose features are fewer")
+
+
 @dataclass
 class Mahalanobis(TorchDetector):
     """Mahalanobis distance to the mean of the clean data, or to the nearest class mean where labels are given.
@@ -37,11 +44,14 @@ class Mahalanobis(TorchDetector):
     ridge: float = 1e-3
 
     def learn(self, clean: np.ndarray, y: np.ndarray | None, classifier: TorchClassifier | None) -> nn.Module:
+        if classifier is None:
+            check_width(clean[0].size)
         view = View(clean, classifier)
         rows, which = view.rows.double(), labels(y, len(clean))
-        if rows.shape[1] > WIDEST:
-            raise NotApplicable(f"Mahalanobis: a covariance of {rows.shape[1]} features is too large (at most {WIDEST})"
-                                "; give a network, whose features are fewer")
+        check_width(rows.shape[1])
+        if len(rows) <= int(which.max()) + 1:
+            raise InputError(f"Mahalanobis: {len(rows)} clean inputs of {int(which.max()) + 1} classes have no spread "
+                             "around the means of their classes; it needs more")
         means = torch.stack([rows[which == i].mean(0) for i in range(int(which.max()) + 1)])
         spread = rows - means[which]
         covariance = spread.T @ spread / (len(rows) - len(means)) + self.ridge * torch.eye(rows.shape[1]).double()
@@ -99,4 +109,6 @@ class _KthDistance(nn.Module):
         self.register_buffer("rows", rows)
 
     def forward(self, x: Tensor) -> Tensor:
-        return torch.cdist(self.view(x), self.rows).kthvalue(self.k, dim=1).values
+        # one way to compute it however many inputs are asked about: else an input's score would hang on the batch
+        return torch.cdist(self.view(x), self.rows,
+                           compute_mode="use_mm_for_euclid_dist").kthvalue(self.k, dim=1).values

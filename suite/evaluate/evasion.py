@@ -202,6 +202,6 @@ def _transferred(attack: Transfer, surrogate: TorchClassifier, subject: Subject,
     test = subject.data.test
     sheet.add("surrogate_accuracy", metrics.proportion(surrogate.predict(test.x) == test.y), **at)
     found = attack(surrogate, x, y, subject.seed)
-    fooled = fools(surrogate, found, y, attack.target)
+    fooled = fools(surrogate, found.to(surrogate.device), y, attack.target)
     sheet.add("surrogate_success", metrics.proportion(fooled), **at)
     sheet.add("transfer_rate", metrics.proportion(fools(subject.classifier, found, y, attack.target)[fooled]), **at)

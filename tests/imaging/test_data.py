@@ -70,6 +70,9 @@ def test_a_sidecar_names_classes_patients_and_subgroups_in_any_order(tmp_path):
     assert dataset.train.subgroups["view"][:3].tolist() == ["AP", "PA", "AP"]
     assert len(np.unique(np.concatenate([s.patients for s in splits(dataset)]))) == 22
     assert dataset.card["patients"] == "22; each in one split only"
+    (tmp_path / "s.csv").write_text("\n".join([head, *lines]))  # the checksum is of both files
+    sums = [read_npz(tmp_path / "s.npz").provenance.sha256 for _ in range(2)]
+    assert sums[0] == sums[1] != dataset.provenance.sha256
     asked = read_npz(tmp_path / "s.npz", Images(positive="healthy"))
     assert asked.classes == ("sick lung", "healthy")
     np.testing.assert_array_equal(asked.test.y, 1 - dataset.test.y)

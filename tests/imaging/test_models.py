@@ -93,6 +93,30 @@ class Shared(nn.Module):
         return (z + self.norm(z)).mean((2, 3))
 
 
+class Reused(nn.Module):
+    """Runs a convolution twice, and a normalisation after each: the same one, or another, or none."""
+
+    def __init__(self, after):
+        super().__init__()
+        self.convolution, self.norms = nn.Conv2d(1, 4, 3), nn.ModuleList([nn.BatchNorm2d(4), nn.BatchNorm2d(4)])
+        for norm, spread in zip(self.norms, (9.0, 4.0), strict=True):
+            norm.running_var.fill_(spread)
+        self.after = after
+
+    def forward(self, x):
+        return sum((i + 1) * (self.convolution(x.flip(2)) if k is None else self.norms[k](self.convolution(x)))
+                   for i, k in enumerate(self.after)).mean((2, 3))
+
+
+@pytest.mark.parametrize(("after", "foldable"), [((0, 0), True), ((0, 1), False), ((0, None), False)])
+def test_a_convolution_that_runs_twice_is_folded_only_where_both_agree(after, foldable):
+    module = nn.Sequential(build(SimpleCNN(), (1, 28, 28), 2)[0], Reused(after)).eval()
+    folded, x = fold(module), torch.rand(3, 1, 28, 28)
+    assert (folded is not module) == foldable
+    with torch.no_grad():
+        assert torch.allclose(folded(x), module(x), atol=1e-5)
+
+
 def test_what_cannot_be_folded_stays():
     module = nn.Sequential(build(SimpleCNN(), (1, 28, 28), 2)[0], Shared()).eval()
     assert fold(module) is module

@@ -301,6 +301,12 @@ class TestUsersOwn:
         assert rows_of(run, cell="lr.skops--none--fit", metric="accuracy", subgroup="")[0].value > 0.9
         assert run.manifest["files"].keys() == {name}
 
+    def test_labels_of_images_are_files_of_the_user_too(self, data, tmp_path):
+        labels = tmp_path / "labels.csv"
+        labels.write_text("file,label\n")
+        audit = Audit(plan(models=["mlp"], images={"labels": str(labels)}), data, "")
+        assert audit.manifest()["files"].keys() == {str(labels)}
+
     def test_a_run_does_not_go_on_with_another_model_file(self, data, tmp_path):
         import skops.io
 

@@ -6,10 +6,11 @@ from torch import nn
 
 from suite import batches
 from suite.attacks.gradient import BIM
-from suite.batches import CACHED, batch_size, in_batches
-from suite.classifier import TorchClassifier
+from suite.batches import CACHED, MOST, batch_size, in_batches
+from suite.classifier import EstimatorClassifier, TorchClassifier
 from suite.seeding import seeded
 from suite.space import Space
+from tests.suite._toy import Says
 
 
 class Cramped(nn.Module):
@@ -36,13 +37,15 @@ def inputs(n):
     return torch.rand(n, 1, 8, 8, generator=torch.Generator().manual_seed(1))
 
 
-@pytest.mark.parametrize("message", [None, "DefaultCPUAllocator: can't allocate memory: you tried to allocate"])
+@pytest.mark.parametrize("message", [None, "DefaultCPUAllocator: can't allocate memory: you tried to allocate",
+                                     "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"])
 def test_out_of_memory_halves_the_batch_and_goes_on(message):
     cramped, x = classifier(room=20, message=message), inputs(100)
     got = cramped.scores(x)
     assert cramped.batch == 12  # 100, 50, 25 did not fit
     assert cramped.module.seen == [100, 50, 25] + [12] * 8 + [4]
     torch.testing.assert_close(got, cramped.module.body(x))
+    assert cramped.queries == 100  # what failed is not counted
     cramped.module.seen.clear()
     cramped.scores(x)
     assert max(cramped.module.seen) == 12  # it does not try again what has failed
@@ -51,6 +54,41 @@ def test_out_of_memory_halves_the_batch_and_goes_on(message):
 def test_a_batch_of_one_that_fails_raises():
     with pytest.raises(torch.OutOfMemoryError):
         classifier(room=0).scores(inputs(3))
+
+
+def test_what_failed_is_not_counted_as_gradients_either():
+    cramped, x = classifier(room=20), inputs(50)
+    in_batches(cramped, lambda part: cramped.pull(part, lambda z: [torch.ones_like(z)])[1][0], x)
+    assert (cramped.queries, cramped.gradients) == (50, 50)
+
+
+def test_the_batch_never_rises_again():
+    """Work inside work has lowered it before the outer piece failed."""
+    cramped, tried = classifier(batch=64), []
+
+    def work(part):
+        tried.append(len(part))
+        if len(tried) == 1:
+            cramped.batch = 4
+            raise torch.OutOfMemoryError
+        return part
+
+    in_batches(cramped, work, inputs(64))
+    assert tried == [64] + [2] * 32 and cramped.batch == 2
+
+
+def test_large_inputs_are_bounded_without_a_network():
+    forest = EstimatorClassifier(Says(0.1, 0.9), 2, Space(0.0, 1.0))
+    assert batch_size(forest, torch.zeros(1, 30)) == MOST
+    large = torch.zeros(1, 3, 224, 224)
+    size = batch_size(forest, large)
+    assert size * large.numel() * 4 * batches.KEPT <= batches.MEMORY < 2 * size * large.numel() * 4 * batches.KEPT
+
+
+def test_free_memory_counts_what_pytorch_keeps_for_tensors_to_come(monkeypatch):
+    for name, value in {"mem_get_info": (100, 1000), "memory_reserved": 70, "memory_allocated": 30}.items():
+        monkeypatch.setattr(torch.cuda, name, lambda _, value=value: value)
+    assert batches.free(torch.device("cuda")) == 140
 
 
 def test_other_errors_are_not_taken_for_want_of_memory():

@@ -1,7 +1,9 @@
 """A killed training goes on to the very result it would have had; a checkpoint of another training is not used."""
 
+import tracemalloc
 from dataclasses import dataclass, replace
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -146,6 +148,18 @@ def test_the_watchdog_remembers_what_it_has_seen_before_the_kill(tmp_path, monke
     with pytest.raises(Killed):
         train(stop=3)
     assert train().notes["overfitting_at_epoch"] == 3
+
+
+def test_naming_a_checkpoint_copies_no_data(tmp_path):
+    large = table(100_000)
+    tracemalloc.start()
+    with checkpoints(tmp_path):
+        first = module.Checkpoint(large, large).file
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < large.x.nbytes / 4
+    with checkpoints(tmp_path):  # the name is of the numbers, in whichever order they lie in memory
+        assert module.Checkpoint(large.with_data(np.asfortranarray(large.x), large.y), large).file == first
 
 
 @pytest.mark.parametrize("change", ["recipe", "seed", "data", "about", "order"])

@@ -122,6 +122,30 @@ def test_gradient_of_the_score_is_right(kind: type[TorchDetector]):
     assert torch.autograd.gradcheck(module, x)
 
 
+@pytest.mark.parametrize("detector", [Neighbors(k=1), KernelDensity()])
+def test_the_score_of_an_input_close_to_few_clean_ones_hangs_on_no_other_input(detector):
+    """PyTorch has two ways to compute distances, and by default chooses by the number of inputs."""
+    clean = correlated(20)
+    detector.fit(clean)
+    near = np.tile(clean, (2, 1)) + np.float32(1e-4)
+    assert np.allclose(detector.score(near), np.concatenate([detector.score(p) for p in np.split(near, 5)]), atol=1e-6)
+
+
+def test_a_network_without_parameters_can_be_squeezed():
+    class Sum(nn.Module):
+        def forward(self, x):
+            return torch.stack([-x.sum(1), x.sum(1)], 1)
+
+    clean = np.random.default_rng(0).random((10, 3), np.float32)
+    scores = BitDepth().fit(clean, classifier=TorchClassifier(Sum(), 2, Space(0.0, 1.0))).score(clean)
+    assert scores.shape == (10,) and (scores > 0).any()
+
+
+def test_mahalanobis_of_one_input_a_class_has_no_covariance():
+    with pytest.raises(InputError, match="2 clean inputs of 2 classes have no spread"):
+        Mahalanobis().fit(np.eye(2, dtype=np.float32), np.arange(2))
+
+
 @pytest.mark.parametrize("kind", DETECTORS)
 def test_images_and_empty_batches_are_inputs_too(kind: type[TorchDetector]):
     images = np.random.default_rng(0).random((30, 1, 4, 4), np.float32)

@@ -272,6 +272,16 @@ def test_layers_that_overwrite_their_input_no_longer_do(monkeypatch):
     assert torch.equal(per_row(fixed)[0](x), alone(x))
 
 
+def test_the_operating_point_is_chosen_where_the_recipe_asks_for_it(defended):
+    """On the validation rows, and in the last layer's bias alone."""
+    rare = VAL.take(np.r_[np.flatnonzero(VAL.y == 0), np.flatnonzero(VAL.y == 1)[:5]])
+    moved = DPSGD(epsilon=8.0, epochs=10, batch=60)(MLP(hidden=(16,), operating_point="balanced"), TRAIN, rare)
+    assert "validation inputs" in moved.notes["operating_point"] and "operating_point" not in defended.notes
+    x = torch.from_numpy(VAL.x)
+    shift = (moved.scores(x) - defended.scores(x)).diff(dim=1)
+    assert shift.std() < 1e-5 < abs(shift.mean())
+
+
 def test_networks_without_batch_normalisation_stay_as_they_are():
     net = nn.Sequential(nn.Linear(2, 2), nn.LayerNorm(2))
     assert per_row(net) == (net, "")

@@ -139,6 +139,29 @@ class NoLinear(SmallCNN):
         return nn.Sequential(nn.Conv2d(1, classes, 8), nn.Flatten())
 
 
+class HeadFirst(nn.Module):
+    """Made before the body that runs before it."""
+
+    def __init__(self, pixels, classes):
+        super().__init__()
+        self.head, self.body = nn.Linear(5, classes), nn.Linear(pixels, 5)
+
+    def forward(self, x):
+        return self.head(self.body(x.flatten(1)))
+
+
+@dataclass(frozen=True)
+class Reordered(SmallCNN):
+    def network(self, inputs, classes):
+        return HeadFirst(inputs[0] * inputs[1] * inputs[2], classes)
+
+
+def test_dropout_stands_before_the_linear_layer_that_runs_last():
+    module = MCDropout()._with_dropout(Reordered()).network((1, 8, 8), 2)
+    assert isinstance(module.head[0], nn.Dropout) and isinstance(module.body, nn.Linear)
+    assert module.training and all(p.requires_grad for p in module.parameters())
+
+
 def test_what_cannot_be_done_is_refused():
     with pytest.raises(InputError, match="members"):
         Ensemble(members=1)

@@ -141,6 +141,21 @@ def test_early_stop_costs_less_and_fools_the_same_rows():
     assert classifier.space.distance(whole, x).sum() < classifier.space.distance(quick, x).sum()
 
 
+@pytest.mark.parametrize(("norm", "eps", "nearest", "radius"), [
+    ("l2", 4.0, np.inf, 2.0), ("l2", 4.0, 1.0, 0.5), ("l2", np.inf, np.inf, 3.0), ("linf", 0.4, np.inf, 0.2),
+    ("linf", np.inf, np.inf, 0.5)])
+def test_a_restart_is_half_as_far_away_as_need_be_looked(norm, eps, nearest, radius):
+    classifier = linear(36)
+    x, _ = rows(classifier, 50, (36,))
+    start = FAB(norm=norm, eps=eps)._around(classifier, classifier.space.reach(x, np.inf), torch.full((50,), nearest),
+                                            torch.Generator().manual_seed(0))
+    far = classifier.space.distance(start, x, norm)
+    if norm == "l2":
+        torch.testing.assert_close(far, torch.full((50,), radius))
+    else:
+        assert 0.8 * radius < far.min() and far.max() <= radius
+
+
 def test_restarts_find_nothing_further_away_and_the_seed_decides():
     classifier, x, y = moons()
     state = torch.random.get_rng_state()

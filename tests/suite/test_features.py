@@ -5,7 +5,8 @@ import torch
 from monai.networks.nets import resnet18
 from torch import nn
 
-from suite.defenses.randomized import Chance, Randomized
+from suite.defenses.smoothing import smoothed
+from suite.detectors import Mahalanobis
 from suite.errors import NotApplicable
 from suite.features import Layers, Penultimate
 from suite.seeding import seeded
@@ -84,9 +85,35 @@ def test_a_layer_that_sees_the_inputs_several_times_over_is_left_out():
     assert [z.shape for z in Layers(Twice())(torch.rand(4, 3))] == [(4, 5)]
 
 
-def test_a_network_that_sees_its_inputs_several_times_over_has_no_features_of_each():
+def randomised():
+    """A network under noise, and four inputs."""
+    return smoothed(_models.images(1)[0], sigma=0.1, draws=3), torch.rand(4, 1, 8, 8)
+
+
+def test_of_a_randomised_network_the_mean_over_its_draws():
+    classifier, x = randomised()
+    noise, network = classifier.module.inner
+    with torch.no_grad():
+        classifier.module.chance.start(x.device, fresh=False)
+        seen = Penultimate(network)(noise(x.repeat(3, 1, 1, 1))).unflatten(0, (3, 4))
+        features, logits = Penultimate(classifier.module).both(x)
+        assert [z.shape for z in Layers(classifier.module)(x)] == [(4, 1), (4, 288)]
+    torch.testing.assert_close(features, seen.mean(0))
+    assert not torch.allclose(seen[0], seen[1]) and torch.equal(logits, classifier.scores(x))
+    assert Mahalanobis(ridge=0.1).fit(x.numpy(), classifier=classifier).score(x.numpy()).shape == (4,)
+
+
+def test_features_of_a_randomised_network_follow_the_input():
+    classifier, x = randomised()
+    grad, = torch.autograd.grad(Penultimate(classifier.module)(x.requires_grad_()).sum(), x)
+    assert grad.flatten(1).abs().sum(1).gt(0).all()
+
+
+def test_a_network_that_sees_its_inputs_only_several_times_over_has_no_features():
+    module = Twice()
+    module.head = nn.Identity()
     with pytest.raises(NotApplicable, match="several times over"):
-        Penultimate(Randomized(nn.Linear(3, 2), Chance(4)))(torch.rand(5, 3))
+        Penultimate(module)(torch.rand(4, 3))
 
 
 def test_a_network_without_linear_layers_has_no_features():

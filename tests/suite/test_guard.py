@@ -10,10 +10,12 @@ from suite.attacks.gradient import PGD
 from suite.classifier import REJECTED, TorchClassifier
 from suite.data import Split
 from suite.defenses.guard import GuardedClassifier, GuardedTorchClassifier, PlausibilityGuard
-from suite.errors import InputError
+from suite.errors import InputError, NotApplicable
+from suite.space import Space
 from tabular.models import MLP, LogisticRegression, RandomForest
 from tabular.schema import Column, Relation, Schema
 from tests.breast import breast
+from tests.suite._toy import Never
 
 RECIPES = (LogisticRegression(), RandomForest(trees=20))
 
@@ -145,6 +147,14 @@ def test_a_stored_guard_gives_the_same_verdicts():
     assert not np.array_equal(first.predict(test.x), second.predict(test.x))
     second.module.load_state_dict(first.module.state_dict())
     assert np.array_equal(first.predict(test.x), second.predict(test.x))
+
+
+def test_wide_inputs_are_refused_before_training():
+    wide = Split(np.zeros((4, 1, 128, 128), np.float32), np.arange(4) % 2, Space(0.0, 1.0), ("a", "b"), np.arange(4))
+    with pytest.raises(NotApplicable, match="16384 features is too large"):
+        PlausibilityGuard()(Never(), wide, wide)
+    with pytest.raises(AssertionError, match="nothing is to be trained"):  # which has no covariance
+        PlausibilityGuard(detector="neighbors")(Never(), wide, wide)
 
 
 def test_bad_parameters_are_named():

@@ -88,6 +88,7 @@ class Drawn(nn.Module):
     (linear(5), r"returns 5 logits a row.*suite.heads.Finding\(module, k\)"),
     (nn.Sequential(linear(2), nn.Softmax(1)), "returns probabilities .*softmax"),
     (nn.Sequential(linear(1), nn.Sigmoid()), "probabilities .*sigmoid"),
+    (nn.Sequential(linear(2), nn.Sigmoid()), "probabilities .*sigmoid"),
     (linear(2, float("nan")), "not finite for 80|not finite for 64 of 64"),
     (linear(2, float("inf")), "not finite for 64 of 64"),
     (nn.Unflatten(1, (2, 2)), r"returns shape \(64, 2, 2\)"),
@@ -107,10 +108,9 @@ def test_widths_of_more_classes():
 
 
 def test_logits_that_happen_to_be_small_are_no_probabilities():
-    """Two rows between 0 and 1 prove nothing; nor do logits of two classes that do not sum to 1."""
-    module = nn.Sequential(linear(1), nn.Sigmoid())
-    assert Fitted(module, "m").classifier(split(n=8))
-    assert Fitted(nn.Sequential(linear(2), nn.Sigmoid()), "m").classifier(split())
+    """A few rows between 0 and 1 prove nothing."""
+    for width in (1, 2):
+        assert Fitted(nn.Sequential(linear(width), nn.Sigmoid()), "m").classifier(split(n=8))
 
 
 def test_a_randomised_network_is_noted():

@@ -90,6 +90,25 @@ def _clean(model, data):
     return sheet.rows
 
 
+def test_a_certificate_does_not_hang_on_what_was_asked_before_or_on_memory():
+    (fresh, x, _, _), (asked, *_), (cramped, *_) = case(spread=0.3), case(spread=0.3), case(spread=0.3)
+    asked.scores(x)
+    first, second = (m.certify(x, n0=400, n=2000) for m in (fresh, asked))
+    assert np.array_equal(first[1], second[1]) and first[1].any()
+    inner = cramped.module.inner[1]
+
+    class Small(torch.nn.Module):
+        def forward(self, z):
+            if len(z) > 1000:
+                raise torch.OutOfMemoryError
+            return inner(z)
+
+    cramped.module.inner[1] = Small()
+    votes = cramped._votes(x, 400, torch.Generator().manual_seed(0))
+    assert (votes.sum(1) == 400).all() and cramped.queries == 400 * len(x)
+    assert cramped.batch <= 1000 // 8
+
+
 def test_no_attack_gets_closer_than_the_certificate():
     model = RandomizedSmoothing(sigma=0.2)(SmallCNN(), TRAIN, VAL)
     x, y = torch.from_numpy(TEST.x[:20]), torch.from_numpy(TEST.y[:20])

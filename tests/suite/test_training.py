@@ -9,10 +9,13 @@ import torch
 from torch import nn
 
 from suite import operating, training
+from suite.classifier import TorchClassifier
 from suite.data import Split
+from suite.heads import OneLogit
 from suite.metrics import balanced_accuracy
 from suite.progress import advance, listening
 from suite.recipe import TorchRecipe
+from suite.seeding import seeded
 from suite.space import Space
 
 
@@ -154,6 +157,24 @@ def test_a_better_than_chance_network_comes_out():
     assert (found.predict(test.x) == test.y).mean() > 0.85  # Bayes: about 0.93
 
 
+@pytest.mark.parametrize(("n", "size", "sizes"), [
+    (9, 4, [4, 5]), (8, 4, [4, 4]), (10, 4, [4, 4, 2]), (1, 4, [1]), (3, 1, [1, 1, 1]), (5, 9, [5])])
+def test_no_row_is_left_alone_in_the_last_batch(n, size, sizes):
+    pieces = training.shuffled(n, size, torch.Generator().manual_seed(0))
+    assert [len(p) for p in pieces] == sizes and sorted(torch.cat(pieces).tolist()) == list(range(n))
+    assert torch.equal(torch.cat(pieces), torch.randperm(n, generator=torch.Generator().manual_seed(0)))
+
+
+def test_batch_normalisation_meets_no_row_alone():
+    @dataclass(frozen=True)
+    class Normed(Net):
+        def network(self, inputs, classes):
+            return nn.Sequential(nn.Linear(inputs[0], 4), nn.BatchNorm1d(4), nn.Linear(4, classes))
+
+    found = Normed(epochs=4, batch=16, cosine=True).fit(table(33), table(20, 1))
+    assert np.isfinite(found.predict_proba(table(5).x)).all()
+
+
 def test_the_schedule_by_hand():
     paces = [training.cosine(step, 8, 2) for step in range(8)]
     assert paces[0] == pytest.approx(0.5) and paces[1] == pytest.approx((1 + np.cos(np.pi / 8)) / 2)
@@ -207,6 +228,7 @@ def test_augmentation_is_for_training_inputs_only_and_draws_from_the_local_gener
     ([0.0, 1.0, 2.0, 3.0], [0, 1, 0, 1], 2.5, 0.75),  # as good as 0.5; of two the later
     ([1.0, 1.0, 1.0], [0, 1, 1], 0.0, 0.5),
     ([0.0, 0.0, 5.0, 5.0], [0, 1, 1, 1], 2.5, 5 / 6),
+    ([0.0, 1.0, 2.0, 3.0], [1, 1, 0, 0], 0.0, 0.5),  # each cut is worse than to say the same of all
 ])
 def test_the_threshold_by_hand(scores, y, cut, best):
     found, accuracy = operating.threshold(np.array(scores), np.array(y))
@@ -233,3 +255,70 @@ def test_no_operating_point_where_validation_lacks_a_class():
     val = table(60, 1)
     one = val.take(val.y == 1)
     assert not replace(Net(epochs=2), operating_point="balanced").fit(table(), one).notes
+
+
+@dataclass(frozen=True)
+class Moved(TorchRecipe):
+    """Learns nothing, and has its operating point chosen."""
+
+    operating_point: str = "balanced"
+
+    def network(self, inputs, classes):
+        raise AssertionError("made by hand")
+
+
+class Backwards(nn.Module):
+    """Its layers do not run in the order in which they were made."""
+
+    def __init__(self, width=2):
+        super().__init__()
+        with seeded(0):
+            self.head, self.body = nn.Linear(2, width), nn.Linear(2, 2)
+
+    def forward(self, x):
+        return self.head(torch.tanh(self.body((x - 110) / 20)))
+
+
+class Bent(Backwards):
+    """What comes out of its last linear layer are no logits yet."""
+
+    def forward(self, x):
+        return torch.tanh(super().forward(x))
+
+
+def balanced(module, val):
+    """A classifier before and after its operating point was chosen: its leads of class 1, and itself."""
+    classifier, x = TorchClassifier(module, 2, val.space, recipe=Moved()), torch.from_numpy(val.x)
+    before = classifier.scores(x).diff(dim=1)[:, 0]
+    operating.balance(classifier, val)
+    return before, classifier.scores(x).diff(dim=1)[:, 0], classifier
+
+
+@pytest.mark.parametrize("module", [Backwards(), OneLogit(Backwards(1))], ids=["two logits", "one"])
+def test_the_operating_point_moves_the_layer_that_runs_last(module):
+    val = table(100)
+    lead = module(torch.from_numpy(val.x)).detach().diff(dim=1)[:, 0]
+    val.y[:] = lead > lead.quantile(0.7)
+    val.y[:9] = 1 - val.y[:9]  # not all can be right
+    before, after, classifier = balanced(module, val)
+    assert (after - before).std() < 1e-5
+    cut, best = operating.threshold(before.numpy(), val.y)
+    assert (before - after).mean() == pytest.approx(cut, abs=1e-5)
+    assert 0.8 < best < 1 and balanced_accuracy(classifier.predict(val.x), val.y) == pytest.approx(best)
+    assert f"balanced accuracy is {best:.3f}" in classifier.notes["operating_point"]
+
+
+def test_a_network_that_does_not_end_in_a_linear_layer_stays_as_it_was():
+    val = table(100)
+    lead = Bent()(torch.from_numpy(val.x)).detach().diff(dim=1)[:, 0]
+    val.y[:] = lead > lead.quantile(0.7)
+    before, after, classifier = balanced(Bent(), val)
+    assert torch.equal(before, after) and "does not end in a linear layer" in classifier.notes["operating_point"]
+
+
+def test_a_network_worse_than_chance_stays_as_it_was():
+    val = table(40)
+    lead = Backwards()(torch.from_numpy(val.x)).diff(dim=1)[:, 0]
+    val.y[:] = lead < lead.median()
+    before, after, classifier = balanced(Backwards(), val)
+    assert torch.equal(before, after) and "no threshold beats chance" in classifier.notes["operating_point"]

@@ -76,6 +76,30 @@ def test_other_data_are_validation_rows_and_never_train_or_test_rows(terms):
     assert seed == 4
 
 
+def test_too_few_rows_of_its_own_are_refused(terms):
+    few = replace(terms.data, val=terms.data.val.take(np.arange(9)))
+    with pytest.raises(InputError, match="9 validation rows are too few"):
+        Transfer().surrogate_of(terms.recipe, few)
+    assert Transfer(data="same").surrogate_of(replace(terms.recipe, epochs=1), few)
+
+
+def test_it_is_crafted_where_the_surrogate_is_and_comes_back_to_where_the_model_is(monkeypatch):
+    seen = []
+
+    def craft(**_):
+        def attack(classifier, x, y, seed):
+            seen.append((x.device.type, y.device.type))
+            return torch.ones(x.shape)
+        return attack
+
+    class Elsewhere:
+        device = torch.device("meta")
+
+    monkeypatch.setattr("suite.attacks.transfer.MIFGSM", craft)
+    assert torch.equal(Transfer()(Elsewhere(), torch.zeros(3, 2), torch.zeros(3)), torch.ones(3, 2))
+    assert seen == [("meta", "meta")]
+
+
 @pytest.mark.parametrize(("craft", "attack"), [("pgd", PGD(steps=20)), ("mi-fgsm", MIFGSM(steps=20))])
 def test_it_takes_every_step_on_the_surrogate(terms, craft, attack):
     x, y = torch.from_numpy(terms.data.test.x), torch.from_numpy(terms.data.test.y)

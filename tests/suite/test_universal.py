@@ -79,7 +79,25 @@ def test_contract(attack):
     assert torch.equal(replace(attack, eps=0.0)(classifier, x, y), x)
     assert attack(classifier, x[:0], y[:0]).shape == (0, 2)
     for n in (1, 3, 8):
-        assert attack(classifier, x[:n], y[:n]).shape == (n, 2)
+        found = attack(classifier, x[:n], y[:n])
+        assert torch.equal(found, attack.apply(classifier, x[:n], attack.craft(classifier, x[:n], y[:n])))
+        assert found.shape == (n, 2)
+        classifier.batch = n
+        torch.testing.assert_close(attack.craft(classifier, x, y, seed=1), first)
+
+
+def test_the_inputs_are_perturbed_in_pieces_that_fit_in_memory():
+    sizes = []
+
+    class Watch(UniversalGradient):
+        def apply(self, classifier, x, v):
+            sizes.append(len(x))
+            return super().apply(classifier, x, v)
+
+    classifier, x, y = moons()
+    classifier.batch = 40
+    Watch(eps=0.1, passes=1, target=1).craft(classifier, x, y)
+    assert max(sizes) == 40 and sum(sizes) == 2 * len(x)
 
 
 def test_passes_are_counted_and_end_when_enough_are_fooled():
