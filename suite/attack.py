@@ -5,9 +5,10 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import numpy as np
+from pydantic import Field
 from torch import Tensor
 
 from suite.classifier import Classifier, TorchClassifier
@@ -17,6 +18,10 @@ from suite.space import Kind, Norm
 
 if TYPE_CHECKING:
     from suite.recipe import Recipe
+
+Count = Annotated[int, Field(ge=1)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+"""Types of hyper-parameters, of which `suite.registry.make` says when they are out of range."""
 
 Knowledge = Literal["white-box", "score", "label-only", "no-box", "data", "training"]
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from imaging.attacks.square import Square
-from suite.attack import GradientAttack, Info
+from suite.attack import Count, GradientAttack, Info
 from suite.attacks._search import Goal, Query
 from suite.attacks.apgd import APGD
 from suite.attacks.fab import FAB
@@ -40,10 +40,10 @@ class AutoAttack(GradientAttack):
         "takes two classes; APGD-T climbs the margin to each label undivided (see APGD); FAB keeps to what FAB says")
     eps: float = 8 / 255
     target: int | None = None
-    steps: int = 100
-    restarts: int = 1
-    rivals: int = 9
-    queries: int = 5000
+    steps: Count = 100
+    restarts: Count = 1
+    rivals: Count = 9
+    queries: Count = 5000
 
     def members(self) -> tuple[Query, ...]:
         """The attacks, in the order in which they run."""

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from imaging import spline
-from suite.attack import Info
+from suite.attack import Info, Positive
 from suite.attacks._shaped import Shaped
 from suite.space import Kind
 
@@ -42,9 +43,9 @@ class BiasField(Shaped):
         "moves beyond the border stays at it; degree 3, as models of the fields of real scanners have, where the "
         "paper's 20 would be edges on small images; climbs log odds")
     unit: ClassVar[str] = "largest logarithm of the gain"
-    eps: float = 0.3
-    degree: int = 3
-    bend: float = 0.1
+    eps: Positive = 0.3
+    degree: Annotated[int, Field(ge=0)] = 3
+    bend: Annotated[float, Field(ge=0, le=1)] = 0.1
 
     @property
     def powers(self) -> list[tuple[int, int]]:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from imaging.dct import image
-from suite.attack import Info
+from suite.attack import Count, Info, Positive
 from suite.attacks._search import Goal, project
 from suite.attacks.universal import Universal
 from suite.classifier import Classifier
@@ -34,20 +34,18 @@ class BlackBoxUniversal(Universal):
     inputs: ClassVar[Kind] = "image"
     info: ClassVar[Info] = Info(
         "Black-box universal perturbation", "Koga and Takemoto 2022, Algorithms 15(5):144, doi 10.3390/a15050144",
-        "score", ("evasion-query",), "(2 x `steps` + 1) queries for each of the attacker's images, at most",
+        "score", ("evasion-query",), "at most (2 x `steps` + 1) queries for each of `own` images of the attacker's",
         "climbs the mean probability of being fooled, of the model as it judges possible images")
     basis: Literal["dct", "pixel"] = "dct"
-    steps: int = 1000
-    step: float = 0.5
+    steps: Count = 1000
+    step: Positive = 0.5
     frequencies: float = 0.25
 
     def __post_init__(self) -> None:
         if not 0 < self.frequencies <= 1:
             raise InputError(f"{type(self).__name__}: frequencies must lie in (0, 1], got {self.frequencies!r}")
 
-    def craft(self, classifier: Classifier, x: Tensor, y: Tensor, seed: int = 0) -> Tensor:
-        """As `Universal.craft`, for (n, channels, height, width) images, n >= 1."""
-        self.check(classifier)
+    def _craft(self, classifier: Classifier, x: Tensor, y: Tensor, seed: int) -> Tensor:
         goal, v, ball = Goal(classifier, y, self.target), torch.zeros_like(x[0]), self.ball(classifier, x)
         generator, spots = torch_generator(seed, x.device), self._spots(v)
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from suite.attack import Info
@@ -37,7 +38,7 @@ class FewPixels(Query):
         "climbs the lead over the other labels; a place outside the image is drawn again, a value is clipped")
     eps: float = 1.0
     population: int = 400
-    generations: int = 100
+    generations: Annotated[int, Field(ge=0)] = 100
     factor: float = 0.5
 
     @property
@@ -51,6 +52,8 @@ class FewPixels(Query):
             raise InputError(f"FewPixels: population must be at least 4, got {self.population!r}")
 
     def _attack(self, classifier: Classifier, reach: Reach, goal: Goal, generator: torch.Generator) -> Tensor:
+        if self.eps > reach.x[0, 0].numel():
+            raise InputError(f"FewPixels: eps is {self.eps:g}, but an image has {reach.x[0, 0].numel()} pixels")
         x, found, draw = reach.x, reach.x.clone(), {"generator": generator, "device": reach.x.device}
         rows, shape = torch.arange(len(x), device=x.device), (len(x), self.population, int(self.eps))
         place = torch.rand(*shape, 2, **draw)  # in shares of the height and the width
@@ -64,7 +67,7 @@ class FewPixels(Query):
                 found[rows[gone]] = painted(x[rows[gone]], members[gone, best[gone]])
                 rows, members, fitness, goal = rows[left], members[left], fitness[left], goal.take(left)
             if not len(rows) or generation == self.generations:
-                return found
+                break
             children = self._children(members, draw)
             judged = self._judge(classifier, x, goal, rows, children)
             better = judged > fitness

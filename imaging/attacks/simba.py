@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from imaging.dct import matrix
-from suite.attack import Info
+from suite.attack import Count, Info, Positive
 from suite.attacks._search import Goal, Query, norms
 from suite.classifier import Classifier
 from suite.errors import InputError
@@ -27,8 +27,8 @@ class SimBA(Query):
         basis: "dct" (cosines over the whole image, low frequencies first) or "pixel" (one value, in random order).
         steps: Most directions tried for each image; there are as many as an image has values.
         step: Length of a step (the paper's epsilon), in units of `eps`.
-        freq_dims: Side of the square of lowest frequencies that are tried first, in random order.
-        stride: By how much that square grows once all in it have been tried.
+        frequencies: Share of each axis' frequencies that are tried first, in random order; in (0, 1].
+        stride: By how much that share grows once all of it has been tried; in (0, 1].
     """
 
     inputs: ClassVar[Kind] = "image"
@@ -40,10 +40,10 @@ class SimBA(Query):
         "probability")
     eps: float = 1.0
     basis: Basis = "dct"
-    steps: int = 1000
-    step: float = 0.2
-    freq_dims: int = 14
-    stride: int = 7
+    steps: Count = 1000
+    step: Positive = 0.2
+    frequencies: float = 0.25
+    stride: float = 0.25
 
     @property
     def norm(self) -> Norm:
@@ -52,8 +52,8 @@ class SimBA(Query):
     def __post_init__(self) -> None:
         if self.basis not in ("dct", "pixel"):
             raise InputError(f"SimBA: basis must be dct or pixel, got {self.basis!r}")
-        if self.freq_dims < 1 or self.stride < 1:
-            raise InputError(f"SimBA: freq_dims and stride must be at least 1, got {self.freq_dims!r} and "
+        if not 0 < self.frequencies <= 1 or not 0 < self.stride <= 1:
+            raise InputError(f"SimBA: frequencies and stride must lie in (0, 1], got {self.frequencies!r} and "
                              f"{self.stride!r}")
 
     def _attack(self, classifier: Classifier, reach: Reach, goal: Goal, generator: torch.Generator) -> Tensor:
@@ -67,7 +67,7 @@ class SimBA(Query):
                 found[rows[gone]] = (x[gone] + delta[gone]).clamp_(0, 1)
                 rows, x, delta, order, lead, goal = (*(t[left] for t in (rows, x, delta, order, lead)), goal.take(left))
             if not len(rows) or k == order.shape[1]:
-                return found
+                break
             open_ = torch.arange(len(rows), device=x.device)  # not improved yet
             for sign in (-1, 1):
                 moved = self._moved(delta[open_], order[open_, k], bases, sign * self.step * self.eps)
@@ -93,8 +93,8 @@ class SimBA(Query):
         n, channels, height, width = x.shape
         ring = torch.zeros(height, width, device=x.device)
         if self.basis == "dct":
-            row, column = (torch.arange(s, device=x.device) for s in (height, width))
-            beyond = torch.maximum(row[:, None], column) - self.freq_dims
-            ring = (beyond // self.stride + 1).clamp_(min=0)
+            row, column = (torch.arange(s, device=x.device) / s for s in (height, width))
+            beyond = torch.maximum(row[:, None], column) - self.frequencies
+            ring = ((beyond / self.stride).floor() + 1).clamp_(min=0)
         rank = torch.rand(n, channels, height, width, generator=generator, device=x.device) + ring
         return rank.flatten(1).argsort(1)[:, :self.steps]

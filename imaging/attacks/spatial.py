@@ -5,14 +5,15 @@ from __future__ import annotations
 import itertools
 import math
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from torch import Tensor
 
 from imaging import spline
-from suite.attack import Info
+from suite.attack import Count, Info, Positive
 from suite.attacks._search import Goal, Hunt, Query, worst_of
 from suite.attacks._shaped import Shaped
 from suite.classifier import Classifier
@@ -26,8 +27,8 @@ class RotationTranslation(Query):
     Pixels are interpolated bilinearly; what comes in from beyond the border is black, as in the paper.
 
     Attributes:
-        eps: Largest angle, in degrees.
-        shift: Largest translation, as a share of the side, along each axis.
+        eps: Largest angle, in degrees, at most 180.
+        shift: Largest translation, as a share of the side, along each axis, whatever the angle.
         angles, shifts: The grid: so many angles, and so many translations along each axis. Unused when `draws` is set.
         draws: Try so many random poses instead ("worst of 10" in the paper).
         early_stop: As for `suite.attacks.noise.RandomNoise`.
@@ -38,12 +39,12 @@ class RotationTranslation(Query):
         "Rotation and translation", "Engstrom, Tran, Tsipras, Schmidt and Madry 2017, arXiv 1712.02779", "score",
         ("evasion-query",), "`angles` x `shifts`^2 queries, or `draws`; fewer with early stop",
         "tries the poses of the grid in random order; no first-order attack, which the paper finds weaker than either")
-    unit: ClassVar[str] = "largest angle, in degrees"
-    eps: float = 30.0
-    shift: float = 0.1
-    angles: int = 31
-    shifts: int = 5
-    draws: int | None = None
+    unit: ClassVar[str] = "largest angle, in degrees, besides shifts"
+    eps: Annotated[float, Field(gt=0, le=180)] = 30.0
+    shift: Annotated[float, Field(ge=0, le=1)] = 0.1
+    angles: Count = 31
+    shifts: Count = 5
+    draws: Count | None = None
     early_stop: bool = True
 
     def _attack(self, classifier: Classifier, reach: Reach, goal: Goal, generator: torch.Generator) -> Tensor:
@@ -99,8 +100,8 @@ class Warp(Shaped):
         "a cubic B-spline of a few control points, smooth by construction and with a bound, instead of a free field "
         "with a penalty on its roughness; signed ascent instead of L-BFGS")
     unit: ClassVar[str] = "largest displacement, in pixels"
-    eps: float = 1.5
-    points: int = 6
+    eps: Positive = 1.5
+    points: Annotated[int, Field(ge=4)] = 6
 
     def start(self, x: Tensor, generator: torch.Generator) -> Tensor:
         """(n, 2, points, points) displacements of the control points, right and down, as shares of `eps`."""

@@ -9,7 +9,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from suite.attack import Info
+from suite.attack import Count, Info, Positive
 from suite.attacks._search import Goal, Hunt, Query, worst_of
 from suite.attacks._shaped import Shaped
 from suite.classifier import Classifier
@@ -24,7 +24,7 @@ class Speckle(Query):
 
     Attributes:
         noise: "gaussian": n of standard deviation `eps / 2`, cut off at `eps`; "uniform": n between `-eps` and `eps`.
-        draws: Random fields tried for each image, at least 1.
+        draws: Random fields tried for each image.
         early_stop: As for `suite.attacks.noise.RandomNoise`.
     """
 
@@ -35,9 +35,9 @@ class Speckle(Query):
         "the worst of some draws, where the paper takes one; Gaussian noise is cut off at two standard deviations, so "
         "that it has a budget")
     unit: ClassVar[str] = _UNIT
-    eps: float = 0.2
+    eps: Positive = 0.2
     noise: Literal["gaussian", "uniform"] = "gaussian"
-    draws: int = 32
+    draws: Count = 32
     early_stop: bool = True
 
     def _attack(self, classifier: Classifier, reach: Reach, goal: Goal, generator: torch.Generator) -> Tensor:
@@ -63,7 +63,7 @@ class AdversarialSpeckle(Shaped):
         "`restarts` x (`steps` forward and input-gradient passes and 1 forward pass), fewer with early stop",
         "the paper's speckle is random; here the worst field is looked for")
     unit: ClassVar[str] = _UNIT
-    eps: float = 0.1
+    eps: Positive = 0.1
 
     def start(self, x: Tensor, generator: torch.Generator) -> Tensor:
         return torch.empty_like(x).uniform_(-1, 1, generator=generator)

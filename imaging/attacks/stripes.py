@@ -8,8 +8,8 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from suite.attack import Info
-from suite.attacks._search import Goal, Hunt, Query
+from suite.attack import Count, Info
+from suite.attacks._search import Goal, Hunt, Query, worst_of
 from suite.classifier import Classifier
 from suite.space import Kind, Reach
 
@@ -35,7 +35,7 @@ class VerticalStripes(Query):
 
     Attributes:
         direction: "vertical": one sign for each column and channel; "horizontal": for each row and channel.
-        draws: Random stripes tried for each image, at least 1.
+        draws: Random stripes tried for each image.
         early_stop: Return an image at its first stripes that fool the classifier, or unchanged where none do.
             Otherwise all draws are made and the one furthest on the wrong side is returned.
     """
@@ -47,14 +47,9 @@ class VerticalStripes(Query):
         "tries many random stripes where Square Attack starts from one; that papers which report a \"vertical "
         "perturbation\" mean these stripes is likely, not proven")
     direction: Direction = "vertical"
-    draws: int = 100
+    draws: Count = 100
     early_stop: bool = True
 
     def _attack(self, classifier: Classifier, reach: Reach, goal: Goal, generator: torch.Generator) -> Tensor:
-        hunt = Hunt(classifier, reach, goal, self.early_stop)
-        for _ in range(self.draws):
-            z = striped(hunt.reach, generator, self.direction)
-            left = hunt.note(z, classifier.scores(z))
-            if left is not None and not len(left):
-                break
-        return hunt.best()[0]
+        return worst_of(lambda reach: striped(reach, generator, self.direction), self.draws,
+                        Hunt(classifier, reach, goal, self.early_stop))

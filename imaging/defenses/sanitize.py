@@ -88,7 +88,7 @@ class MedianFilter(Sanitizer):
     """Median smoothing.
 
     Attributes:
-        size: Side of the square window, odd, at least 3.
+        size: Side of the square window, at least 2, as for `imaging.detectors.FeatureSqueezing`.
     """
 
     info: ClassVar[Info] = Info("Median filter", "Xu, Evans and Qi 2018, arXiv 1704.01155", threats=("evasion",),
@@ -96,8 +96,8 @@ class MedianFilter(Sanitizer):
     size: int = 3
 
     def __post_init__(self) -> None:
-        if self.size < 3 or self.size % 2 == 0:
-            raise InputError(f"MedianFilter: size must be odd and at least 3, got {self.size}")
+        if self.size < 2:
+            raise InputError(f"MedianFilter: size must be at least 2, got {self.size}")
 
     def transform(self, x: Tensor) -> Tensor:
         return transforms.median(x, self.size)

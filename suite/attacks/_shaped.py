@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from suite.attack import Count, Positive
 from suite.attacks._search import Goal, Hunt, Search, restarted
 from suite.classifier import TorchClassifier
 from suite.space import Reach
@@ -22,15 +23,15 @@ class Shaped(Search):
 
     Attributes:
         early_stop: As for `suite.attacks.gradient.BIM`.
-        steps: Steps of each start, at least 1.
+        steps: Steps of each start.
         step: Length of the first step, as a share of the most that a parameter may be; it falls linearly to 0.
-        restarts: Starts, at least 1; all but the first only for the rows that are not fooled yet.
+        restarts: Starts; all but the first only for the rows that are not fooled yet.
     """
 
     early_stop: bool = True
-    steps: int = 40
-    step: float = 0.25
-    restarts: int = 1
+    steps: Count = 40
+    step: Positive = 0.25
+    restarts: Count = 1
 
     @abstractmethod
     def start(self, x: Tensor, generator: torch.Generator) -> Tensor:

@@ -9,7 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from suite.attack import EvasionAttack, GradientAttack, Info
+from suite.attack import Count, EvasionAttack, GradientAttack, Info, Positive
 from suite.attacks._search import Goal, project, uphill
 from suite.batches import in_batches
 from suite.classifier import Classifier, TorchClassifier
@@ -29,14 +29,23 @@ class Universal(EvasionAttack):
     Attributes:
         target: Label to reach; `None` for any wrong one.
         norm: "linf" or "l2".
+        own: Most inputs on which it crafts; of more, so many are drawn.
     """
 
     target: int | None = None
     norm: Lp = "linf"
+    own: Count = 100
+
+    def craft(self, classifier: Classifier, x: Tensor, y: Tensor, seed: int = 0) -> Tensor:
+        """(...) float32: one perturbation within `eps`, in data units, fitted on `own` of (n, ...) inputs, n >= 1, and
+        their labels."""
+        self.check(classifier)
+        drawn = torch.randperm(len(x), generator=torch_generator(seed))[:self.own].sort().values.to(x.device)
+        return self._craft(classifier, x[drawn], y[drawn], seed)
 
     @abstractmethod
-    def craft(self, classifier: Classifier, x: Tensor, y: Tensor, seed: int = 0) -> Tensor:
-        """(...) float32: one perturbation within `eps`, in data units, fitted on (n, ...) inputs and their labels."""
+    def _craft(self, classifier: Classifier, x: Tensor, y: Tensor, seed: int) -> Tensor:
+        """As `craft`, on all inputs given."""
 
     def apply(self, classifier: Classifier, x: Tensor, v: Tensor) -> Tensor:
         """(n, ...) the possible inputs within `eps` of `x` that are nearest to `x + v`."""
@@ -60,7 +69,7 @@ class UniversalGradient(Universal, GradientAttack):
     on skin lesions, eye scans and chest X-rays.
 
     Attributes:
-        passes: Most passes over the inputs, at least 1; the pattern that fools most after a pass is kept.
+        passes: Most passes over the inputs; the pattern that fools most after a pass is kept.
         step: Length of a step, in units of `eps`; it falls linearly to 0.
         batch: Inputs that vote on a step.
         rate: Share of the inputs that must be fooled to stop.
@@ -69,24 +78,24 @@ class UniversalGradient(Universal, GradientAttack):
     info: ClassVar[Info] = Info(
         "Universal perturbation", "Moosavi-Dezfooli, Fawzi, Fawzi and Frossard 2016, arXiv 1610.08401; targeted: "
         "Hirano, Minagi and Takemoto 2021, doi 10.1186/s12880-020-00530-y", "white-box", ("evasion",),
-        "`passes` x (1 forward and input-gradient pass and 1 forward pass) of the attacker's own inputs, without a "
-        "target for each label, fewer when enough are fooled; then none",
+        "`passes` x (1 forward and input-gradient pass and 1 forward pass) of `own` inputs of the attacker's, without "
+        "a target for each label, fewer when enough are fooled; then none",
         "steps along the summed gradient of the log odds of a batch's inputs that are not at the label yet, where the "
         "paper adds up one DeepFool step (and the targeted one FGSM step) an input; without a target it is the best of "
         "the patterns towards each label, as inputs that flee to different labels pull against each other; goes on "
         "until all are fooled, where the paper stops at 80 %; keeps the best pattern, not the last; fooled means "
         "judged wrongly, where the paper means otherwise than before")
-    passes: int = 10
-    step: float = 0.2
-    batch: int = 32
+    own: Count = 500
+    passes: Count = 10
+    step: Positive = 0.2
+    batch: Count = 32
     rate: float = 1.0
 
     def __post_init__(self) -> None:
         if not 0 < self.rate <= 1:
             raise InputError(f"{type(self).__name__}: rate must lie above 0 and be at most 1, got {self.rate!r}")
 
-    def craft(self, classifier: TorchClassifier, x: Tensor, y: Tensor, seed: int = 0) -> Tensor:
-        self.check(classifier)
+    def _craft(self, classifier: TorchClassifier, x: Tensor, y: Tensor, seed: int) -> Tensor:
         fools, generator = Goal(classifier, y, self.target), torch_generator(seed)
         labels = range(len(classifier.classes_)) if self.target is None else (self.target,)
         with classifier.frozen(), torch.no_grad():

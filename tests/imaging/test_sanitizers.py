@@ -250,7 +250,7 @@ def test_tables_are_refused():
 
 
 @pytest.mark.parametrize(("make", "what"), [
-    (lambda: Jpeg(quality=0), "quality"), (lambda: BitDepth(bits=9), "bits"), (lambda: MedianFilter(size=4), "odd"),
+    (lambda: Jpeg(quality=0), "quality"), (lambda: BitDepth(bits=9), "bits"), (lambda: MedianFilter(size=1), "size"),
     (lambda: TotalVariation(weight=0), "weight"), (lambda: Wavelet(levels=0), "levels")])
 def test_impossible_settings_are_refused(make, what):
     with pytest.raises(InputError, match=what):

@@ -23,7 +23,7 @@ def test_each_direction_of_a_linear_model_gains_what_it_can(basis, shape, n):
     lead, grad = slope(classifier, x, y)
     gain = (dct.spectrum(grad) if basis == "dct" else grad).abs().flatten(1).sum(1)
     step = (-lead / gain).median().item() * 1.001
-    found = SimBA(eps=10.0, basis=basis, step=step / 10, freq_dims=3, stride=2)(classifier, x, y)
+    found = SimBA(eps=10.0, basis=basis, step=step / 10, frequencies=0.5, stride=0.3)(classifier, x, y)
     hit = classifier.judge(found) != y
     assert torch.equal(hit, lead + step * gain > 0) and hit.any()
     assert torch.equal(found[~hit], x[~hit])
@@ -75,10 +75,11 @@ def test_a_direction_that_helps_at_once_costs_one_query():
 
 
 def test_low_frequencies_come_first_ring_by_ring():
-    order = SimBA(freq_dims=2, stride=3)._order(torch.zeros(4, 3, 6, 9), torch_generator(0))
-    assert torch.equal(order.sort(1).values, torch.arange(3 * 54).expand(4, -1))
-    side = torch.maximum(order // 9 % 6, order % 9)
-    assert (side[:, :12] < 2).all() and ((side[:, 12:75] >= 2) & (side[:, 12:75] < 5)).all()
+    order = SimBA(frequencies=0.25, stride=0.5)._order(torch.zeros(4, 3, 8, 12), torch_generator(0))
+    assert torch.equal(order.sort(1).values, torch.arange(3 * 96).expand(4, -1))
+    row, column = order // 12 % 8, order % 12  # first 2 x 3 of 8 x 12, then 6 x 9, of each of 3 channels
+    low, next_ = (row < 2) & (column < 3), (row < 6) & (column < 9)
+    assert low[:, :18].all() and not low[:, 18:].any() and next_[:, :162].all() and not next_[:, 162:].any()
     assert not torch.equal(order[0], order[1])
 
 
@@ -95,7 +96,7 @@ def test_same_seed_same_result_targets_and_batches(basis):
     assert (classifier.judge(attack(classifier, x, y))[moved] == 2).all()
 
 
-@pytest.mark.parametrize("wrong", [{"basis": "wavelet"}, {"freq_dims": 0}, {"stride": 0}])
+@pytest.mark.parametrize("wrong", [{"basis": "wavelet"}, {"frequencies": 0}, {"stride": 0}])
 def test_bad_parameters_are_refused(wrong):
     with pytest.raises(InputError, match="SimBA"):
         SimBA(**wrong)

@@ -157,6 +157,25 @@ def test_fools_no_fewer_than_art(target):
     assert hits(attack.craft(classifier, x, y)) >= hits(torch.from_numpy(theirs.noise[0]))
 
 
+def test_it_crafts_on_as_many_of_the_inputs_as_the_attacker_owns():
+    seen = []
+
+    class Watch(Universal):
+        def _craft(self, classifier, x, y, seed):
+            seen.append((x, y))
+            return torch.zeros_like(x[0])
+
+    classifier = linear()
+    x, y = rows(classifier, 50)
+    for own, seed in ((20, 0), (20, 0), (20, 1), (50, 1), (80, 2)):
+        Watch(own=own).craft(classifier, x, y, seed)
+    assert [len(some) for some, _ in seen] == [20, 20, 20, 50, 50]
+    assert torch.equal(seen[0][0], seen[1][0]) and not torch.equal(seen[0][0], seen[2][0])
+    assert torch.equal(seen[3][0], x) and torch.equal(seen[4][1], y)
+    places = (x[:, None] == seen[2][0]).all(2).float().argmax(0)
+    assert len(places.unique()) == 20 and torch.equal(y[places], seen[2][1])
+
+
 class TestInAnAudit:
     def subject(self):
         classifier = linear(2)
@@ -187,7 +206,7 @@ class TestInAnAudit:
 
     def test_one_that_only_asks_serves_any_model(self):
         class Nudge(Universal):
-            def craft(self, classifier, x, y, seed=0):
+            def _craft(self, classifier, x, y, seed):
                 return torch.full_like(x[0], self.eps)
 
         x = np.stack([np.linspace(-1, 1, 21), np.linspace(0.91, 1.11, 21)], 1)
