@@ -32,7 +32,9 @@ def evasion(attack: EvasionAttack, subject: Subject, sheet: Sheet, rows: int | N
     """Robust accuracy at every budget, and what the successes look like at the main one.
 
     A row that is fooled within one budget is fooled within every larger one, and is not attacked again. Where the
-    attack has a target, rows that bear its label are left out, and fooled means judged as the target.
+    attack has a target, rows that bear its label are left out, and fooled means judged as the target. A universal
+    attack makes one pattern for each budget, and each is measured on all rows by itself; the arrays below are for each
+    row of the pattern of the least budget that fools it.
 
     Of the n rows attacked, these arrays are kept: "positions" (n,) in the test split, "wrong" (n,) bool without attack,
     "distance" (n,) float64 in the attack's norm and "linf" (n,), infinite where nothing was found; and "x_adv" (k, ...)
@@ -60,6 +62,11 @@ def evasion(attack: EvasionAttack, subject: Subject, sheet: Sheet, rows: int | N
     if isinstance(attack, Transfer):
         met = attack.surrogate_of(subject.recipe, subject.data, subject.seed, subject.device)
     best, distance, extra = x.clone(), np.where(wrong, 0.0, np.inf), {}
+    patterns: dict[float, torch.Tensor] = {}
+    if isinstance(attack, Universal):  # fitted on the attacker's own inputs, never on those that it is judged on
+        own = tensors(subject.data.val, model.device)
+        patterns = {eps: replace(attack, eps=eps).craft(model, *own, subject.seed) for eps in budgets}
+        extra["pattern"] = patterns[main].cpu().numpy()
 
     def attempt(budget: float, which: np.ndarray) -> None:
         """Attack the rows `which` and keep what succeeded within the budget."""
@@ -88,22 +95,25 @@ def evasion(attack: EvasionAttack, subject: Subject, sheet: Sheet, rows: int | N
             extra.update(lower=lower, upper=np.where(wrong, 0.0, np.inf))
             extra["upper"][~wrong] = certified.upper
             return certified.x_adv
-        if isinstance(now, Universal):  # fitted on the attacker's own inputs, never on those that it is judged on
-            pattern = now.craft(model, *tensors(subject.data.val, model.device), subject.seed)
-            if now.eps <= main:
-                extra["pattern"] = pattern.cpu().numpy()
-            return now.apply(model, x0, pattern)
+        if patterns:
+            return now.apply(model, x0, patterns[now.eps])
         return now(met, x0, y0, subject.seed)
 
     for budget in budgets[-1:] if attack.minimal else budgets:
         attempt(budget, np.isinf(distance))
     seconds, asked = time.perf_counter() - started, model.queries
+    within, there, far = {eps: distance <= eps + SLACK for eps in budgets}, best, distance
+    for eps, pattern in patterns.items():
+        found = replace(attack, eps=eps).apply(model, x, pattern)
+        within[eps] = wrong | fools(model, found, y, target)
+        if eps == main:
+            there, far = found, space.distance(found, x, attack.norm).double().cpu().numpy()
 
     params = {k: v for k, v in asdict(attack).items() if k != "eps"}
     cost = {"queries": asked / len(test), "seconds": seconds}
     for eps in budgets:
         at = {"attack_params": params | {"eps": eps}} | cost
-        fooled = distance <= eps + SLACK
+        fooled = within[eps]
         sheet.add("robust_accuracy", metrics.proportion(~fooled), **at)
         sheet.add("attack_success_rate", metrics.proportion(fooled[~wrong]), **at)
         if "lower" in extra:
@@ -118,14 +128,13 @@ def evasion(attack: EvasionAttack, subject: Subject, sheet: Sheet, rows: int | N
             solved = extra["upper"] - extra["lower"] <= SLACK
         unreachable = extra["lower"] >= budgets[-1] - SLACK
         sheet.add("solved", metrics.proportion((solved | unreachable)[~wrong]), **at)
-    _describe(attack, subject, sheet, test, best, distance, distance <= main + SLACK, wrong, at)
+    _describe(attack, subject, sheet, test, there, far, within[main], wrong, at)
     right = torch.from_numpy(~wrong).to(model.device)
     if isinstance(attack, QueryAttack):
         _as_claimed(attack, subject, sheet, x[right], y[right], at)
-    shown = picture(model, x, best, distance <= main + SLACK, wrong, test.y, test.classes)
-    if "pattern" in extra:  # the rates above let the attacker choose, for each row, among the patterns of all budgets
-        found = replace(attack, eps=main).apply(model, x[right], torch.from_numpy(extra["pattern"]).to(model.device))
-        sheet.add("pattern_success_rate", metrics.proportion(fools(model, found, y[right], target)), **at)
+    shown = picture(model, x, there, within[main], wrong, test.y, test.classes)
+    if patterns:  # under a name of its own, as it is of one perturbation and not of one for each row
+        sheet.add("pattern_success_rate", metrics.proportion(within[main][~wrong]), **at)
     if isinstance(attack, Transfer):
         _transferred(replace(attack, eps=main), met, subject, sheet, x[right], y[right], at)
     linf = np.where(np.isfinite(distance), space.distance(best, x).double().cpu().numpy(), np.inf)

@@ -202,7 +202,33 @@ class TestInAnAudit:
         assert np.array_equal(arrays["pattern"], v.numpy())
         fooled = model.judge(expected.apply(model, torch.from_numpy(test.x), v)).numpy() != test.y
         assert value(out, "pattern_success_rate", 0.1) == pytest.approx(fooled.mean())
-        assert value(out, "attack_success_rate", 0.1) >= fooled.mean()
+        assert value(out, "attack_success_rate", 0.1) == pytest.approx(fooled.mean())
+
+    def test_each_budget_stands_for_its_one_pattern(self):
+        class Turncoat(Universal):
+            """Fools the rows of one label within 0.1, and those of the other beyond."""
+
+            def craft(self, classifier, x, y, seed=0):
+                return torch.full_like(x[0], self.eps if self.eps <= 0.1 else -self.eps)
+
+        x = np.stack([np.zeros(20), np.r_[np.full(10, 0.95), np.full(10, 1.04)]], 1)
+        model, out = EstimatorClassifier(Says(0.1, 0.9), 2, Space(-10.0, 10.0)), sheet()
+        data = dataset(split(x, (x[:, 1] > 1).astype(int)))
+        arrays = measure(Turncoat(), subject(model, data, budgets=(0.1, 0.2), eps=0.2), out)
+        assert [value(out, "robust_accuracy", eps) for eps in (0.1, 0.2)] == [0.5, 0.5]
+        assert value(out, "attacked_sensitivity") == 0 and value(out, "attacked_specificity") == 1
+        assert value(out, "median_perturbation") == pytest.approx(0.2)
+        assert arrays["pattern"] == pytest.approx(-0.2)
+        assert (arrays["linf"] <= 0.2 + 1e-5).all()  # the worst case is for each row that of the patterns
+
+    def test_a_pattern_is_made_even_where_a_smaller_budget_is_enough(self):
+        class Nudge(Universal):
+            def craft(self, classifier, x, y, seed=0):
+                return torch.full_like(x[0], self.eps)
+
+        model = EstimatorClassifier(Says(0.1, 0.9), 2, Space(-10.0, 10.0))
+        arrays = measure(Nudge(), subject(model, dataset(split([[0, 0.99]] * 4, [0] * 4))), sheet())
+        assert arrays["pattern"] == pytest.approx(0.1)
 
     def test_one_that_only_asks_serves_any_model(self):
         class Nudge(Universal):

@@ -58,12 +58,10 @@ def _count(row: Measurement | None, rows: Rows, digits: int) -> Cell:
 
 def shared(rows: Rows) -> Table:
     """Attacks that are made without the input or without the model: universal patterns and transfer."""
-    head = ["attack", "success rate", "by the one pattern shown", "surrogate's accuracy", "surrogate fooled",
-            "of these, the model too", "SSIM", "n"]
+    head = ["attack", "success rate", "surrogate's accuracy", "surrogate fooled", "of these, the model too", "SSIM", "n"]
     table = Table("One pattern for all, and attacks made on another model", head,
-                  note="A universal pattern is made from other inputs than those it is judged on; the success rate "
-                       "lets the attacker choose among the patterns of all budgets up to the main one. Transfer: made "
-                       "on a surrogate that the attacker trained, and then tried on the model.")
+                  note="A universal pattern is made from other inputs than those it is judged on, and the same for "
+                       "all of them. Transfer: made on a surrogate that the attacker trained, and then tried on the model.")
     singles = ("pattern_success_rate", "surrogate_accuracy", "surrogate_success", "transfer_rate")
     for model, defense in rows.pairs():
         group = model + ("" if defense == "none" else f" behind {defense}")
@@ -72,7 +70,7 @@ def shared(rows: Rows) -> Table:
             found = [rows.one(metric, model, defense, attack) for metric in singles]
             if any(found):
                 success = rows.one("attack_success_rate", model, defense, attack, eps=at)
-                table.add(group, [words(attack), est(success), *map(est, found),
+                table.add(group, [words(attack), est(success), *map(est, found[1:]),
                                   plain(rows.one("visibility[ssim]", model, defense, attack), 3),
                                   amount(success and success.n)])
     return table.pruned()
