@@ -58,10 +58,12 @@ def _count(row: Measurement | None, rows: Rows, digits: int) -> Cell:
 
 def shared(rows: Rows) -> Table:
     """Attacks that are made without the input or without the model: universal patterns and transfer."""
-    head = ["attack", "success rate", "surrogate's accuracy", "surrogate fooled", "of these, the model too", "SSIM", "n"]
+    head = ["attack", "success rate", "surrogate's accuracy", "surrogate fooled", "of these, the model too", "SSIM",
+            "n"]
     table = Table("One pattern for all, and attacks made on another model", head,
                   note="A universal pattern is made from other inputs than those it is judged on, and the same for "
-                       "all of them. Transfer: made on a surrogate that the attacker trained, and then tried on the model.")
+                       "all of them. Transfer: made on a surrogate that the attacker trained, and then tried on the "
+                       "model.")
     singles = ("pattern_success_rate", "surrogate_accuracy", "surrogate_success", "transfer_rate")
     for model, defense in rows.pairs():
         group = model + ("" if defense == "none" else f" behind {defense}")
