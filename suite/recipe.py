@@ -125,6 +125,11 @@ class Front(Defense):
         return self.wrap(recipe.fit(train, val, seed, device), train, val)
 
 
+def exceeded(scores: np.ndarray, share: float) -> float:
+    """The least of (n,) `scores` that at most so large a `share` of them exceeds."""
+    return float(np.quantile(scores, 1 - share, method="higher"))
+
+
 class Detector(ABC):
     """Scores how suspicious an input is."""
 
@@ -146,4 +151,4 @@ class Detector(ABC):
 
     def threshold(self, fpr: float, clean: np.ndarray) -> float:
         """The score that a share `fpr` of held-out `clean` inputs exceeds."""
-        return float(np.quantile(self.score(clean), 1 - fpr, method="higher"))
+        return exceeded(self.score(clean), fpr)

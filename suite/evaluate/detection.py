@@ -24,7 +24,7 @@ from suite.evaluate.worst_case import CONTROL, Part, withstood
 from suite.features import Penultimate
 from suite.measurement import Sheet
 from suite.metrics import Estimate
-from suite.recipe import Detector
+from suite.recipe import Detector, exceeded
 
 FPRS = (0.01, 0.05)
 """Shares of clean inputs that may be alarms; at the last one stands the detector that adaptive attacks meet."""
@@ -64,7 +64,7 @@ def measure_detection(name: str, detector: Detector, subject: Subject, sheet: Sh
     described = {"detector": asdict(detector)} | ({"fitted_on": detector.fitted_on} if detector.fitted_on else {})
     detector.fit(data.train.x, data.train.y, model)
     held_out, clean = detector.score(data.val.x), detector.score(data.test.x)
-    thresholds = {fpr: detector.threshold(fpr, data.val.x) for fpr in rates}
+    thresholds = {fpr: exceeded(held_out, fpr) for fpr in rates}
     for fpr, threshold in thresholds.items():
         sheet.add(f"detection_fpr[{name}@{fpr}]", metrics.proportion(clean > threshold), attack_params=described)
     # nobody attacked either: far from 0.5, the detector tells apart what it must not

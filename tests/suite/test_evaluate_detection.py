@@ -234,6 +234,19 @@ def test_without_attacks_there_is_nothing_to_find():
         measure_detection("watch", Watch(), target(judge_of_the_first()), sheet(), [])
 
 
+def test_validation_inputs_are_scored_once():
+    at, asked = target(judge_of_the_first()), []
+
+    class Counts(Watch):
+        def score(self, x):
+            asked.append(len(x))
+            return super().score(x)
+
+    few = replace(at, data=replace(at.data, val=at.data.val.take(slice(150))))
+    measure_detection("watch", Counts(), few, sheet(), [part("pgd", PGD(), at)])
+    assert asked.count(150) == 1
+
+
 @pytest.mark.parametrize(("n", "rates"), [(19, None), (20, {0.05}), (99, {0.05}), (100, {0.01, 0.05})])
 def test_an_alarm_is_set_where_validation_inputs_can_tell_it(n, rates):
     at, out = target(judge_of_the_first()), sheet()
