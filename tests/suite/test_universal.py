@@ -208,7 +208,7 @@ class TestInAnAudit:
         class Turncoat(Universal):
             """Fools the rows of one label within 0.1, and those of the other beyond."""
 
-            def craft(self, classifier, x, y, seed=0):
+            def _craft(self, classifier, x, y, seed):
                 return torch.full_like(x[0], self.eps if self.eps <= 0.1 else -self.eps)
 
         x = np.stack([np.zeros(20), np.r_[np.full(10, 0.95), np.full(10, 1.04)]], 1)
@@ -223,7 +223,7 @@ class TestInAnAudit:
 
     def test_a_pattern_is_made_even_where_a_smaller_budget_is_enough(self):
         class Nudge(Universal):
-            def craft(self, classifier, x, y, seed=0):
+            def _craft(self, classifier, x, y, seed):
                 return torch.full_like(x[0], self.eps)
 
         model = EstimatorClassifier(Says(0.1, 0.9), 2, Space(-10.0, 10.0))
