@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
-from suite.defenses.randomized import Randomized
+from suite.defenses.randomized import Chance, Randomized
 from suite.errors import NotApplicable
 
 
@@ -81,25 +81,24 @@ def _entering(module: nn.Module, kinds: tuple[type[nn.Module], ...], x: Tensor) 
     """What enters each layer of some kinds, in the order in which they run, (n, d) each, of a `Randomized` network the
     mean over its draws; and the module's output."""
     entered: list[Tensor] = []
-    draws = next((m.chance.draws for m in module.modules() if isinstance(m, Randomized)), 1)
-    followed = torch.is_grad_enabled() and x.requires_grad
+    chance = next((m.chance for m in module.modules() if isinstance(m, Randomized)), Chance(1))
 
     def note(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        if followed and not torch.is_grad_enabled():
-            return  # a randomised network runs once more for its verdict alone
         z = inputs[0]
         # at once, as later layers may work in place; channels are second for convolutions and last for linear layers
         z = z.flatten(2).mean(2) if isinstance(layer, _ConvNd) else z.flatten(1, -2).mean(1) if z.dim() > 2 else z
-        if len(z) == draws * len(x) != len(x):
-            z = z.unflatten(0, (draws, len(x))).mean(0)
+        if len(z) == chance.draws * len(x) != len(x):
+            z = z.unflatten(0, (chance.draws, len(x))).mean(0)
         if len(z) == len(x):  # a layer that sees the inputs several times over says nothing of each
             entered.append(z)
 
     # hooks that stay would take the network's fast passes away (`suite.passes`)
     hooks = [layer.register_forward_pre_hook(note) for layer in module.modules() if isinstance(layer, kinds)]
+    chance.held = True  # features are those of the draws that decide, so that their slope is, too
     try:
         out = module(x)
     finally:
+        chance.held = False
         for hook in hooks:
             hook.remove()
     return entered, out

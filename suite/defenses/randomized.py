@@ -25,7 +25,7 @@ class Chance:
     SEED: ClassVar[int] = 2**40  # of predictions; those of attacks count up from 0
 
     def __init__(self, draws: int) -> None:
-        self.draws, self.passes, self.fresh = draws, 0, False
+        self.draws, self.passes, self.fresh, self.held = draws, 0, False, False  # held: no pass draws fresh numbers
         self.generator: torch.Generator | None = None
 
     def start(self, device: torch.device, fresh: bool) -> None:
@@ -55,7 +55,7 @@ class Randomized(nn.Module):
         self.inner, self.chance = inner, chance
 
     def forward(self, x: Tensor) -> Tensor:
-        if not (torch.is_grad_enabled() and x.requires_grad):
+        if self.chance.held or not (torch.is_grad_enabled() and x.requires_grad):
             return mean_log_proba(self.draw(x, fresh=False))
         value = mean_log_proba(self.draw(x, fresh=True))
         with torch.no_grad():  # an attack goes by what the model says, and in the direction that is right on average

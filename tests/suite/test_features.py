@@ -105,8 +105,13 @@ def test_of_a_randomised_network_the_mean_over_its_draws():
 
 def test_features_of_a_randomised_network_follow_the_input():
     classifier, x = randomised()
-    grad, = torch.autograd.grad(Penultimate(classifier.module)(x.requires_grad_()).sum(), x)
-    assert grad.flatten(1).abs().sum(1).gt(0).all()
+    features = Penultimate(classifier.module)
+    with torch.no_grad():
+        fixed = features(x)
+    followed = features(x.requires_grad_())
+    grad, = torch.autograd.grad(followed.sum(), x)
+    assert torch.equal(followed, fixed) and grad.flatten(1).abs().sum(1).gt(0).all()
+    assert classifier.module.chance.passes == 0 and not classifier.module.chance.held
 
 
 def test_a_network_that_sees_its_inputs_only_several_times_over_has_no_features():
