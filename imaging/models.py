@@ -15,6 +15,7 @@ from suite.data import Split
 from suite.errors import InputError
 from suite.plan import Modality
 from suite.recipe import TorchRecipe
+from suite.space import Kind
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,7 @@ class ImageRecipe(TorchRecipe):
             the data where it is left out, and "other" where nobody knows.
     """
 
+    inputs: ClassVar[Kind] = "image"
     epochs: int = 20
     patience: int = 20
     weight_decay: float = 5e-2

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -170,15 +170,19 @@ class Fitted(Recipe):
         model: With `predict_proba(x) -> (n, classes)`, or a PyTorch module `(n, ...) float32 -> (n, classes)` logits
             that takes data units; for two classes also `(n, 1)` or `(n,)`, the logit of the second.
         source: Where it came from, for messages.
+        gradients: Whether a network gives any; `classifier` tries, and the recipe of what it returns knows.
     """
 
     info: ClassVar[Info] = Info("A fitted model", "none", cost="nothing")
     model: Any
     source: str = ""
+    gradients: bool = True
 
     @property
     def offers(self) -> tuple[str, ...]:
-        return ("gradients",) if isinstance(self.model, nn.Module) else ("trees",)
+        if isinstance(self.model, nn.Module):
+            return ("gradients",) if self.gradients else ()
+        return ("trees",)
 
     def fit(self, train: Split, val: Split, seed: int = 0, device: str = "cpu") -> Classifier:
         raise NotApplicable(f"model {self.source} is already trained, and cannot be trained again")
@@ -220,7 +224,12 @@ class Fitted(Recipe):
             made = TorchClassifier(OneLogit(module), classes, train.space, device=device, recipe=self)
         if not torch.equal(made.scores(x), made.scores(x)):
             made.notes["randomised"] = "the same inputs give other logits each time, so gradients and rates are noisy"
-        made.queries = 0
+        try:
+            made.pull(x[:2], lambda logits: [torch.ones_like(logits)])
+        except RuntimeError:  # it detaches, or computes under torch.no_grad
+            made.recipe = replace(self, gradients=False)
+            made.notes["gradients"] = "it gives none; only attacks that ask can be used"
+        made.queries = made.gradients = 0
         return made
 
     def _tried(self, ask: Callable[[], Any]) -> Any:

@@ -20,6 +20,7 @@ from suite.defenses.plain import Plain
 from suite.errors import InputError, NotApplicable
 from suite.plan import Item, Plan
 from suite.recipe import Defense, Detector, Front, Recipe
+from suite.space import Space
 
 NONE = Item(name="none")
 WORST = "worst-case"
@@ -71,6 +72,10 @@ class Layout:
         self.defenses: dict[str, Defense] = {"none": Plain()}
         self.defenses |= {d.name: registry.make("defenses", d.name, d.params) for d in plan.defenses}
         self.detectors = {id(d): registry.make("detectors", d.name, d.params) for d in plan.detectors}
+        for name, model in self.models.items():
+            if not dataset.space.suits(model.inputs):
+                raise InputError(f"model '{name}' is for {model.inputs}s, and the inputs of {dataset.name} are "
+                                 f"{dataset.space.kind}s")
         for item in plan.attacks:
             _check_attack(item, self.attacks[id(item)])
         for item in plan.detectors:
@@ -82,12 +87,15 @@ class Layout:
         self.fitted = {name: model.classifier(dataset.train, str(self.device), dataset.features)
                        for name, model in self.models.items()
                        if isinstance(model, artifacts.Fitted)}
+        self.models |= {name: made.recipe for name, made in self.fitted.items()}  # they know of gradients
         if plan.attacks and not any(cell.attack for cell in self.cells):
             first = next(iter(self.attacks.values()))
             why = (f"needs {first.needs or 'a model that can be trained'}" if dataset.space.suits(first.inputs)
                    else f"is for {first.inputs}s")
+            hint = (f"those that only ask are {', '.join(_asking(dataset.space))}" if first.needs == "gradients"
+                    else "see `medsec list attacks`")
             raise InputError(f"none of the attacks can be used on {', '.join(self.models)}: {plan.attacks[0].name} "
-                             f"{why} (see `medsec list attacks`)")
+                             f"{why} ({hint})")
 
     @cached_property
     def cells(self) -> list[Cell]:
@@ -204,6 +212,13 @@ def resolve_model(item: Item, allow_pickle: bool) -> Recipe:
     if not isinstance(made, Recipe):
         raise InputError(f"model '{item.name}' is neither a recipe nor something with predict_proba")
     return made
+
+
+def _asking(space: Space) -> list[str]:
+    """Names of the evasion attacks for such inputs that need no gradients."""
+    found = {name: registry.load("attacks", name) for name in registry.names("attacks")}
+    return [name for name, attack in found.items()
+            if "evasion-query" in attack.info.threats and not attack.needs and space.suits(attack.inputs)]
 
 
 def _check_attack(item: Item, attack: Any) -> None:

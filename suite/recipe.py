@@ -25,6 +25,8 @@ class Recipe(ABC):
     info: ClassVar[Info]
     offers: ClassVar[tuple[str, ...]] = ()
     """What attacks can make use of: "gradients", "trees"."""
+    inputs: ClassVar[Kind] = ""
+    """What it is made for; "" for any inputs."""
 
     @abstractmethod
     def fit(self, train: Split, val: Split, seed: int = 0, device: str = "cpu") -> Classifier:

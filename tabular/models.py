@@ -14,6 +14,7 @@ from suite.attack import Info
 from suite.classifier import EstimatorClassifier, TorchClassifier
 from suite.data import Split
 from suite.recipe import Recipe, TorchRecipe
+from suite.space import Kind
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,7 @@ class LogisticRegression(TorchRecipe):
         c: Inverse strength of the L2 penalty on standardised columns.
     """
 
+    inputs: ClassVar[Kind] = "table"
     info: ClassVar[Info] = Info("Logistic regression", "Cox 1958, J. R. Stat. Soc. B 20:215", cost="milliseconds")
     c: float = 1.0
 
@@ -55,6 +57,7 @@ class MLP(TorchRecipe):
         dropout: Share of hidden units dropped while training, in [0, 1).
     """
 
+    inputs: ClassVar[Kind] = "table"
     info: ClassVar[Info] = Info("Multi-layer perceptron", "Rumelhart, Hinton and Williams 1986, Nature 323:533",
                                 cost="about a second for 500 rows")
     hidden: tuple[int, ...] = (64, 64)
@@ -81,6 +84,7 @@ class RandomForest(Recipe):
         balanced: Weight classes by the inverse of their frequency.
     """
 
+    inputs: ClassVar[Kind] = "table"
     info: ClassVar[Info] = Info("Random forest", "Breiman 2001, Mach. Learn. 45:5", cost="a fraction of a second")
     offers: ClassVar[tuple[str, ...]] = ("trees",)
     trees: int = 100
@@ -104,6 +108,7 @@ class XGBoost(Recipe):
         balanced: Weight classes by the inverse of their frequency.
     """
 
+    inputs: ClassVar[Kind] = "table"
     info: ClassVar[Info] = Info("XGBoost", "Chen and Guestrin 2016, arXiv 1603.02754", cost="a fraction of a second")
     offers: ClassVar[tuple[str, ...]] = ("trees",)
     trees: int = 100

@@ -12,10 +12,13 @@ from functools import cache
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from imaging import dct
 from suite.bpda import straight_through
 
+_KEPT = 6
+"""Steps of total variation that a backward pass holds at a time."""
 _LUMINANCE = """
 16 11 10 16 24 40 51 61
 12 12 14 19 26 58 60 55
@@ -117,15 +120,24 @@ def median(x: Tensor, size: int = 3) -> Tensor:
 def total_variation(x: Tensor, weight: float, steps: int) -> Tensor:
     """The image u with the least `|u - x|^2 / 2 + weight * total variation of u`, channel by channel.
 
-    Chambolle's dual projection (2004, doi 10.1023/B:JMIV.0000011325.36760.1e) of so many steps.
+    Chambolle's dual projection (2004, doi 10.1023/B:JMIV.0000011325.36760.1e) of so many steps. A backward pass repeats
+    them a few at a time: to keep them all would take a dozen images each.
     """
-    down, across = torch.zeros_like(x), torch.zeros_like(x)
+    dual = torch.zeros_like(x), torch.zeros_like(x)
+    for done in range(0, steps, _KEPT):
+        dual = checkpoint(_projected, x, *dual, weight, min(_KEPT, steps - done), use_reentrant=False,
+                          preserve_rng_state=False)
+    return (x - weight * _divergence(*dual)).clamp(0, 1)
+
+
+def _projected(x: Tensor, down: Tensor, across: Tensor, weight: float, steps: int) -> tuple[Tensor, Tensor]:
+    x = x / weight
     for _ in range(steps):
-        u = _divergence(down, across) - x / weight
+        u = _divergence(down, across) - x
         rise, run = _forward(u, 2), _forward(u, 3)
         length = 1 + 0.25 * (rise.square() + run.square() + 1e-12).sqrt()  # the root of 0 has no derivative
         down, across = (down + 0.25 * rise) / length, (across + 0.25 * run) / length
-    return (x - weight * _divergence(down, across)).clamp(0, 1)
+    return down, across
 
 
 def _forward(u: Tensor, axis: int) -> Tensor:

@@ -168,6 +168,17 @@ def test_derivatives_of_denoisers_are_the_true_ones(transform):
     assert torch.autograd.gradcheck(transform, x.requires_grad_(), atol=1e-3)
 
 
+def test_total_variation_keeps_few_images_for_the_way_back(monkeypatch):
+    x, held, grads = photo(1, 6, 8, 1).requires_grad_(), [], []
+    for kept in (6, 30, 7):
+        monkeypatch.setattr(transforms, "_KEPT", kept)
+        with torch.autograd.graph.saved_tensors_hooks(lambda t: held.append(t.numel()) or t, lambda t: t):
+            u = transforms.total_variation(x, 0.05, 30)
+        grads += torch.autograd.grad(u.square().sum(), x)
+    assert sum(held) < 3 * 20 * x.numel()  # three images for each piece; without repeating, a dozen for each step
+    assert torch.allclose(grads[0], grads[1]) and torch.allclose(grads[0], grads[2])
+
+
 @each
 def test_keeps_what_the_classifier_is_and_knows(sanitizer):
     inner, data = convnet(), split()

@@ -301,6 +301,22 @@ class TestUsersOwn:
         assert rows_of(run, cell="lr.skops--none--fit", metric="accuracy", subgroup="")[0].value > 0.9
         assert run.manifest["files"].keys() == {name}
 
+    def test_a_network_that_detaches_is_asked_only(self, data, tmp_path):
+        (tmp_path / "cut.py").write_text(
+            "import torch\nfrom torch import nn\n\n\nclass Cut(nn.Module):\n    def __init__(self):\n"
+            "        super().__init__()\n        self.layer = nn.Linear(30, 2)\n\n    def forward(self, x):\n"
+            "        with torch.no_grad():\n            return self.layer(x / 100)\n\n\nMODEL = Cut()\n")
+        name = f"{tmp_path}/cut.py:MODEL"
+        audit = Audit(plan(models=[name], attacks=["fgsm", "noise"], defenses=["gaussian-noise"]), data, "")
+        assert any(key.endswith("--noise") for key in keys(audit))
+        assert not any(key.endswith("--fgsm") for key in keys(audit))
+        with pytest.raises(InputError, match=r"fgsm needs gradients \(those that only ask are .*hopskipjump, nes, "):
+            Audit(plan(models=[name], attacks=["fgsm"]), data, "")
+
+    def test_models_of_images_are_refused_on_a_table(self, data):
+        with pytest.raises(InputError, match=r"model 'simple-cnn' is for images, and the inputs of .* are tables"):
+            Audit(plan(models=["simple-cnn"]), data, "")
+
     def test_labels_of_images_are_files_of_the_user_too(self, data, tmp_path):
         labels = tmp_path / "labels.csv"
         labels.write_text("file,label\n")
