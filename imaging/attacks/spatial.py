@@ -39,7 +39,7 @@ class RotationTranslation(Query):
         "Rotation and translation", "Engstrom, Tran, Tsipras, Schmidt and Madry 2017, arXiv 1712.02779", "score",
         ("evasion-query",), "`angles` x `shifts`^2 queries, or `draws`; fewer with early stop",
         "tries the poses of the grid in random order; no first-order attack, which the paper finds weaker than either")
-    unit: ClassVar[str] = "largest angle, in degrees, besides shifts"
+    unit: ClassVar[str] = "largest angle, in degrees"
     eps: Annotated[float, Field(gt=0, le=180)] = 30.0
     shift: Annotated[float, Field(ge=0, le=1)] = 0.1
     angles: Count = 31
