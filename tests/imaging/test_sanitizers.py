@@ -251,6 +251,18 @@ def test_following_the_gradient_through_plain_rounding_finds_nothing(trained):
     assert (ours.judge(attack(ours, x, y)) == y).float().mean() < 0.2
 
 
+def test_so_it_is_for_the_jpeg_of_colour_images(trained, monkeypatch):
+    test, grey = coarse_and_fine(80, 1), nn.Conv2d(3, 1, 1, bias=False)
+    grey.weight.data.fill_(1 / 3)
+    x, y, attack = torch.from_numpy(test.x).expand(-1, 3, -1, -1), torch.from_numpy(test.y), PGD(eps=0.07)
+    colour = TorchClassifier(nn.Sequential(grey, trained.module), 2, ImageSpace())
+    behind = Jpeg(quality=90).wrap(colour, test, test)
+    with monkeypatch.context() as m:
+        m.setattr(transforms, "straight_through", lambda _, rounded: rounded)
+        assert (behind.judge(attack(behind, x, y)) == y).float().mean() > 0.9
+    assert (behind.judge(attack(behind, x, y)) == y).float().mean() < 0.2
+
+
 # ---- bad input
 
 

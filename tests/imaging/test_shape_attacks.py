@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from scipy.interpolate import BSpline
+from scipy.ndimage import rotate
 from torch import nn
 
 from imaging import spline
@@ -95,6 +96,17 @@ def test_the_grid_finds_the_one_pose_that_fools():
     found = attack(classifier, x, torch.zeros(3, dtype=torch.int64))
     assert fooled(classifier, found, torch.zeros(3)).tolist() == [True, False, False]
     assert torch.equal(found[1:], x[1:])
+
+
+def test_the_worst_angle_is_that_of_scipy_tried_one_by_one():
+    classifier, _, (x, y) = figures()
+    x, y = x[:6], y[:6]
+    found = RotationTranslation(eps=40.0, angles=9, shifts=1, early_stop=False)(classifier, x, y)
+    how = {"axes": (1, 2), "reshape": False, "order": 1, "mode": "grid-constant"}
+    turned = [np.stack([rotate(z, angle, **how) for z in x.numpy()]) for angle in np.linspace(-40, 40, 9)]
+    leads = torch.stack([lead(classifier, torch.from_numpy(z), y) for z in turned])
+    assert len(leads.argmax(0).unique()) > 1
+    torch.testing.assert_close(lead(classifier, found, y), leads.amax(0), atol=1e-3, rtol=0)
 
 
 def test_splines_are_those_of_scipy_and_keep_between_their_control_points():
