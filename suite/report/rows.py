@@ -129,7 +129,7 @@ def robustness(rows: Rows, model: str, defense: str = "none") -> Robustness | No
              and (a == WORST or known.norm(r) in ("linf", "l2"))]  # within eps in L2 is within eps in Linf
     if not found:
         return None
-    real = [r.n for r in found if r.attack not in (WORST, CONTROL)]
+    real = [r.n for r in found if r.attack not in (WORST, CONTROL) and known.norm(r) == "linf"]
     most = max(r.n for r in found)
     lowest = min((r for r in found if r.n == most), key=lambda r: r.value)
     success = rows.one("attack_success_rate", model, defense, lowest.attack, eps=rows.eps)
