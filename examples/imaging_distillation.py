@@ -39,7 +39,7 @@ def textbook_pgd(model) -> torch.Tensor:
 
 
 rows, kept = [], {}
-for name, defense in (("none", Plain()), ("distillation, temperature 100", Distillation(temperature=100.0))):
+for name, defense in (("none", Plain()), ("distilled at 100", Distillation(temperature=100.0))):
     model = defense(SimpleCNN(epochs=10), train, val, seed=0)
     clean = (model.judge(x) == y).numpy()
     kept[name] = [~fools(model, z, y) & clean for z in (textbook_pgd(model), PGD(eps=EPS)(model, x, y, seed=0))]
@@ -47,6 +47,6 @@ for name, defense in (("none", Plain()), ("distillation, temperature 100", Disti
                  *(percent(proportion(p)) for p in (clean, *kept[name]))])
 show(f"A small CNN on {len(test)} test images, PGD-40 within 4 of 255 grey levels",
      ["Defense", "Logit gap", "Accuracy", "PGD on softmax", "PGD on logits"], rows)
-seems, is_ = (paired(a, b) for a, b in zip(kept["distillation, temperature 100"], kept["none"], strict=True))
+seems, is_ = (paired(a, b) for a, b in zip(kept["distilled at 100"], kept["none"], strict=True))
 console.print(f"Distillation seems to buy {percent(seems)} of accuracy under attack; attacked on its logits it buys "
               f"{percent(is_)}.")
