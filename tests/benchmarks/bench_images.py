@@ -32,6 +32,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).parent))
+from bench_gradient import Tape
 from image_peers import PEERS
 
 from imaging.attacks.autoattack import AutoAttack
@@ -79,23 +80,6 @@ def trained(classes: int, device: str, epochs: int) -> tuple[TorchClassifier, Te
     right = (classifier.judge(x) == y).nonzero()[:, 0]
     print(f"{classes} classes: clean accuracy {len(right) / len(x):.3f}")
     return classifier, x[right[:N]], y[right[:N]]
-
-
-class Tape(nn.Module):
-    """The module, keeping for each forward pass its rows and its backward passes."""
-
-    def __init__(self, module: nn.Module) -> None:
-        super().__init__()
-        self.module, self.passes = module, []
-        self.train(module.training)
-
-    def forward(self, x: Tensor) -> Tensor:
-        entry = [len(x), 0]
-        self.passes.append(entry)
-        out = self.module(x)
-        if out.requires_grad:
-            out.register_hook(lambda _: entry.__setitem__(1, entry[1] + 1))
-        return out
 
 
 def replay(module: nn.Module, x: Tensor, passes: list[list[int]]) -> None:
