@@ -68,8 +68,8 @@ class Space:
         Returns:
             Two tensors of the shape of `x`. A feature that may not change has both equal to `x`.
         """
-        reach = eps * self.scale
-        return torch.maximum(x - reach, self.lower), torch.minimum(x + reach, self.upper)
+        lower, upper = x - eps * self.scale, x + eps * self.scale
+        return torch.maximum(lower, self.lower, out=lower), torch.minimum(upper, self.upper, out=upper)
 
     def reach(self, x: Tensor, eps: float) -> Reach:
         """What `ball` and `snap` say about `x`, worked out once for all the steps of a search."""

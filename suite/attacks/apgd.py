@@ -10,7 +10,18 @@ import torch
 from torch import Tensor
 
 from suite.attack import Info
-from suite.attacks._search import Goal, Hunt, Loss, Search, per_row, project, random_start, restarted, uphill
+from suite.attacks._search import (
+    Goal,
+    Hunt,
+    Loss,
+    Search,
+    overwrite,
+    per_row,
+    project,
+    random_start,
+    restarted,
+    uphill,
+)
 from suite.classifier import TorchClassifier
 from suite.space import Lp, Reach
 
@@ -61,7 +72,7 @@ class APGD(Search):
 
     def _climb(self, classifier: TorchClassifier, hunt: Hunt, z: Tensor) -> tuple[Tensor, Tensor]:
         scale, inward, checkpoints = classifier.space.scale, self.norm == "l2", _checkpoints(self.steps)
-        before = best = best_grad = z
+        before, best, best_grad = z, torch.empty_like(z), torch.empty_like(z)
         most = checked = z.new_full((len(z),), -torch.inf)  # greatest loss: of all steps, up to the last checkpoint
         loss = -most  # of the last step; the first one is no rise
         step = z.new_full((len(z),), 2 * self.eps)
@@ -79,9 +90,9 @@ class APGD(Search):
                 value, loss, most, checked, step, halved, rises = (
                     t[left] for t in (value, loss, most, checked, step, halved, rises))
             rises, loss = rises + (value > loss), value
-            better = value > most
-            wide = per_row(better, z)
-            best, best_grad, most = torch.where(wide, z, best), torch.where(wide, grad, best_grad), value.maximum(most)
+            overwrite(best, value > most, z)
+            overwrite(best_grad, value > most, grad)
+            most = value.maximum(most)
             if k in checkpoints:
                 # too few steps up, or a stretch of full-length steps without a new best: too long a stride
                 halve = (rises < self.rise * (k - since)) | (~halved & (most <= checked))
@@ -89,10 +100,11 @@ class APGD(Search):
                 wide = per_row(halve, z)
                 z, grad = torch.where(wide, best, z), torch.where(wide, best_grad, grad)
                 loss, rises, since = torch.where(halve, most, loss), torch.zeros_like(rises), k
-            ahead = z + uphill(grad.clone(), hunt.reach, scale, self.norm) * per_row(step, z) * scale
+            ahead = uphill(grad, hunt.reach, scale, self.norm)
+            ahead = torch.addcmul(z, ahead, per_row(step, z) * scale, out=ahead)
             ahead = project(ahead, hunt.reach, scale, self.eps, self.norm)
-            if k:
-                ahead = z + self.momentum * (ahead - z) + (1 - self.momentum) * (z - before)
+            if k:  # z + momentum (ahead - z) + (1 - momentum) (z - before)
+                ahead = torch.lerp(z, ahead, self.momentum).add_(z - before, alpha=1 - self.momentum)
                 ahead = project(ahead, hunt.reach, scale, self.eps, self.norm)
             z, before = ahead, z
         return hunt.finish(hunt.reach.snap(z, inward))

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from suite.attack import Info
 from suite.attacks._boundary import step
-from suite.attacks._search import Goal, Search, per_row
+from suite.attacks._search import Goal, Search, overwrite, per_row
 from suite.classifier import TorchClassifier
 from suite.space import Norm, Reach
 
@@ -115,7 +115,7 @@ class CarliniWagnerL2(_Minimal):
         for _ in range(self.search):
             better, distance, fooled = self._descend(classifier, reach, goal, c, rate)
             closer = fooled & (distance <= nearest)
-            found = torch.where(per_row(closer, found), better, found)
+            overwrite(found, closer, better)
             nearest = torch.where(closer, distance, nearest)
             low, high = torch.where(fooled, low, c), torch.where(fooled, c, high)
             c = torch.where(high.isinf(), c * 10, (low + high) / 2)
@@ -126,7 +126,7 @@ class CarliniWagnerL2(_Minimal):
         """For one `c` a row: the nearest input that fools, its distance, and whether there is one."""
         scale = classifier.space.scale
         found, shortest = reach.x.clone(), torch.full_like(c, torch.inf)
-        best, nearest = found, shortest  # of the rows that still descend
+        best, nearest = found.clone(), shortest  # of the rows that still descend
         rows, limit = torch.arange(len(c), device=c.device), shortest
         middle, half = (reach.lower + reach.upper) / 2, (reach.upper - reach.lower) / 2
         w = torch.atanh(((reach.x - middle) / half.clamp(min=1e-12)).clamp(-1, 1) * 0.999999)
@@ -142,7 +142,8 @@ class CarliniWagnerL2(_Minimal):
             distance = delta if possible is z else (possible - reach.x).div_(scale)
             distance = torch.linalg.vector_norm(distance.flatten(1), dim=1)
             closer = (lead > 0) & (distance < nearest)
-            best, nearest = torch.where(per_row(closer, z), possible, best), torch.where(closer, distance, nearest)
+            overwrite(best, closer, possible)
+            nearest = torch.where(closer, distance, nearest)
             # d(loss)/dw by hand: through the rounding as if it were not there, and through the tanh
             pull = per_row(c * (lead < self.kappa), z)
             slope = (delta * (2 / scale)).addcmul_(pull, grad, value=-1).mul_(half)
