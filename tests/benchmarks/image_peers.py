@@ -1,4 +1,8 @@
-"""The attacks of other libraries that `bench_images.py` runs: `{row: attack(module, x, y) -> x_adv}` of each."""
+"""The attacks of other libraries that `bench_images.py` runs: `{row: attack(module, x, y) -> x_adv}` of each.
+
+What stands beside our C&W from torchattacks has no search for the constant: its 200 steps are all with c = 1.
+AutoAttack is put together from the attacks that run on this number of classes, one start of each.
+"""
 
 from __future__ import annotations
 
@@ -82,16 +86,29 @@ def art(eps: float, steps: int, queries: int) -> dict[str, Attack]:
 
         return run
 
-    quiet, auto = {"verbose": False}, {"eps": eps, "eps_step": 2 * eps}
+    def auto(module: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+        """Its AutoAttack with this number of steps and queries; its own parts for two classes, where it has no DLR."""
+        classes = module(x[:1]).shape[1]
+        wrapped = PyTorchClassifier(module, nn.CrossEntropyLoss(), tuple(x.shape[1:]), classes, clip_values=(0.0, 1.0),
+                                    device_type="cpu")
+        climbs = [ev.AutoProjectedGradientDescent(wrapped, **strides, max_iter=steps, nb_random_init=1, loss_type=loss,
+                                                  batch_size=len(x), **quiet)
+                  for loss in ("cross_entropy", "difference_logits_ratio")[:1 if classes == 2 else 2]]
+        parts = [*climbs, ev.DeepFool(wrapped, max_iter=50, epsilon=0.02, batch_size=len(x), **quiet),
+                 ev.SquareAttack(wrapped, eps=eps, max_iter=queries, batch_size=len(x), **quiet)]
+        made = ev.AutoAttack(wrapped, **strides, attacks=parts, batch_size=len(x))
+        return torch.from_numpy(made.generate(x.numpy(), y.numpy()))
+
+    quiet, strides = {"verbose": False}, {"eps": eps, "eps_step": 2 * eps}
     return {"FGSM": make(ev.FastGradientMethod, eps=eps, eps_step=eps),
             "PGD-40": make(ev.ProjectedGradientDescent, eps=eps, eps_step=eps / 10, max_iter=40, num_random_init=1,
                            **quiet),
-            "APGD-100": make(ev.AutoProjectedGradientDescent, **auto, max_iter=100, nb_random_init=1,
+            "APGD-100": make(ev.AutoProjectedGradientDescent, **strides, max_iter=100, nb_random_init=1,
                              loss_type="cross_entropy", **quiet),
             "DeepFool": make(ev.DeepFool, max_iter=50, epsilon=0.02, **quiet),
             "C&W 4x50": make(ev.CarliniL2Method, **CW, max_iter=50, **quiet),
             "Square": make(ev.SquareAttack, eps=eps, max_iter=queries, **quiet),
-            **{f"AutoAttack {k}": make(ev.AutoAttack, **auto) for k in (2, 3, 7)}}
+            **{f"AutoAttack {k}": auto for k in (2, 3, 7)}}
 
 
 def autoattack(eps: float, steps: int, queries: int) -> dict[str, Attack]:
@@ -103,11 +120,14 @@ def autoattack(eps: float, steps: int, queries: int) -> dict[str, Attack]:
             made = AutoAttack(module, norm="Linf", eps=eps, seed=0, version="custom", attacks=list(attacks))
             made.apgd.n_restarts = made.fab.n_restarts = 1
             made.square.n_queries, made.square.rescale_schedule = queries, True
+            made.apgd_targeted.n_restarts = 1
+            made.apgd_targeted.n_target_classes = made.fab.n_target_classes = module(x[:1]).shape[1] - 1
             return made.run_standard_evaluation(x, y, batch_size=len(x))[0]
 
         return run
 
-    return {"APGD-100": make("apgd-ce"), "Square": make("square"), "AutoAttack 2": make("apgd-ce", "fab", "square")}
+    return {"APGD-100": make("apgd-ce"), "Square": make("square"), "AutoAttack 2": make("apgd-ce", "fab", "square"),
+            **{f"AutoAttack {k}": make("apgd-ce", "apgd-t", "fab-t", "square") for k in (3, 7)}}
 
 
 PEERS = {"torchattacks": torchattacks, "adv-lib": adv_lib, "foolbox": foolbox, "ART": art, "AutoAttack": autoattack}
