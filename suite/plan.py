@@ -205,6 +205,13 @@ class Plan(BaseModel):
             raise ValueError("budgets must be greater than 0 and at most 1")
         return tuple(sorted(set(value)))
 
+    @field_validator("norms")
+    @classmethod
+    def _whole(cls, value: dict[str, Ladder]) -> dict[str, Ladder]:
+        if "l0" in value and value["l0"].budgets[0] < 1:
+            raise ValueError(f"l0 counts what is changed, so that budgets start at 1, got {value['l0'].budgets[0]:g}")
+        return value
+
     @field_validator("models", "defenses", "detectors")
     @classmethod
     def _distinct(cls, value: tuple[Item, ...]) -> tuple[Item, ...]:

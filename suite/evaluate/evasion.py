@@ -34,7 +34,8 @@ def evasion(attack: EvasionAttack, subject: Subject, sheet: Sheet, rows: int | N
     A row that is fooled within one budget is fooled within every larger one, and is not attacked again. Where the
     attack has a target, rows that bear its label are left out, and fooled means judged as the target. A universal
     attack makes one pattern for each budget, and each is measured on all rows by itself; the arrays below are for each
-    row of the pattern of the least budget that fools it.
+    row of the pattern of the least budget that fools it; what it asks is told for each pattern ("crafting_queries"),
+    and no row is charged for it.
 
     Of the n rows attacked, these arrays are kept: "positions" (n,) in the test split, "wrong" (n,) bool without attack,
     "distance" (n,) float64 in the attack's norm and "linf" (n,), infinite where nothing was found; and "x_adv" (k, ...)
@@ -67,6 +68,7 @@ def evasion(attack: EvasionAttack, subject: Subject, sheet: Sheet, rows: int | N
         own = tensors(subject.data.val, model.device)
         patterns = {eps: replace(attack, eps=eps).craft(model, *own, subject.seed) for eps in budgets}
         extra["pattern"] = patterns[main].cpu().numpy()
+    crafted, model.queries = model.queries, 0
 
     def attempt(budget: float, which: np.ndarray) -> None:
         """Attack the rows `which` and keep what succeeded within the budget."""
@@ -135,6 +137,7 @@ def evasion(attack: EvasionAttack, subject: Subject, sheet: Sheet, rows: int | N
     shown = picture(model, x, there, within[main], wrong, test.y, test.classes)
     if patterns:  # under a name of its own, as it is of one perturbation and not of one for each row
         sheet.add("pattern_success_rate", metrics.proportion(within[main][~wrong]), **at)
+        sheet.add("crafting_queries", crafted / len(patterns), len(own[0]), **at)
     if isinstance(attack, Transfer):
         _transferred(replace(attack, eps=main), met, subject, sheet, x[right], y[right], at)
     linf = np.where(np.isfinite(distance), space.distance(best, x).double().cpu().numpy(), np.inf)

@@ -71,6 +71,11 @@ def test_the_main_budget_is_one_of_the_budgets_which_rise():
     assert Plan.check(BASE | {"eps": 0.07, "budgets": [0.2, 0.1, 0.1]}, "x").budgets == (0.07, 0.1, 0.2)
 
 
+def test_less_than_one_changed_feature_is_no_budget():
+    with pytest.raises(InputError, match="x: norms: l0 counts what is changed, so that budgets start at 1, got 0.5"):
+        Plan.check(BASE | {"norms": {"l0": {"eps": 3, "budgets": [0.5, 3]}}}, "x")
+
+
 def test_no_defense_is_always_there_and_need_not_be_named():
     assert [d.name for d in Plan.check(BASE | {"defenses": ["none", "trades"]}, "x").defenses] == ["trades"]
 

@@ -112,11 +112,12 @@ def test_universal_patterns_and_transfer_in_one_table():
     rows += [row(m, v, v - 0.1, v + 0.1, attack="transfer", eps=0.05) for m, v in (
         ("surrogate_accuracy", 0.81), ("surrogate_success", 0.72), ("transfer_rate", 0.33))]
     rows += [row("pattern_success_rate", 0.2, 0.1, 0.3, attack="universal", eps=0.05),
+             row("crafting_queries", 4000.0, attack="universal", eps=0.05),
              row("visibility[ssim]", 0.9512, attack="transfer", eps=0.05)]
     table = robustness.shared(Rows(rows, images()))
     assert cells(table) == {
-        ("transfer", "0.30 (0.20–0.40)", "0.81 (0.71–0.91)", "0.72 (0.62–0.82)", "0.33 (0.23–0.43)", "0.951", "80"),
-        ("universal", "0.20 (0.10–0.30)", "–", "–", "–", "–", "80")}
+        ("transfer", "0.30 (0.20–0.40)", "0.81 (0.71–0.91)", "0.72 (0.62–0.82)", "0.33 (0.23–0.43)", "0.951", "–", "80"),
+        ("universal", "0.20 (0.10–0.30)", "–", "–", "–", "–", "4,000", "80")}
 
 
 class TestByAttack:

@@ -203,6 +203,8 @@ class TestInAnAudit:
         fooled = model.judge(expected.apply(model, torch.from_numpy(test.x), v)).numpy() != test.y
         assert value(out, "pattern_success_rate", 0.1) == pytest.approx(fooled.mean())
         assert value(out, "attack_success_rate", 0.1) == pytest.approx(fooled.mean())
+        assert value(out, "crafting_queries", 0.1) >= len(val) * 2  # a step and a look, at least
+        assert all(row.queries == 0 for row in out.rows if row.metric == "robust_accuracy")  # as no row is asked about
 
     def test_each_budget_stands_for_its_one_pattern(self):
         class Turncoat(Universal):

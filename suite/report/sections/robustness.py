@@ -59,7 +59,7 @@ def _count(row: Measurement | None, rows: Rows, digits: int) -> Cell:
 def shared(rows: Rows) -> Table:
     """Attacks that are made without the input or without the model: universal patterns and transfer."""
     head = ["attack", "success rate", "surrogate's accuracy", "surrogate fooled", "of these, the model too", "SSIM",
-            "n"]
+            "queries to make it", "n"]
     table = Table("One pattern for all, and attacks made on another model", head,
                   note="A universal pattern is made from other inputs than those it is judged on, and the same for "
                        "all of them. Transfer: made on a surrogate that the attacker trained, and then tried on the "
@@ -74,6 +74,7 @@ def shared(rows: Rows) -> Table:
                 success = rows.one("attack_success_rate", model, defense, attack, eps=at)
                 table.add(group, [words(attack), est(success), *map(est, found[1:]),
                                   plain(rows.one("visibility[ssim]", model, defense, attack), 3),
+                                  _count(rows.one("crafting_queries", model, defense, attack), rows, 0),
                                   amount(success and success.n)])
     return table.pruned()
 
