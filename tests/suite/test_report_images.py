@@ -116,7 +116,8 @@ def test_universal_patterns_and_transfer_in_one_table():
              row("visibility[ssim]", 0.9512, attack="transfer", eps=0.05)]
     table = robustness.shared(Rows(rows, images()))
     assert cells(table) == {
-        ("transfer", "0.30 (0.20–0.40)", "0.81 (0.71–0.91)", "0.72 (0.62–0.82)", "0.33 (0.23–0.43)", "0.951", "–", "80"),
+        ("transfer", "0.30 (0.20–0.40)", "0.81 (0.71–0.91)", "0.72 (0.62–0.82)", "0.33 (0.23–0.43)", "0.951", "–",
+         "80"),
         ("universal", "0.20 (0.10–0.30)", "–", "–", "–", "–", "4,000", "80")}
 
 
