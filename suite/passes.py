@@ -30,18 +30,18 @@ def direct(module: nn.Module) -> Pull | None:
     Weights are looked up at every call, so the passes follow a module that is still in training; dropout is taken as
     in evaluation mode. A module with hooks is left to autograd, which calls them.
     """
-    layers = _flat(module)
+    layers = flat(module)
     return None if layers is None else lambda x, weights: _pull(layers, x, weights)
 
 
-def _flat(module: nn.Module) -> list[nn.Module] | None:
+def flat(module: nn.Module) -> list[nn.Module] | None:
     """The layers of a plain chain in order, without those that do nothing."""
     hooks: list[Any] = [module._forward_hooks, module._forward_pre_hooks, module._backward_hooks,
                         module._backward_pre_hooks]
     if any(hooks):
         return None
     if type(module) is nn.Sequential:
-        parts = [_flat(child) for child in module]
+        parts = [flat(child) for child in module]
         return None if None in parts else [layer for part in parts for layer in part]
     if type(module) in INERT:
         return []
