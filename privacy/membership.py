@@ -12,6 +12,7 @@ from suite.art import art_estimator, art_fence
 from suite.attack import Info, Leaked, MembershipAttack
 from suite.attacks.hopskipjump import HopSkipJump
 from suite.classifier import Classifier
+from suite.shadows import log_odds
 
 
 @dataclass(frozen=True)
@@ -24,9 +25,7 @@ class LossThreshold(MembershipAttack):
 
     def __call__(self, classifier: Classifier, known: Leaked, x: np.ndarray, y: np.ndarray,
                  seed: int = 0) -> np.ndarray:
-        own = classifier.predict_proba(x)[np.arange(len(y)), y]
-        # ln(p / (1 - p)) orders rows as the loss does, and still tells apart rows whose p rounds to nearly 1
-        return np.log(np.maximum(own, 1e-300)) - np.log(np.maximum(1 - own, 1e-300))
+        return log_odds(classifier, x, y)  # they order rows as the loss does
 
 
 @dataclass(frozen=True)

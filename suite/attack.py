@@ -18,6 +18,7 @@ from suite.space import Kind, Norm
 
 if TYPE_CHECKING:
     from suite.recipe import Recipe
+    from suite.shadows import Shadows
 
 Count = Annotated[int, Field(ge=1)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -56,6 +57,8 @@ class Attack(ABC):
     """What a model must offer (`suite.recipe.Recipe.offers`); nothing for an attack that only asks."""
     inputs: ClassVar[Kind] = ""
     """What it is made for; "" for any inputs."""
+    retrains: ClassVar[bool] = False
+    """Trains the model's recipe again, which a model that came fitted does not have."""
 
     def meets(self, recipe: Recipe) -> bool:
         """Whether the models of a recipe have what this attack needs."""
@@ -173,6 +176,8 @@ class PoisoningAttack(Attack):
 
     rate: float = 0.1
 
+    retrains: ClassVar[bool] = True
+
     def __post_init__(self) -> None:
         if not 0 < self.rate < 1:
             raise InputError(f"{type(self).__name__}: rate must lie between 0 and 1, exclusive, got {self.rate!r}")
@@ -184,10 +189,17 @@ class PoisoningAttack(Attack):
 
 @dataclass(frozen=True)
 class Leaked:
-    """Rows whose membership the attacker knows already, and with which it may learn: never scored."""
+    """What the attacker has besides the model and the rows in question.
+
+    Attributes:
+        members, others: Rows whose membership is known, and from which an attack may learn: never scored.
+        shadows: Trains so many shadow models on half of the rows in question each, and tells what they answer about
+            all of these, in their order; None where nobody can train any.
+    """
 
     members: Split
     others: Split
+    shadows: Callable[[int], Shadows] | None = None
 
 
 @dataclass(frozen=True)

@@ -182,7 +182,8 @@ class Audit(Layout):
         plan = self.plan
         return Subject(self._classifier(cell, run), self.models[cell.model.name], self.defenses[cell.defense.name],
                        self.data, plan.eps, plan.budgets, plan.rows, plan.seed, str(self.device),
-                       {norm: (ladder.eps, ladder.budgets) for norm, ladder in plan.norms.items()})
+                       {norm: (ladder.eps, ladder.budgets) for norm, ladder in plan.norms.items()},
+                       run.folder / "shadows")
 
     def _parts(self, cell: Cell, run: Run) -> list[Part]:
         """The finished evasion cells on the same model."""

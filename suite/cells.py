@@ -170,9 +170,9 @@ class Layout:
             return False
         if item.defenses is not None and defense.name not in item.defenses:
             return False
+        if attack.retrains and model.name in self.fitted:
+            return False
         if isinstance(attack, PoisoningAttack):
-            if model.name in self.fitted:
-                return False
             if item.defenses is None and defense is not NONE and not defended.against_poisoning:
                 return False
         elif item.defenses is None and defended.against_poisoning:

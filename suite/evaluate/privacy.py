@@ -1,4 +1,4 @@
-"""Privacy: what the model's answers say about its training patients, or give away of the model itself."""
+"""Privacy: what the model's answers give away of what it was not told, of typical patients, and of the model itself."""
 
 from __future__ import annotations
 
@@ -9,52 +9,11 @@ import numpy as np
 import torch
 
 from suite import metrics
-from suite.attack import AttributeAttack, ExtractionAttack, InversionAttack, Leaked, MembershipAttack
+from suite.attack import AttributeAttack, ExtractionAttack, InversionAttack
 from suite.data import Split
 from suite.evaluate.subject import Arrays, Subject, measure
 from suite.measurement import Sheet
 from suite.metrics import Estimate
-
-FPRS = (0.001, 0.01, 0.05, 0.1)
-SCORED = 400
-"""Members and non-members that are scored at most, each: label-only attacks walk for every one."""
-
-
-@measure.register
-def membership(attack: MembershipAttack, subject: Subject, sheet: Sheet, rows: int | None = None) -> Arrays:
-    """Half of the members and of the test rows are the attacker's to learn from; the other halves are told apart."""
-    rng = np.random.default_rng(subject.seed)
-    train, test = subject.data.train, subject.data.test
-    size = min(len(train), len(test), 2 * (rows or SCORED))
-    members, others = (s.take(rng.permutation(len(s))[:size]) for s in (train, test))
-    half = size // 2
-    known = Leaked(members.take(slice(half)), others.take(slice(half)))
-    unseen = members.take(slice(half, None)), others.take(slice(half, None))
-    x, y = (np.concatenate([getattr(s, a) for s in unseen]) for a in "xy")
-    member = np.repeat([True, False], [len(s) for s in unseen])
-    subject.classifier.queries, started = 0, time.perf_counter()
-    score = attack(subject.classifier, known, x, y, subject.seed)
-    at = {"attack_params": asdict(attack), "seconds": time.perf_counter() - started,
-          "queries": subject.classifier.queries / len(x)}
-    n, seed = len(x), subject.seed
-    for metric, statistic in (("auroc", metrics.auroc), ("advantage", _advantage)):
-        estimate = metrics.bootstrap(lambda i, f=statistic: f(score[i], member[i]), n, seed, member)
-        sheet.add(f"membership_{metric}", estimate, **at)
-    floor = 1 / int((~member).sum())
-    sheet.add("resolvable_fpr", floor, int((~member).sum()), **at)
-    for fpr in FPRS:
-        if fpr >= floor:  # below one non-member there is nothing to count
-            tpr = metrics.bootstrap(lambda i, f=fpr: metrics.tpr_at_fpr(score[i], member[i], f), n, seed, member)
-            sheet.add(f"tpr_at_fpr[{fpr:g}]", tpr, **at)
-    return {"score": score, "member": member}
-
-
-def _advantage(score: np.ndarray, member: np.ndarray) -> float:
-    """Largest TPR - FPR over all thresholds, ties taken together."""
-    order = np.argsort(-score, kind="stable")
-    hits, ends = member[order], np.r_[score[order][1:] != score[order][:-1], True]
-    tpr, fpr = np.cumsum(hits)[ends] / hits.sum(), np.cumsum(~hits)[ends] / (~hits).sum()
-    return float(max((tpr - fpr).max(), 0.0))
 
 
 @measure.register

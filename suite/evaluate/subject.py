@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import singledispatch
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -39,6 +40,7 @@ class Subject:
         rows: Test rows to attack at most.
         seed: Of the measurement.
         device: Where new models are trained.
+        shelf: Folder for what attacks on the same model share; None for nowhere.
     """
 
     classifier: Classifier
@@ -51,6 +53,7 @@ class Subject:
     seed: int = 0
     device: str = "cpu"
     norms: Mapping[str, tuple[float, tuple[float, ...]]] = field(default_factory=dict)
+    shelf: Path | None = None
 
     def ladder(self, attack: EvasionAttack) -> tuple[float, tuple[float, ...]]:
         """Main budget and all budgets of an attack; one whose budget is no norm has its own and no other."""

@@ -1,12 +1,13 @@
 """What is measured of privacy attacks, on models that remember all or nothing."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
 
 from suite.attack import ExtractionAttack, InversionAttack, MembershipAttack
 from suite.classifier import Classifier
+from suite.errors import InputError
 from suite.evaluate import measure
 from tests.suite._toy import dataset, sheet, split, subject, value
 
@@ -45,31 +46,77 @@ class TestPrivacy:
 
     def test_a_model_that_memorises_gives_everyone_away(self, people):
         out = sheet()
-        measure(Confidence(), subject(Memory(people.train, True), people), out)
+        arrays = measure(Confidence(), subject(Memory(people.train, True), people), out)
         assert value(out, "membership_auroc") == 1.0 == value(out, "membership_advantage")
         assert value(out, "tpr_at_fpr[0.01]") == 1.0
-        assert value(out, "resolvable_fpr") == pytest.approx(1 / 150)
-        # one in a thousand cannot be counted with 150 non-members
+        assert value(out, "resolvable_fpr") == pytest.approx(1 / 300)
+        # one in a thousand cannot be counted with 300 non-members
         assert not [r for r in out.rows if r.metric == "tpr_at_fpr[0.001]"]
+        assert {r.subgroup for r in out.rows} == {"", "class=well", "class=ill", "site=north", "site=south"}
+        assert value(out, "membership_auroc", subgroup="class=ill") == 1.0
+        assert len(set(arrays["row"])) == 600 and set(arrays["row"][arrays["member"]]) <= set(people.train.rows)
 
     def test_a_model_that_does_not_gives_nothing(self, people):
         out = sheet()
         arrays = measure(Confidence(), subject(Memory(people.train, False), people), out)
         row = next(r for r in out.rows if r.metric == "membership_auroc")
         assert row.ci_low < 0.5 < row.ci_high and abs(row.value - 0.5) < 0.1
-        assert arrays["member"].sum() == 150 == (~arrays["member"]).sum() and row.n == 300
+        assert arrays["member"].sum() == 300 == (~arrays["member"]).sum() and row.n == 600
+
+    @pytest.mark.parametrize("remembers", [True, False])
+    def test_members_cannot_be_told_from_members(self, people, remembers):
+        out = sheet()
+        measure(Confidence(), subject(Memory(people.train, remembers), people), out)
+        null = next(r for r in out.rows if r.metric == "membership_null")
+        assert null.ci_low < 0.5 < null.ci_high and null.n == 300
 
     def test_scored_rows_are_not_among_those_the_attacker_knows(self, people):
         @dataclass(frozen=True)
         class Check(MembershipAttack):
             def __call__(self, classifier, known, x, y, seed=0):
                 told = {tuple(r) for s in (known.members, known.others) for r in s.x.tolist()}
-                assert not told & {tuple(r) for r in x.tolist()} and len(told) == 40
+                assert not told & {tuple(r) for r in x.tolist()}
+                assert len(x) == 40 and len(known.members) == 380 and len(known.others) == 100
                 return np.zeros(len(x))
 
         out = sheet()
         measure(Check(), subject(Memory(people.train, True), people), out, rows=20)
         assert value(out, "membership_auroc") == 0.5 and value(out, "membership_advantage") == 0.0
+
+    def test_one_row_of_each_patient_is_scored_and_the_attacker_knows_none_of_the_others(self, people):
+        four = np.arange(400) // 4
+        data = replace(people, train=replace(people.train, patients=four),
+                       test=replace(people.test, patients=1000 + np.arange(300) // 3))
+
+        @dataclass(frozen=True)
+        class Check(MembershipAttack):
+            def __call__(self, classifier, known, x, y, seed=0):
+                of = dict(zip(map(tuple, data.train.x.tolist()), four.tolist(), strict=True))
+                scored = [of[r] for r in map(tuple, x[:60].tolist())]
+                assert len(set(scored)) == 60
+                assert not set(scored) & {of[r] for r in map(tuple, known.members.x.tolist())}
+                assert len(known.members) == 40  # one of each patient that is left
+                return np.zeros(len(x))
+
+        measure(Check(), subject(Memory(data.train, True), data), sheet(), rows=60)
+
+    def test_test_rows_that_were_trained_on_are_no_others(self, people):
+        twice = replace(people, test=people.test.with_data(
+            np.concatenate([people.train.x[:100], people.test.x[100:]]), people.test.y))
+        arrays = measure(Confidence(), subject(Memory(people.train, True), twice), sheet())
+        assert (~arrays["member"]).sum() == 200 and not set(arrays["row"][~arrays["member"]]) & set(range(500, 600))
+        most = replace(people, test=people.test.with_data(
+            np.concatenate([people.train.x[:200], people.test.x[200:]]), people.test.y))
+        with pytest.raises(InputError, match="200 of 300 test rows are training rows, too"):
+            measure(Confidence(), subject(Memory(people.train, True), most), sheet())
+
+    def test_scores_that_are_not_finite_are_refused(self, people):
+        class Blind(MembershipAttack):
+            def __call__(self, classifier, known, x, y, seed=0):
+                return np.full(len(x), np.nan)
+
+        with pytest.raises(InputError, match="Blind gave 600 scores that are not finite"):
+            measure(Blind(), subject(Memory(people.train, True), people), sheet())
 
     def test_extraction_counts_agreement_and_queries(self, people):
         @dataclass(frozen=True)

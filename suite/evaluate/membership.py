@@ -1,0 +1,115 @@
+"""Membership: whether the model's answers tell its training patients from others."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import asdict
+
+import numpy as np
+
+from suite import metrics
+from suite.attack import Leaked, MembershipAttack
+from suite.data import Split
+from suite.errors import InputError
+from suite.evaluate.subject import Arrays, Subject, measure, subgroups
+from suite.measurement import Sheet
+from suite.metrics import Estimate
+from suite.shadows import Shadowing, patients_of
+
+FPRS = (0.001, 0.01, 0.05, 0.1)
+SCORED = 400
+"""Members and non-members that are scored at most, each: label-only attacks walk for every one."""
+FEWEST = 10
+"""Members and non-members, each, below which a subgroup is not told."""
+
+
+@measure.register
+def membership(attack: MembershipAttack, subject: Subject, sheet: Sheet, rows: int | None = None) -> Arrays:
+    """Members and test rows are told apart, as many of both, and one row of each patient.
+
+    From the training rows of other patients, and from the validation rows, the attacker may learn. "null" is what the
+    attack finds between two halves of the members: nothing, if it measures what it should.
+
+    Of the 2 n rows scored, these arrays are kept: "score", "member", and "row", their numbers in the source.
+    """
+    model, seed = subject.classifier, subject.seed
+    members, others, known = _panel(subject, rows or SCORED)
+    x, y, row = (np.concatenate([getattr(s, a) for s in (members, others)]) for a in ("x", "y", "rows"))
+    n, member = len(x), np.repeat([True, False], len(members))
+    model.queries, started = 0, time.perf_counter()
+    score = attack(model, known, x, y, seed)
+    at = {"attack_params": asdict(attack), "seconds": time.perf_counter() - started, "queries": model.queries / n}
+    if not np.isfinite(score).all():
+        raise InputError(f"{type(attack).__name__} gave {int((~np.isfinite(score)).sum())} scores that are not finite")
+    sheet.add("membership_auroc", _auroc(score, member, seed), **at)
+    sheet.add("membership_advantage", metrics.bootstrap(lambda i: _advantage(score[i], member[i]), n, seed, member),
+              **at)
+    sheet.add("membership_null", _auroc(score[member], np.arange(len(members)) % 2 == 0, seed), **at)
+    floor = 1 / len(others)
+    sheet.add("resolvable_fpr", floor, len(others), **at)
+    for fpr in FPRS:
+        if fpr >= floor:  # below one non-member there is nothing to count
+            tpr = metrics.bootstrap(lambda i, f=fpr: metrics.tpr_at_fpr(score[i], member[i], f), n, seed, member)
+            sheet.add(f"tpr_at_fpr[{fpr:g}]", tpr, **at)
+    for name, which in _groups(members, others):
+        sheet.add("membership_auroc", _auroc(score[which], member[which], seed), subgroup=name, **at)
+    return {"score": score, "member": member, "row": row}
+
+
+def _panel(subject: Subject, most: int) -> tuple[Split, Split, Leaked]:
+    """The members and the others who are told apart, as many of both, and what the attacker has."""
+    train, test, val = subject.data.train, subject.data.test, subject.data.val
+    rng = np.random.default_rng(subject.seed)
+    inside, outside = _one_a_patient(train, rng), _one_a_patient(test, rng)
+    outside = outside[~_shared(test, train)[outside]]
+    size = min(len(inside), len(outside), most)
+    if size < 2:
+        raise InputError(f"{len(inside)} members and {len(outside)} others: too few to tell apart")
+    inside, outside = inside[:size], outside[:size]
+    rest = np.flatnonzero(~np.isin(patients_of(train), patients_of(train)[inside]))
+    learned = rest[_one_a_patient(train.take(rest), rng)[:SCORED]]
+    shadows = Shadowing(subject.recipe, subject.defense, inside, outside, train, test, val, subject.seed,
+                        subject.device, subject.shelf)
+    return train.take(inside), test.take(outside), Leaked(train.take(learned), val.take(slice(SCORED)), shadows)
+
+
+def _one_a_patient(split: Split, rng: np.random.Generator) -> np.ndarray:
+    """Positions in random order, the first of each patient only."""
+    order = rng.permutation(len(split))
+    return order[np.sort(np.unique(patients_of(split)[order], return_index=True)[1])]
+
+
+def _shared(split: Split, other: Split) -> np.ndarray:
+    """(n,) bool: which rows of a split are rows of another one, too, to the byte.
+
+    Raises:
+        InputError: More than half of them are.
+    """
+    there = {row.tobytes() for row in other.x}
+    shared = np.array([row.tobytes() in there for row in split.x], bool)
+    if len(shared) and shared.mean() > 0.5:
+        raise InputError(f"{int(shared.sum())} of {len(split)} test rows are training rows, too: they are no strangers "
+                         "from whom members could be told")
+    return shared
+
+
+def _groups(members: Split, others: Split) -> Iterator[tuple[str, np.ndarray]]:
+    """`("sex=F", mask)` over members and others, by class and by subgroup, where there are enough of both."""
+    both = [{f"class={name}": split.y == k for k, name in enumerate(split.classes)} | dict(subgroups(split))
+            for split in (members, others)]
+    for name in both[0]:
+        if name in both[1] and min(group[name].sum() for group in both) >= FEWEST:
+            yield name, np.concatenate([group[name] for group in both])
+
+
+def _auroc(score: np.ndarray, member: np.ndarray, seed: int) -> Estimate:
+    return metrics.weighted(metrics.resampled_auroc(score, member), len(score), seed, member)
+
+
+def _advantage(score: np.ndarray, member: np.ndarray) -> float:
+    """Largest TPR - FPR over all thresholds, ties taken together."""
+    order = np.argsort(-score, kind="stable")
+    hits, ends = member[order], np.r_[score[order][1:] != score[order][:-1], True]
+    tpr, fpr = np.cumsum(hits)[ends] / hits.sum(), np.cumsum(~hits)[ends] / (~hits).sum()
+    return float(max((tpr - fpr).max(), 0.0))

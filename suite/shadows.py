@@ -1,0 +1,209 @@
+"""Shadow models: the target's recipe behind the target's defense, trained on other choices of patients.
+
+They tell how sure a model is of a row that it has learned from, and how sure of the same row when it has not. Of each
+only its answers about the scored rows are kept, so memory does not grow with their number.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import sys
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from suite.classifier import Classifier, TorchClassifier
+from suite.data import Split
+from suite.defenses.plain import Plain
+from suite.errors import InputError
+from suite.progress import advance
+from suite.recipe import Defense, Front, Recipe
+from suite.stack import fit_many
+
+LIBRARIES = ("torch", "scikit-learn", "xgboost", "opacus")
+"""Another version of these may train other models."""
+SURE = 1e-6
+"""Where only probabilities are known, they are kept this far from 0: a forest's may be 0 or 1 exactly."""
+
+
+@dataclass(frozen=True)
+class Shadows:
+    """What shadow models answer about n rows.
+
+    Attributes:
+        inside: (k, n) bool: which rows each of k models has learned from.
+        odds: (k, n) float64: how sure each model is of each row's label, as `log_odds`.
+    """
+
+    inside: np.ndarray
+    odds: np.ndarray
+
+
+def log_odds(classifier: Classifier, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """(n,) float64 `ln p - ln (1 - p)` of the probability p of each row's label.
+
+    Of networks from their logits, as a probability near 1 has no digits left to tell rows apart.
+    """
+    if isinstance(classifier, TorchClassifier):
+        logits = classifier.scores(torch.from_numpy(np.ascontiguousarray(x, np.float32)).to(classifier.device)).double()
+        label = torch.from_numpy(y).to(logits.device)[:, None]
+        others = logits.scatter(1, label, -torch.inf).logsumexp(1)
+        return (logits.gather(1, label)[:, 0] - others).cpu().numpy()
+    proba = classifier.predict_proba(x)
+    own = proba[np.arange(len(y)), y]
+    return np.log(np.maximum(own, SURE)) - np.log(np.maximum(proba.sum(1) - own, SURE))
+
+
+@dataclass(frozen=True)
+class Shadowing:
+    """How shadow models of one target are trained: half of the scored rows, and all rows that are not scored.
+
+    Each model learns from as many rows as the target did, and each scored row is known to exactly half of the models;
+    all rows of a patient are, or none. The attacker thus knows the rest of the training data: the worst case.
+
+    Attributes:
+        recipe, defense: As those of the target.
+        members, others: The scored rows, of as many members as others. The odds are in this order.
+        train, outside: Where they are from: the target's training split, and one that it has not seen.
+        val: For early stopping, as that of the target.
+        seed: Of the choice of rows, and of the trainings.
+        device: Where they are trained.
+        shelf: Folder in which answers are kept for other attacks on the same target; None for nowhere.
+    """
+
+    recipe: Recipe
+    defense: Defense
+    members: np.ndarray
+    others: np.ndarray
+    train: Split
+    outside: Split
+    val: Split
+    seed: int = 0
+    device: str = "cpu"
+    shelf: Path | None = None
+
+    def __call__(self, count: int) -> Shadows:
+        """The answers of `count` models, an even number of at least 2: of those on the shelf first, then of new ones.
+
+        Of a larger number, the first are the models of a smaller one.
+        """
+        if count < 2 or count % 2:
+            raise InputError(f"shadow models come in pairs, as each row is in one of two: {count} is no number of them")
+        inside = halves(count, len(self.members) + len(self.others), self.seed)
+        odds = self._kept()[:count]
+        if len(odds) < count:
+            odds = np.concatenate([odds, self._trained(inside, len(odds))])
+            self._keep(odds)
+        return Shadows(inside, odds)
+
+    def _trained(self, inside: np.ndarray, start: int) -> np.ndarray:
+        """The answers of all models from the one at `start` on."""
+        scored = _joined(self.train.take(self.members), self.outside.take(self.others))
+        seeds = np.random.SeedSequence([self.seed, 2]).generate_state(len(inside)) % 2**31
+        models = trained(self.recipe, self.defense, self._splits(inside[start:]), self.val, seeds[start:].tolist(),
+                         self.device)
+        odds = np.empty(inside[start:].shape)
+        for k, model in enumerate(models):
+            odds[k] = log_odds(model, scored.x, scored.y)
+            advance("shadow models", start + k + 1, len(inside))
+        if not np.isfinite(odds).all():
+            raise InputError("a shadow model answers with numbers that are not finite")
+        return odds
+
+    @property
+    def _file(self) -> Path | None:
+        return self.shelf and self.shelf / f"{self._key()}.npy"
+
+    def _kept(self) -> np.ndarray:
+        """(k, n) what is on the shelf, of k >= 0 models."""
+        if self._file and self._file.is_file():
+            return np.load(self._file)
+        return np.empty((0, len(self.members) + len(self.others)))
+
+    def _keep(self, odds: np.ndarray) -> None:
+        if self._file:
+            self._file.parent.mkdir(parents=True, exist_ok=True)
+            draft = self._file.with_suffix(".part.npy")
+            np.save(draft, odds)
+            draft.replace(self._file)
+
+    def _splits(self, inside: np.ndarray) -> list[Split]:
+        """What each model learns from."""
+        pool = _joined(self.train, self.outside)
+        people = patients_of(pool)
+        scored = np.concatenate([self.members, len(self.train) + self.others])
+        taken = np.isin(people, people[scored])
+        rest = np.flatnonzero(~taken[:len(self.train)])
+        # a scored row of the training split stands for all that the target knows of its patient, others for themselves
+        rows = [np.flatnonzero(people[:len(self.train)] == people[i]) if i < len(self.train) else np.array([i])
+                for i in scored]
+        return [pool.take(np.sort(np.concatenate([rest, *(rows[i] for i in np.flatnonzero(chosen))])))
+                for chosen in inside]
+
+    def _key(self) -> str:
+        """A digest of everything that the answers depend on, the code that trains among it."""
+        digest = hashlib.sha256(repr((self.recipe, self.defense, self.seed, torch.device(self.device).type,
+                                      [f"{name} {version(name)}" for name in LIBRARIES])).encode())
+        for split in (self.train, self.outside, self.val):
+            for array in (split.x, split.y, patients_of(split)):
+                digest.update(np.ascontiguousarray(array))
+        for array in (self.members, self.others):
+            digest.update(array.tobytes())
+        for made in (self.recipe, self.defense):
+            digest.update(_code(type(made).__module__))
+        return digest.hexdigest()[:32]
+
+
+def trained(recipe: Recipe, defense: Defense, trains: Sequence[Split], val: Split, seeds: Sequence[int],
+            device: str = "cpu") -> Iterator[Classifier]:
+    """What the defense returns for each split and seed, in order; in stacks, or threads, where that is the same."""
+    if isinstance(defense, Plain | Front):
+        if "trees" in recipe.offers:  # they let go of the interpreter's lock
+            with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+                made = pool.map(lambda train, seed: recipe.fit(train, val, seed, device), trains, seeds)
+                for train, found in zip(trains, made, strict=True):
+                    yield defense.wrap(found, train, val) if isinstance(defense, Front) else found
+            return
+        for train, found in zip(trains, fit_many(recipe, trains, val, seeds, device), strict=True):
+            yield defense.wrap(found, train, val) if isinstance(defense, Front) else found
+        return
+    for train, seed in zip(trains, seeds, strict=True):
+        yield defense(recipe, train, val, seed, device)
+
+
+def halves(count: int, n: int, seed: int) -> np.ndarray:
+    """(count, n) bool: random halves of n rows and, after each, its other half."""
+    rng = np.random.default_rng([seed, 1])
+    first = np.stack([rng.permutation(n) < n // 2 for _ in range(count // 2)])
+    return np.stack([first, ~first], 1).reshape(count, n)
+
+
+def patients_of(split: Split) -> np.ndarray:
+    """(n,) int64, equal for rows of one patient; where nobody knows them, each row is one."""
+    return split.patients if split.patients is not None else np.arange(len(split))
+
+
+def _joined(a: Split, b: Split) -> Split:
+    """The rows of two splits."""
+    both = {name: np.concatenate([getattr(a, name), getattr(b, name)]) for name in ("x", "y", "rows")}
+    patients = None if a.patients is None else np.concatenate([a.patients, b.patients])
+    return Split(both["x"], both["y"], a.space, a.classes, both["rows"], {}, patients, a.modality)
+
+
+@cache
+def _code(module: str) -> bytes:
+    """Digest of the source of this package and of the one that a module belongs to, or of the file that it is."""
+    files = set(Path(__file__).parent.rglob("*.py"))
+    source = Path(inspect.getsourcefile(sys.modules[module]))
+    files |= set(source.parent.rglob("*.py")) if "." in module else {source}
+    digest = hashlib.sha256()
+    for file in sorted(files):
+        digest.update(file.read_bytes())
+    return digest.digest()

@@ -1,0 +1,173 @@
+"""Shadow models: who knows which row, that they are trained as the target is, and that nothing stale is used again."""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pytest
+import torch
+
+from suite import shadows
+from suite.classifier import EstimatorClassifier, TorchClassifier
+from suite.defenses.adversarial import Trades
+from suite.defenses.plain import Plain
+from suite.errors import InputError
+from suite.recipe import Defense, Front, Recipe
+from suite.shadows import Shadowing, halves, log_odds, trained
+from suite.space import Space
+from tests.suite._toy import Says, split
+from tests.suite.test_stack import Net
+
+
+@pytest.fixture
+def people():
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(300, 2))
+    whole = split(x, (x[:, 0] > 0).astype(int))
+    return whole.take(slice(160)), whole.take(slice(160, 240)), whole.take(slice(240, 300))
+
+
+@dataclass(frozen=True)
+class Noted(Recipe):
+    """Remembers what it was trained on, in a list."""
+
+    log: list
+
+    def fit(self, train, val, seed=0, device="cpu"):
+        self.log.append((train, val, seed))
+        return EstimatorClassifier(Says(0.1 + 0.001 * len(self.log), 0.7), 2, train.space, recipe=self)
+
+    def __repr__(self):
+        return "Noted()"
+
+
+def shadowing(people, recipe, **terms):
+    train, outside, val = people
+    return Shadowing(recipe, Plain(), np.array([3, 8, 100, 5]), np.array([0, 79, 40, 7]), train, outside, val, **terms)
+
+
+def test_each_row_is_known_to_one_of_each_pair():
+    inside = halves(10, 7, seed=3)
+    assert inside.shape == (10, 7) and (inside[::2] ^ inside[1::2]).all()
+    assert (inside.sum(0) == 5).all() and set(inside.sum(1)) == {3, 4}
+    assert len({row.tobytes() for row in halves(20, 30, 0)}) == 20  # drawn, not the same halves again
+    assert np.array_equal(halves(6, 7, 3), inside[:6]) and not np.array_equal(halves(10, 7, 4), inside)
+
+
+def test_each_model_learns_from_all_unscored_rows_and_its_half_of_the_scored_ones(people):
+    log = []
+    found = shadowing(people, Noted(log))(6)
+    scored = np.array([3, 8, 100, 5, 160, 239, 200, 167])
+    for (train, val, _), inside in zip(log, found.inside, strict=True):
+        assert len(train) == 160 and val is people[2]  # as many as the target
+        assert set(train.rows) == (set(range(160)) - set(scored)) | set(scored[inside])
+        np.testing.assert_array_equal(train.x, np.concatenate([people[0].x, people[1].x])[train.rows])
+    assert len({seed for *_, seed in log}) == 6
+    np.testing.assert_allclose(found.odds[2], log_odds(EstimatorClassifier(Says(0.103, 0.7), 2, Space(-10, 10)),
+                               np.concatenate([people[0].x, people[1].x])[scored],
+                               np.concatenate([people[0].y, people[1].y])[scored]))
+
+
+def test_all_rows_of_a_patient_are_known_or_none(people):
+    log, (train, outside, val) = [], people
+    patients = np.arange(160) // 2
+    known = (replace(train, patients=patients), replace(outside, patients=1000 + np.arange(80)), val)
+    shadowing(known, Noted(log))(4)
+    for rows in (set(t.rows[t.rows < 160]) for t, *_ in log):
+        for row in (3, 8, 100, 5):
+            assert (row in rows) == (row ^ 1 in rows)
+
+
+def test_the_models_of_a_smaller_number_are_the_first_of_a_larger_one_and_are_not_trained_twice(people, tmp_path):
+    log = []
+    ask = shadowing(people, Noted(log), shelf=tmp_path / "s")
+    small, large, again = ask(4), ask(8), ask(6)
+    assert len(log) == 8
+    np.testing.assert_array_equal(small.odds, large.odds[:4])
+    np.testing.assert_array_equal(again.odds, large.odds[:6])
+    np.testing.assert_array_equal(again.inside, large.inside[:6])
+    fresh = []
+    shadowing(people, Noted(fresh))(8)
+    assert [s for *_, s in fresh] == [s for *_, s in log]
+
+
+def test_nothing_stale_is_taken_from_the_shelf(people, tmp_path, monkeypatch):
+    """SACRO-ML takes the shadow models of whatever was attacked in the same folder before."""
+    train, outside, val = people
+    other = [train.with_data(train.x + 1, train.y), train.with_data(train.x, 1 - train.y)]
+    log = []
+    asks = [shadowing(people, Noted(log)), shadowing(people, Noted(log), seed=1), *[
+        shadowing((t, outside, val), Noted(log)) for t in other], shadowing((train, outside, outside), Noted(log)),
+        shadowing((train, outside.with_data(-outside.x, outside.y), val), Noted(log))]
+    asks += [replace(asks[0], members=np.array([3, 8, 100, 6])), replace(asks[0], defense=Flip())]
+    for count, ask in enumerate(asks, 1):
+        replace(ask, shelf=tmp_path)(2)
+        assert len(log) == 2 * count
+    replace(asks[0], shelf=tmp_path)(2)
+    assert len(log) == 2 * len(asks)
+    shadows._code.cache_clear()
+    monkeypatch.setattr(shadows, "_code", lambda module: b"other code")
+    replace(asks[0], shelf=tmp_path)(2)
+    assert len(log) == 2 * len(asks) + 2
+
+
+@dataclass(frozen=True)
+class Flip(Front):
+    def wrap(self, classifier, train, val):
+        made = EstimatorClassifier(Says(0.9, 0.9), 2, train.space)
+        made.seen = train
+        return made
+
+
+def test_a_defense_in_front_stands_in_front_of_the_shadow_models_too(people):
+    log = []
+    ask = replace(shadowing(people, Noted(log)), defense=Flip())
+    assert len(set(ask(4).odds.ravel().round(6))) == 2 and len(log) == 4  # 0.9 of class 1, 0.1 of the other
+
+
+def test_a_defense_that_trains_trains_the_shadow_models_too(people):
+    seeds = []
+
+    class Marked(Defense):
+        def __call__(self, recipe, train, val, seed=0, device="cpu"):
+            seeds.append(seed)
+            return recipe.fit(train, val, seed)
+
+    replace(shadowing(people, Noted([])), defense=Marked())(4)
+    assert len(set(seeds)) == 4
+    net = Net(epochs=2, hidden=(4,))
+    defense = Trades(eps=0.1, steps=1)
+    found, = trained(net, defense, [people[0]], people[2], [5])
+    x = torch.from_numpy(people[0].x)
+    assert torch.equal(found.scores(x), defense(net, people[0], people[2], 5).scores(x))
+
+
+def test_odd_numbers_and_numbers_that_are_not_finite_are_refused(people):
+    for count in (0, 1, 5):
+        with pytest.raises(InputError, match=f"come in pairs, as each row is in one of two: {count}"):
+            shadowing(people, Noted([]))(count)
+
+    @dataclass(frozen=True)
+    class Broken(Noted):
+        def fit(self, train, val, seed=0, device="cpu"):
+            return EstimatorClassifier(Says(float("nan"), 0.5), 2, train.space)
+
+    with pytest.raises(InputError, match="not finite"):
+        shadowing(people, Broken([]))(2)
+
+
+class TestLogOdds:
+    def test_from_logits_they_keep_all_digits(self):
+        class Steep(torch.nn.Module):
+            def forward(self, x):
+                return torch.stack([0 * x[:, 0], x[:, 0], -x[:, 0]], 1)
+
+        model = TorchClassifier(Steep(), 3, Space(-1e3, 1e3))
+        x, y = np.float32([[50.0], [60.0], [0.0], [-50.0]]), np.array([1, 1, 2, 1])
+        np.testing.assert_allclose(log_odds(model, x, y), [50, 60, -np.log(2), -100], rtol=1e-9)
+
+    def test_from_probabilities_they_stay_finite(self):
+        model = EstimatorClassifier(Says(0.25, 1.0), 2, Space(-10.0, 10.0))
+        x = np.float32([[0, 0], [0, 0], [0, 5], [0, 5]])
+        far = np.log(1e6)
+        np.testing.assert_allclose(log_odds(model, x, np.array([0, 1, 1, 0])),
+                                   [np.log(3), -np.log(3), far, -far], rtol=1e-6)
