@@ -77,6 +77,10 @@ class LiRA(ShadowAttack):
         return np.nanmean(odds, 0), np.sqrt(np.maximum(variance, NARROW**2))
 
 
+OFFLINE = LiRA(offline=True)
+"""LiRA with models that do not know the row, only."""
+
+
 @dataclass(frozen=True)
 class RMIA(ShadowAttack):
     """Robust membership inference: how much likelier the label is than to the average model.

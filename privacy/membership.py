@@ -1,4 +1,4 @@
-"""Membership inference: telling training patients from others by how the model answers them."""
+"""Membership inference without shadow models: telling training patients from others by how the model answers them."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ import numpy as np
 import torch
 
 from suite.art import art_estimator, art_fence
-from suite.attack import Info, Leaked, MembershipAttack
+from suite.attack import Count, Info, Leaked, MembershipAttack, Positive
 from suite.attacks.hopskipjump import HopSkipJump
 from suite.classifier import Classifier
+from suite.seeding import torch_generator
 from suite.shadows import log_odds
 
 
@@ -95,3 +96,73 @@ class LabelOnly(MembershipAttack):
         unfooled = right & (distance == 0)
         deepest = distance.max(initial=0.0) + 1.0
         return np.where(right, np.where(unfooled, deepest, distance), 0.0)
+
+
+@dataclass(frozen=True)
+class NoiseRobustness(MembershipAttack):
+    """How much random noise a row's label withstands: training rows lie deeper. 0 where the model is wrong.
+
+    Attributes:
+        draws: Noisy copies of a row at each level.
+        levels: Standard deviations of the noise, in units of the space's scale; the score is the share of all copies,
+            brought to possible inputs, that keep the label.
+    """
+
+    info: ClassVar[Info] = Info(
+        "Noise robustness", "Choquette-Choo, Tramer, Carlini and Papernot 2021, arXiv 2007.14321, sec. 4.3",
+        "label-only", ("membership",), "`draws` queries a level and row, 200 in all",
+        "several levels of noise at once, where the paper tunes one on models of the attacker's; no boundary walk")
+    draws: Count = 50
+    levels: tuple[Positive, ...] = (0.05, 0.1, 0.2, 0.4)
+
+    def __call__(self, classifier: Classifier, known: Leaked, x: np.ndarray, y: np.ndarray,
+                 seed: int = 0) -> np.ndarray:
+        generator, space = torch_generator(seed, classifier.device), classifier.space
+        start = torch.from_numpy(np.ascontiguousarray(x, np.float32)).to(classifier.device)
+        label = torch.from_numpy(y).to(classifier.device)
+        reach, right = space.reach(start, float("inf")), classifier.judge(start) == label
+        kept = torch.zeros(len(x), dtype=torch.float64, device=classifier.device)
+        for level in self.levels:
+            for _ in range(self.draws):
+                noise = torch.randn(start.shape, generator=generator, device=classifier.device)
+                noisy = torch.clamp(start + level * space.scale * noise, reach.lower, reach.upper)
+                kept += (classifier.judge(reach.snap(noisy)) == label) & right
+        return (kept / (self.draws * len(self.levels))).cpu().numpy()
+
+
+@dataclass(frozen=True)
+class QuantileRegression(MembershipAttack):
+    """How unusual it is for a stranger like this one that the model is so sure: a regression, fitted on known others.
+
+    The log odds of a label are taken to be normal given the row: gradient-boosted trees predict their mean from the
+    row's values and its label, and the size of their deviation. The score is the deviation in units of its size.
+
+    Attributes:
+        components: Most values of a row that the regression sees; of larger rows, so many principal components.
+    """
+
+    info: ClassVar[Info] = Info(
+        "Quantile regression", "Bertran, Tang, Kearns, Morgenstern, Roth and Wu 2023, arXiv 2307.03694", "score",
+        ("membership",), "one query a row, two small fits on the known others",
+        "a normal distribution for all quantiles, as in the paper's sec. 4; trees for a network")
+    components: Count = 16
+
+    def __call__(self, classifier: Classifier, known: Leaked, x: np.ndarray, y: np.ndarray,
+                 seed: int = 0) -> np.ndarray:
+        from sklearn.decomposition import PCA
+        from sklearn.ensemble import HistGradientBoostingRegressor
+        from sklearn.model_selection import cross_val_predict
+
+        def regression() -> HistGradientBoostingRegressor:
+            return HistGradientBoostingRegressor(max_iter=50, max_depth=3, min_samples_leaf=10, random_state=seed)
+
+        others, seen, asked = known.others, known.others.x.reshape(len(known.others), -1), x.reshape(len(x), -1)
+        if seen.shape[1] > self.components:
+            shrink = PCA(min(self.components, *seen.shape), random_state=seed).fit(seen)
+            seen, asked = shrink.transform(seen), shrink.transform(asked)
+        seen, asked = (np.column_stack([rows, label]) for rows, label in ((seen, others.y), (asked, y)))
+        odds = log_odds(classifier, others.x, others.y)
+        # deviations from predictions of rows that were not fitted, or they would look too small
+        deviation = np.log(np.abs(odds - cross_val_predict(regression(), seen, odds, cv=5)) + 1e-6)
+        mean, size = (regression().fit(seen, target).predict(asked) for target in (odds, deviation))
+        return (log_odds(classifier, x, y) - mean) / np.exp(size)

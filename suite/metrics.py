@@ -156,6 +156,15 @@ def resampled_auroc(score: np.ndarray, positive: np.ndarray) -> Callable[[np.nda
     return statistic
 
 
+def roc_curve(score: np.ndarray, positive: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """False and true positive rates at every threshold, from (0, 0) to (1, 1); equal scores are one step."""
+    order = np.argsort(-score, kind="stable")
+    hits, ends = positive[order], np.r_[score[order][1:] != score[order][:-1], True]
+    with np.errstate(invalid="ignore"):
+        fpr, tpr = (np.cumsum(side)[ends] / side.sum() for side in (~hits, hits))
+    return np.r_[0.0, fpr], np.r_[0.0, tpr]
+
+
 def tpr_at_fpr(score: np.ndarray, member: np.ndarray, fpr: float) -> float:
     """True positive rate at the strictest threshold whose false positive rate is at most `fpr`."""
     negatives = np.sort(score[~member])[::-1]

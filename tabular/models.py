@@ -99,6 +99,10 @@ class RandomForest(Recipe):
         return EstimatorClassifier(forest.fit(train.x, train.y), len(train.classes), train.space, recipe=self)
 
 
+DEEP = RandomForest(depth=None)
+"""A forest whose trees grow until they are sure of every row they saw: it remembers its patients."""
+
+
 @dataclass(frozen=True)
 class XGBoost(Recipe):
     """Gradient-boosted trees (XGBoost).

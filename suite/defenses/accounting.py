@@ -49,6 +49,7 @@ def noise_multiplier(epsilon: float, delta: float, rate: float, steps: int) -> f
     return sigma
 
 
+@cache
 def epsilon_prv(sigma: float, delta: float, rate: float, steps: int) -> float:
     """Epsilon spent, an upper bound by numerical composition (Gopi, Lee and Wutschitz 2021, arXiv 2106.02848).
 
@@ -65,6 +66,7 @@ def epsilon_prv(sigma: float, delta: float, rate: float, steps: int) -> float:
         return float(accountant.get_epsilon(delta, eps_error=_mesh(rough)))
 
 
+@cache
 def epsilon_pld(sigma: float, delta: float, rate: float, steps: int) -> float:
     """Epsilon by another library's privacy loss distributions (Koskela et al. 2020, arXiv 1906.03049)."""
     from dp_accounting import GaussianDpEvent, PoissonSampledDpEvent, SelfComposedDpEvent

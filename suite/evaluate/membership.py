@@ -108,8 +108,6 @@ def _auroc(score: np.ndarray, member: np.ndarray, seed: int) -> Estimate:
 
 
 def _advantage(score: np.ndarray, member: np.ndarray) -> float:
-    """Largest TPR - FPR over all thresholds, ties taken together."""
-    order = np.argsort(-score, kind="stable")
-    hits, ends = member[order], np.r_[score[order][1:] != score[order][:-1], True]
-    tpr, fpr = np.cumsum(hits)[ends] / hits.sum(), np.cumsum(~hits)[ends] / (~hits).sum()
-    return float(max((tpr - fpr).max(), 0.0))
+    """Largest TPR - FPR over all thresholds."""
+    fpr, tpr = metrics.roc_curve(score, member)
+    return float((tpr - fpr).max())

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from suite.measurement import Measurement
-from suite.metrics import proportion
+from suite.metrics import proportion, roc_curve
 from suite.report import known, svg
 from suite.report.rows import CONTROL, WORST, Rows, robustness
 from suite.report.sections.defenses import leakage
 from suite.report.sections.detection import detectors
+from suite.report.sections.membership import ranked
 from suite.report.show import interval, number, share
 
 MARKS = ("o", "s", "^", "D", "v", "P", "X", "*")
@@ -193,6 +194,8 @@ def defended_curves(rows: Rows) -> Panels:
     return Panels(caption, panels, [styles[d] for d in names if d in used])
 
 
+ROCS = (Style("the strongest attack", 0, "", "-", 2.0), Style("the second", 1, "", (0, (5, 1.5)), 1.4),
+        Style("the third", 2, "", (0, (1, 1.2)), 1.4))
 CLOUDS = {"clean": Style("clean", 5, "o", ""), "detected": Style("attacked, alarm at the 5% threshold", 0, "^", ""),
           "missed": Style("attacked, no alarm", 1, "X", "")}
 
@@ -288,6 +291,40 @@ def _forest_panel(ax: Any, title: str, points: list[tuple[float, str, Measuremen
         if row.ci_low is not None and row.ci_high is not None:
             ax.plot([row.ci_low, row.ci_high], [at, at], color=colour, linewidth=1.4, solid_capstyle="butt")
         ax.plot([row.value], [at], marker="s" if own else "o", color=colour, markersize=4.5, markeredgewidth=0)
+
+
+def roc(rows: Rows, arrays: Callable[[str], Mapping[str, Any]]) -> Panels:
+    """Members found against others accused, of the strongest membership attacks on each undefended model."""
+    panels, used = [], {}
+    for model in rows.models:
+        best = ranked(rows, model)[:len(ROCS)]
+        found = [(row, kept) for row in best if len((kept := arrays(row.cell)).get("score", ())) > 0]
+        if not found:
+            continue
+        least = min(1 / int((~kept["member"]).sum()) for _, kept in found)
+        made, (ax,) = svg.figure(2.7, 2.4)
+        for place, (_, kept) in enumerate(found):
+            used[place] = None
+            fpr, tpr = roc_curve(kept["score"], kept["member"])
+            line = {k: v for k, v in ROCS[place].line.items() if "mark" not in k}
+            ax.plot(fpr, tpr, **line | {"clip_on": True}, drawstyle="steps-post")  # 0 lies beyond any log axis
+        ax.plot([least, 1], [least, 1], color=svg.MUTED, linewidth=1, linestyle=(0, (1, 2)), zorder=0)
+        ax.set_xscale("log")
+        ax.set_yscale("log")
+        ax.set_xlim(least, 1)
+        ax.set_ylim(least, 1)
+        ticks = [t for t in (0.001, 0.01, 0.1, 1) if t >= least]
+        for set_ticks in (ax.set_xticks, ax.set_yticks):
+            set_ticks(ticks, [f"{100 * t:g}%" for t in ticks])
+        ax.minorticks_off()
+        ax.set_xlabel("others accused wrongly", color=svg.INK, fontsize=7.5)
+        ax.set_ylabel("members found", color=svg.INK, fontsize=7.5)
+        said = ", ".join(f"{row.attack} AUROC {interval(row)}" for row, _ in found)
+        panels.append((f"{model}: {', '.join(row.attack for row, _ in found)}",
+                       svg.inline(made, f"roc{len(panels)}", f"ROC on logarithmic axes, {model}: {said}")))
+    caption = (f"Training {rows.cases} found against others accused, on logarithmic axes: on the left stands what an "
+               "attacker finds who hardly accuses anyone wrongly. It ends at one non-member. Dotted: guessing.")
+    return Panels(caption, panels, [ROCS[k] for k in used])
 
 
 def stolen(rows: Rows) -> Panels:

@@ -14,7 +14,7 @@ from suite.measurement import Measurement
 from suite.report import figures, pictures
 from suite.report.findings import LEVELS, THRESHOLDS, TOPICS, Finding, findings
 from suite.report.rows import Rows
-from suite.report.sections import catalog, clean, defenses, detection, privacy, robustness
+from suite.report.sections import catalog, clean, defenses, detection, membership, privacy, robustness
 from suite.report.show import join, plural, share
 
 HERE = Path(__file__).parent
@@ -44,7 +44,7 @@ def render(rows: list[Measurement], manifest: dict[str, Any], arrays: pictures.A
         thresholds={topic: t for topic, t in THRESHOLDS.items() if any(f.topic == topic for f in found)},
         matrix=matrix(table, found),
         verdict=verdict(table, found), figures=figures, clean=clean, robust=robustness, defenses=defenses,
-        privacy=privacy, detection=detection, catalog=catalog, threats=threats,
+        privacy=privacy, membership=membership, detection=detection, catalog=catalog, threats=threats,
         arrays=arrays,
         examples=pictures.examples(table, arrays), patterns=pictures.patterns(table, arrays))
 

@@ -196,3 +196,9 @@ def test_resamples_that_all_agree_are_no_certainty():
     room = metrics.proportion(0, 20).high
     assert none[:3] == pytest.approx((0.0, 0.0, room)) and everyone[:3] == pytest.approx((1.0, 1 - room, 1.0))
     assert metrics.bootstrap(lambda _: 0.0, 120, 0, label, least=-1.0)[:3] == pytest.approx((0.0, -room, room))
+
+
+def test_the_roc_by_hand_takes_ties_as_one_step():
+    fpr, tpr = metrics.roc_curve(np.array([3.0, 2.0, 2.0, 1.0, 0.0]), np.array([True, True, False, False, True]))
+    assert fpr.tolist() == [0, 0, 0.5, 1, 1]
+    assert tpr.tolist() == pytest.approx([0, 1 / 3, 2 / 3, 2 / 3, 1])

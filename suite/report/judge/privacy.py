@@ -5,6 +5,7 @@ from __future__ import annotations
 from suite.measurement import Measurement
 from suite.report.findings import THRESHOLDS, Finding, Level, grade, widened
 from suite.report.rows import Rows
+from suite.report.sections.membership import ranked
 from suite.report.show import interval, join, number, percent, plural, points, share
 
 FEW = 10
@@ -15,12 +16,10 @@ def membership(rows: Rows) -> list[Finding]:
     """The strongest membership attack on each model."""
     out = []
     for model in rows.models:
-        scores = [r for a in rows.attacks(model, "none", "membership_auroc")
-                  if (r := rows.one("membership_auroc", model, attack=a))]
+        scores = ranked(rows, model)
         if not scores:
             continue
-        # the surest, not the highest: an attack that scored few patients is high by chance
-        best = max(scores, key=lambda r: (r.ci_low or 0.0, r.value))
+        best = scores[0]
         low, high = widened(best, len(scores))
         level = grade("membership", low - 0.5, high - 0.5)
         says = {"good": "Training patients can hardly be told from others",

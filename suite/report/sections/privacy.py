@@ -1,39 +1,11 @@
-"""Privacy tables."""
+"""Privacy tables, but for membership."""
 
 from __future__ import annotations
 
 from suite.report import known
 from suite.report.rows import Rows
-from suite.report.show import NONE, join, number
-from suite.report.tables import Cell, Table, amount, est, plain, words
-
-FPRS = ("0.001", "0.01", "0.05", "0.1")
-
-
-def membership(rows: Rows) -> Table:
-    """Membership inference on every model behind every defense."""
-    shown = [f for f in FPRS if any(r.metric == f"tpr_at_fpr[{f}]" for r in rows.all)]
-    withheld = [f"{100 * float(f):g}%" for f in FPRS if f not in shown]
-    head = ["attack", "defense", "AUROC", "advantage", *[f"TPR at {100 * float(f):g}% FPR" for f in shown],
-            "smallest FPR", "queries per patient", "n"]
-    note = ("AUROC 0.50 is guessing. TPR at FPR: share of training patients found when that share of others is accused "
-            "wrongly. Smallest FPR: one non-member; below it nothing can be counted, and figures are withheld")
-    note += f" (here at {join(withheld)} FPR)." if withheld else "."
-    table = Table("Membership inference", head, note=note)
-    for model in rows.models:
-        for defense in rows.defenses(model):
-            for attack in rows.attacks(model, defense, "membership_auroc"):
-                auroc = rows.one("membership_auroc", model, defense, attack)
-                if auroc is None:
-                    continue
-                floor = rows.one("resolvable_fpr", model, defense, attack)
-                smallest = f"{100 * floor.value:.2g}%" if floor else NONE
-                tprs = rows.named("tpr_at_fpr", model, defense, attack)
-                cells = [est(tprs[f]) if f in tprs else words("below floor" if floor else "", "muted") for f in shown]
-                table.add(model, [words(attack), words(defense), est(auroc),
-                                  est(rows.one("membership_advantage", model, defense, attack)), *cells,
-                                  Cell(smallest, num=True), amount(auroc.queries), amount(auroc.n)])
-    return table.pruned()
+from suite.report.show import number
+from suite.report.tables import Table, amount, est, plain, words
 
 
 def attribute(rows: Rows) -> Table:

@@ -1,0 +1,92 @@
+"""Membership inference: tables of what was found, of whom, and in which groups; the ROC is in `figures`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from suite.measurement import Measurement
+from suite.report.rows import Rows
+from suite.report.show import NONE, join, percent
+from suite.report.tables import Cell, Table, amount, est, words
+
+FPRS = ("0.001", "0.01", "0.05", "0.1")
+LISTED = 10
+"""Patients that are listed of each model."""
+
+
+def ranked(rows: Rows, model: str, defense: str = "none") -> list[Measurement]:
+    """The AUROC of each membership attack on a model, the surest first.
+
+    Not the highest: an attack that scored few patients is high by chance.
+    """
+    found = [rows.one("membership_auroc", model, defense, attack)
+             for attack in rows.attacks(model, defense, "membership_auroc")]
+    return sorted((r for r in found if r), key=lambda r: (-(r.ci_low or 0.0), -r.value))
+
+
+def table(rows: Rows) -> Table:
+    """Every attack on every model behind every defense, the strongest first."""
+    shown = [f for f in FPRS if any(r.metric == f"tpr_at_fpr[{f}]" for r in rows.all)]
+    withheld = [f"{100 * float(f):g}%" for f in FPRS if f not in shown]
+    head = ["attack", "defense", "AUROC", "advantage", *[f"TPR at {100 * float(f):g}% FPR" for f in shown],
+            "smallest FPR", "members against members", "queries per patient", "n"]
+    note = ("AUROC 0.50 is guessing. TPR at FPR: share of training patients found when that share of others is accused "
+            "wrongly. Smallest FPR: one non-member; below it nothing can be counted, and figures are withheld")
+    note += f" (here at {join(withheld)} FPR)." if withheld else "."
+    note += (" Members against members: the AUROC where there is nothing to find, 0.50 but for chance. "
+             "Attacks stand in the order of what is sure of them; the strongest is the verdict.")
+    made = Table("Membership inference", head, note=note)
+    for model, defense in rows.pairs():
+        for auroc in ranked(rows, model, defense):
+            attack = auroc.attack
+            floor = rows.one("resolvable_fpr", model, defense, attack)
+            smallest = f"{100 * floor.value:.2g}%" if floor else NONE
+            tprs = rows.named("tpr_at_fpr", model, defense, attack)
+            cells = [est(tprs[f]) if f in tprs else words("below floor" if floor else "", "muted") for f in shown]
+            made.add(_gap(rows, model, defense), [
+                words(attack), words(defense), est(auroc),
+                est(rows.one("membership_advantage", model, defense, attack)), *cells, Cell(smallest, num=True),
+                est(rows.one("membership_null", model, defense, attack)), amount(auroc.queries), amount(auroc.n)])
+    return made.pruned()
+
+
+def _gap(rows: Rows, model: str, defense: str) -> str:
+    """The heading of a model: how much better it is on those it has learned from."""
+    trained, new = (rows.one(m, model, defense) for m in ("train_accuracy", "accuracy"))
+    name = model + ("" if defense == "none" else f" behind {defense}")
+    return name if trained is None or new is None else (
+        f"{name}: right on {percent(trained)} of training {rows.cases}, on {percent(new)} of others")
+
+
+def groups(rows: Rows) -> Table:
+    """How much the strongest attack on each undefended model finds in each class and subgroup."""
+    best = {model: found[0] for model in rows.models if (found := ranked(rows, model))}
+    made = Table("Who is found: AUROC of the strongest attack in each group", ["group", *[
+        f"{model} ({row.attack})" for model, row in best.items()], "n"],
+        note="Within a group, members are told from others of the same group. Some of many groups stand out by chance.")
+    names = dict.fromkeys(r.subgroup for r in rows.all if r.metric == "membership_auroc" and r.subgroup)
+    for name in names:
+        found = [rows.one("membership_auroc", model, attack=row.attack, subgroup=name) for model, row in best.items()]
+        if any(found):
+            made.add(name.partition("=")[0], [words(name.partition("=")[2]), *map(est, found),
+                                              amount(next(r.n for r in found if r))])
+    return made
+
+
+def exposed(rows: Rows, arrays: Callable[[str], Mapping[str, Any]]) -> Table:
+    """The training patients that the strongest attack on each undefended model is surest of."""
+    made = Table(f"The most exposed {rows.cases}", ["row in the source", "attack", "others ranked above, of all"],
+                 note=f"At most {LISTED} of each model, by number and never by value. Nobody above: the attack finds "
+                      "this one without a single false accusation.")
+    for model in rows.models:
+        best = next(iter(ranked(rows, model)), None)
+        kept = arrays(best.cell) if best else {}
+        if "row" not in kept or not best.ci_low or best.ci_low <= 0.5:
+            continue  # where it is not sure that anyone is found, nobody is
+        score, member = kept["score"], kept["member"]
+        for i in sorted(member.nonzero()[0], key=lambda i: -score[i])[:LISTED]:
+            above = int((score[~member] >= score[i]).sum())
+            made.add(model, [Cell(str(int(kept["row"][i])), num=True), words(best.attack),
+                             Cell(f"{above} of {int((~member).sum())}", num=True)])
+    return made
