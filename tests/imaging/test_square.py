@@ -1,17 +1,16 @@
-"""Square Attack and stripes: closed forms on linear models, the schedule by hand, and ART."""
+"""Square Attack and stripes: closed forms on linear models, and the schedule by hand."""
 
 import numpy as np
 import pytest
 import torch
-from torch import nn
 
 from imaging.attacks.square import Square
 from imaging.attacks.stripes import VerticalStripes, striped
 from imaging.space import ImageSpace
 from suite.attacks.noise import RandomNoise
-from suite.classifier import EstimatorClassifier, TorchClassifier
+from suite.classifier import EstimatorClassifier
 from suite.errors import InputError
-from suite.seeding import seeded, torch_generator
+from suite.seeding import torch_generator
 from suite.space import Reach
 from tests.imaging._linear import constant, linear, slope
 
@@ -195,35 +194,3 @@ def test_rows_beyond_a_batch_are_attacked_too():
 def test_bad_parameters_are_refused(wrong):
     with pytest.raises(InputError, match="Square"):
         Square(**wrong)
-
-
-# --- an independent library ------------------------------------------------------------------------------------------
-
-def test_square_is_as_strong_as_art():
-    evasion = pytest.importorskip("art.attacks.evasion")
-    from art.estimators.classification import PyTorchClassifier
-
-    with seeded(0):
-        y = torch.arange(464) % 2
-        stretch = torch.where(y == 1, 1.5, 0.8).view(-1, 1, 1)
-        u = torch.arange(16.0) - 7.5
-        blob = torch.exp(-((u[:, None] * stretch) ** 2 + (u / stretch) ** 2) / 18)
-        x = (0.3 + 0.3 * blob + 0.1 * torch.randn(464, 16, 16)).clamp(0, 1)[:, None]
-        module = nn.Sequential(nn.Conv2d(1, 8, 3, 2, 1), nn.ReLU(), nn.Conv2d(8, 8, 3, 2, 1), nn.ReLU(), nn.Flatten(),
-                               nn.Linear(128, 2))
-        optimizer = torch.optim.Adam(module.parameters(), 1e-2)
-        for _ in range(40):
-            optimizer.zero_grad()
-            nn.functional.cross_entropy(module(x[64:]), y[64:]).backward()
-            optimizer.step()
-    x, y = x[:64], y[:64]
-    classifier = TorchClassifier(module, 2, ImageSpace())
-    assert (~fooled(classifier, x, y)).float().mean() > 0.9
-    wrapped = PyTorchClassifier(module, nn.CrossEntropyLoss(), (1, 16, 16), 2, clip_values=(0.0, 1.0),
-                                device_type="cpu")
-    eps = 0.05
-    with seeded(0):
-        theirs = evasion.SquareAttack(wrapped, eps=eps, max_iter=100, verbose=False).generate(x.numpy(), y.numpy())
-    robust = (~fooled(classifier, torch.from_numpy(theirs), y)).sum()
-    assert 10 < robust < 54
-    assert (~fooled(classifier, Square(eps=eps, queries=100)(classifier, x, y), y)).sum() <= robust + 3
