@@ -16,7 +16,7 @@ from suite.defenses.smoothing import RandomizedSmoothing
 from suite.detectors import Uncertainty
 from suite.errors import InputError, NotApplicable
 from suite.evaluate import measure
-from suite.evaluate.detection import measure_detection
+from suite.evaluate.detection import behind, measure_detection
 from suite.evaluate.worst_case import Part
 from suite.seeding import torch_generator
 from suite.space import Space
@@ -142,6 +142,13 @@ def test_an_attack_that_knows_it_gets_past_more_than_one_that_does_not(model, da
     found = {r.metric: r.value for r in out.rows if r.attack == "adaptive"}
     blind, adaptive, unguarded = (found[f"{kind}_evasion[uncertainty]"] for kind in ("blind", "adaptive", "unguarded"))
     assert blind <= adaptive <= unguarded and adaptive > 0
+
+
+def test_an_attack_behind_it_does_not_hang_on_what_was_attacked_before(model, data):
+    detector = Uncertainty().fit(data.train.x, data.train.y, model)
+    x, y = torch.from_numpy(data.test.x), torch.from_numpy(data.test.y)
+    first, again = (PGD(eps=0.5, steps=4)(behind(model, detector, 0.05, 0.01), x, y) for _ in range(2))
+    assert torch.equal(first, again)
 
 
 def test_what_gives_one_answer_only_is_told_who_gives_several():
