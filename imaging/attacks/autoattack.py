@@ -14,17 +14,18 @@ from suite.attacks._search import Goal, Query
 from suite.attacks.apgd import APGD
 from suite.attacks.fab import FAB
 from suite.classifier import TorchClassifier
-from suite.space import Kind
+from suite.space import Kind, Lp
 
 
 @dataclass(frozen=True)
 class AutoAttack(GradientAttack):
-    """AutoAttack in Linf (Croce and Hein 2020, arXiv 2003.01690): APGD-CE, APGD-T, FAB-T and Square.
+    """AutoAttack in Linf or L2 (Croce and Hein 2020, arXiv 2003.01690): APGD-CE, APGD-T, FAB-T and Square.
 
     For two classes, which the published versions cannot take, the margin is that between the two logits. It is then
     the same objective as cross-entropy, so the second APGD is another random start.
 
     Attributes:
+        norm: "linf" or "l2", in which `eps` is meant; its default is for Linf.
         target: Label to reach; `None` for any wrong one.
         steps: Of each APGD and FAB start.
         restarts: Starts of each.
@@ -39,6 +40,7 @@ class AutoAttack(GradientAttack):
         "passes and `queries` forward passes",
         "takes two classes; APGD-T climbs the margin to each label undivided (see APGD); FAB keeps to what FAB says")
     eps: float = 8 / 255
+    norm: Lp = "linf"
     target: int | None = None
     steps: Count = 100
     restarts: Count = 1
@@ -47,10 +49,11 @@ class AutoAttack(GradientAttack):
 
     def members(self) -> tuple[Query, ...]:
         """The attacks, in the order in which they run."""
-        climb = {"eps": self.eps, "target": self.target, "steps": self.steps, "restarts": self.restarts}
+        aim = {"eps": self.eps, "norm": self.norm, "target": self.target}
+        climb = aim | {"steps": self.steps, "restarts": self.restarts}
         return (APGD(**climb), APGD(**climb, loss="margin", rivals=self.rivals),
                 FAB(**climb, early_stop=True, rivals=self.rivals),
-                Square(eps=self.eps, target=self.target, queries=self.queries))
+                Square(**aim, queries=self.queries))
 
     def __call__(self, classifier: TorchClassifier, x: Tensor, y: Tensor, seed: int = 0) -> Tensor:
         self.check(classifier)

@@ -61,8 +61,12 @@ class Together(nn.Module):
         super().__init__()
         self.members = nn.ModuleList(members)
 
+    def draw(self, x: Tensor) -> Tensor:
+        """(members, n, classes) logits of (n, ...) inputs."""
+        return torch.stack([member(x) for member in self.members])
+
     def forward(self, x: Tensor) -> Tensor:
-        return mean_log_proba(torch.stack([member(x) for member in self.members]))
+        return mean_log_proba(self.draw(x))
 
 
 @dataclass(frozen=True)
@@ -70,8 +74,8 @@ class MCDropout(TorchDefense):
     """A network trained with dropout that keeps it on: its prediction is the mean over so many draws.
 
     Where the recipe has a field `dropout`, it is set to `rate`; otherwise a layer of dropout is put before the last
-    linear layer. Batch normalisation uses its running statistics. The classifier's `uncertainty` gives the entropy
-    and the mutual information of its draws.
+    linear layer. Batch normalisation uses its running statistics. How much its draws disagree is a detector
+    (`suite.detectors.Uncertainty`).
 
     Attributes:
         draws: At each prediction.
@@ -110,12 +114,16 @@ class MCDropout(TorchDefense):
         return _DropoutBeforeLast(**shared, inner=recipe, rate=self.rate)
 
     def _drawn(self, classifier: TorchClassifier) -> TorchClassifier:
-        """The same network, whose dropout goes on drawing."""
-        chance = Chance(self.draws)
-        for name, layer in [*classifier.module.named_modules()]:
-            if isinstance(layer, DROPOUT):
-                classifier.module.set_submodule(name, LeftOut(layer.p, type(layer) is not nn.Dropout, chance))
-        return around(classifier, Randomized(classifier.module, chance), RandomizedClassifier)
+        return around(classifier, drawing(classifier.module, self.draws), RandomizedClassifier)
+
+
+def drawing(network: nn.Module, draws: int) -> Randomized:
+    """The mean of so many draws of a network, whose dropout, replaced in place, goes on after training."""
+    chance = Chance(draws)
+    for name, layer in [*network.named_modules()]:
+        if isinstance(layer, DROPOUT):
+            network.set_submodule(name, LeftOut(layer.p, type(layer) is not nn.Dropout, chance))
+    return Randomized(network, chance)
 
 
 @dataclass(frozen=True)

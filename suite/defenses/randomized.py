@@ -62,7 +62,7 @@ class Randomized(nn.Module):
             said = mean_log_proba(self.draw(x, fresh=False))
         return straight_through(value, said)
 
-    def draw(self, x: Tensor, fresh: bool) -> Tensor:
+    def draw(self, x: Tensor, fresh: bool = False) -> Tensor:
         """(draws, n, classes) logits of (n, ...) inputs."""
         self.chance.start(x.device, fresh)
         repeated = x.expand(self.chance.draws, *x.shape).flatten(0, 1)
@@ -116,28 +116,8 @@ class RandomizedClassifier(TorchClassifier):
         self.module.chance.passes = 0
         return super().frozen()
 
-    def uncertainty(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """How unsure the model is of (n, ...) inputs on the device, in nats, higher is less sure.
-
-        Returns:
-            (n,) entropy of the mean prediction, and (n,) mutual information of prediction and draw: that part of it
-            which comes from the draws' disagreement (Gal and Ghahramani 2016; Smith and Gal 2018, arXiv 1803.08533).
-        """
-        with torch.no_grad():
-            self.queries += len(x)
-            return uncertainty(self.module.draw(x, fresh=False))
-
 
 def mean_log_proba(logits: Tensor) -> Tensor:
     """(n, classes) logarithms of the mean probabilities of (draws, n, classes) logits; finite and with a gradient
     however sure each draw is."""
     return logits.log_softmax(2).logsumexp(0) - math.log(len(logits))
-
-
-def uncertainty(logits: Tensor) -> tuple[Tensor, Tensor]:
-    """(n,) entropy of the mean prediction and (n,) mutual information, of (draws, n, classes) logits."""
-    def entropy(log_p: Tensor) -> Tensor:
-        return -(log_p.exp() * log_p).sum(-1)
-
-    total = entropy(mean_log_proba(logits))
-    return total, (total - entropy(logits.log_softmax(2)).mean(0)).clamp(min=0)

@@ -35,8 +35,8 @@ class KernelDensity(TorchDetector):
     info: ClassVar[Info] = Info(
         "Kernel density", "Feinman, Curtin, Shintre and Gardner 2017, arXiv 1703.00410",
         cost="distances to the clean data for each input",
-        departs="density in logarithms, where far inputs do not all come out at 0; the paper's second feature, the "
-                "spread under dropout, and its logistic regression fitted on attacks are left out")
+        departs="density in logarithms, where far inputs do not all come out at 0; the paper's second feature is a "
+                "detector of its own, and its logistic regression fitted on attacks is left out")
     bandwidth: float | None = None
     most: int = 2000
 

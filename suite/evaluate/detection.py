@@ -16,6 +16,7 @@ from suite.attacks.gradient import PGD
 from suite.batches import in_batches
 from suite.classifier import TorchClassifier
 from suite.defenses.guard import GuardedModule
+from suite.defenses.randomized import Randomized
 from suite.detectors import TorchDetector
 from suite.errors import InputError, NotApplicable
 from suite.evaluate.evasion import SLACK, fools
@@ -164,6 +165,9 @@ def behind(model: TorchClassifier, detector: TorchDetector, threshold: float, un
         unit: The refusing logit rises by one with so much of the score.
     """
     guarded = GuardedModule(model.module, _Scaled(detector.module, unit), threshold / unit)
+    for part in guarded.modules():
+        if isinstance(part, Randomized):  # an attack meets the same draws whatever was attacked before
+            part.chance.passes = 0
     return TorchClassifier(guarded, len(model.classes_), model.space, rejects=True, device=model.device,
                            recipe=model.recipe, batch=model.batch)
 

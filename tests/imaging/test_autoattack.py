@@ -42,29 +42,31 @@ def fooled(classifier, x, y):
     return classifier.judge(x) != y
 
 
+@pytest.mark.parametrize(("norm", "budgets"), [("linf", (0.005, 0.02, 0.1)), ("l2", (0.02, 0.1, 0.5))])
 @pytest.mark.parametrize("classes", [2, 3, 4, 7])
-def test_works_for_any_number_of_classes(classes):  # every published AutoAttack fails on two
+def test_works_for_any_number_of_classes(classes, norm, budgets):  # every published AutoAttack fails on two
     classifier, x, y = grey(classes)
     rates = []
-    for eps in (0.005, 0.02, 0.1):
-        adversarial = AutoAttack(eps=eps, **QUICK)(classifier, x, y)
+    for eps in budgets:
+        adversarial = AutoAttack(eps=eps, norm=norm, **QUICK)(classifier, x, y)
         assert adversarial.min() >= 0 and adversarial.max() <= 1
-        assert classifier.space.distance(adversarial, x).max() <= eps + 1e-6
+        assert classifier.space.distance(adversarial, x, norm).max() <= eps + 1e-6
         hit = fooled(classifier, adversarial, y)
         assert torch.equal(adversarial[~hit], x[~hit])
-        assert not (fooled(classifier, APGD(eps=eps, steps=8)(classifier, x, y), y) & ~hit).any()
+        assert not (fooled(classifier, APGD(eps=eps, norm=norm, steps=8)(classifier, x, y), y) & ~hit).any()
         rates.append(hit.float().mean().item())
     assert rates == sorted(rates) and rates[0] < 1 and rates[-1] > 0.9
 
 
-def test_one_logit_models_are_attacked_as_two():
+@pytest.mark.parametrize(("norm", "dual"), [("linf", 1), ("l2", 2)])
+def test_one_logit_models_are_attacked_as_two(norm, dual):
     with seeded(7):
         body = nn.Sequential(nn.Flatten(), nn.Linear(64, 1))
     classifier, x, y = grey(2, OneLogit(body))
     with torch.no_grad():
-        exact = body(x)[:, 0].abs() / body[1].weight.abs().sum()  # to the boundary, in Linf; the box is far enough
+        exact = body(x)[:, 0].abs() / body[1].weight.norm(dual)  # to the boundary; the box is far enough
     eps = float(exact.median()) * 1.001
-    hit = fooled(classifier, AutoAttack(eps=eps, **QUICK)(classifier, x, y), y)
+    hit = fooled(classifier, AutoAttack(eps=eps, norm=norm, **QUICK)(classifier, x, y), y)
     assert torch.equal(hit, exact < eps)
 
 
@@ -91,6 +93,8 @@ def test_every_member_fools_what_another_one_leaves():
     names = [type(m).__name__ for m in AutoAttack().members()]
     assert names == ["APGD", "APGD", "FAB", "Square"]
     assert all(m.eps == AutoAttack().eps for m in AutoAttack().members())
+    assert {m.norm for m in AutoAttack().members()} == {"linf"}
+    assert {m.norm for m in AutoAttack(norm="l2").members()} == {"l2"}
     assert AutoAttack().members()[1].rivals == 9 and AutoAttack().members()[3].queries == 5000
     masked, x, y = grey(3)
     sound = masked.module

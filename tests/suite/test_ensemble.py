@@ -13,7 +13,7 @@ from suite.attack import Info
 from suite.attacks.gradient import PGD
 from suite.defenses.dpsgd import DPSGD
 from suite.defenses.ensemble import Ensemble, MCDropout
-from suite.defenses.randomized import LeftOut, mean_log_proba, uncertainty
+from suite.defenses.randomized import LeftOut, mean_log_proba
 from suite.errors import InputError, NotApplicable
 from suite.recipe import TorchRecipe
 from tabular.models import MLP, RandomForest
@@ -43,14 +43,6 @@ def test_the_mean_is_that_of_probabilities_and_keeps_its_gradient_where_they_sat
     value = mean_log_proba(sure)
     value[0, 1].backward()
     assert value.isfinite().all() and sure.grad.abs().sum() > 0.5
-
-
-def test_uncertainty_by_hand():
-    """Two draws that are sure of the contrary disagree by ln 2; two that are unsure do not disagree."""
-    logits = torch.tensor([[[50.0, -50.0], [0.0, 0.0], [50.0, -50.0]], [[-50.0, 50.0], [0.0, 0.0], [50.0, -50.0]]])
-    total, disagreement = uncertainty(logits)
-    assert torch.allclose(total, torch.tensor([np.log(2), np.log(2), 0.0], dtype=torch.float32), atol=1e-5)
-    assert torch.allclose(disagreement, torch.tensor([np.log(2), 0.0, 0.0], dtype=torch.float32), atol=1e-5)
 
 
 @pytest.fixture(scope="module")
@@ -93,8 +85,6 @@ def test_dropout_stays_on_and_is_the_same_for_every_row(recipe):
     assert logits.shape == (6, 60, 2) and not torch.allclose(logits[0], logits[1])
     assert torch.allclose(model.scores(x).logsumexp(1), torch.zeros(60), atol=1e-5)
     torch.testing.assert_close(torch.cat([model.scores(part) for part in x.split(7)]), model.scores(x))
-    total, disagreement = model.uncertainty(x)
-    assert (disagreement > 0).all() and (disagreement <= total).all()
 
 
 def test_units_are_left_out_at_the_rate_and_the_mean_stays():
