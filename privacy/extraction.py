@@ -116,6 +116,35 @@ class SurrogateForest(ExtractionAttack):
 
 
 @dataclass(frozen=True)
+class EquationSolving(ExtractionAttack):
+    """Solves for the weights of a linear model: the log odds of its probabilities are linear in the row.
+
+    One answer more than there are features is enough for an exact copy; of fewer the smallest weights that explain them
+    are taken, and of more those of least squares. What is not linear is copied as well as a linear model can.
+    """
+
+    info: ClassVar[Info] = Info(
+        "Equation solving", "Tramer, Zhang, Juels, Reiter and Ristenpart 2016, arXiv 1609.02943, sec. 4.1", "score",
+        ("extraction",), "the budget in queries; features + 1 copy a linear model exactly", _POOL)
+
+    def __call__(self, query: Query, pool: Split, budget: int, seed: int = 0) -> Classifier:
+        asked = questions(pool, budget, seed)
+        flat = asked.reshape(len(asked), -1).astype(np.float64)
+        odds = np.log(np.maximum(np.asarray(query(asked), np.float64), 1e-12))
+        odds -= odds[:, :1]
+        # in units in which the columns are alike, or the smallest weights would be those of the largest numbers
+        mean, spread = flat.mean(0), np.maximum(flat.std(0), 1e-12)
+        known = np.column_stack([(flat - mean) / spread, np.ones(len(flat))])
+        solved = np.linalg.lstsq(known, odds, rcond=1e-10)[0]
+        module = nn.Sequential(nn.Flatten(), nn.Linear(flat.shape[1], odds.shape[1]))
+        weight = solved[:-1] / spread[:, None]
+        with torch.no_grad():
+            module[1].weight.copy_(torch.from_numpy(weight.T))
+            module[1].bias.copy_(torch.from_numpy(solved[-1] - mean @ weight))
+        return TorchClassifier(module, odds.shape[1], pool.space)
+
+
+@dataclass(frozen=True)
 class _Regressed:
     """A regressor of probabilities as a classifier: averages of distributions are distributions."""
 

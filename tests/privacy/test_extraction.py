@@ -11,16 +11,18 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.tree import DecisionTreeClassifier
 
-from privacy.extraction import JITTER, Copycat, KnockoffRandom, SurrogateForest, questions
+from privacy.extraction import JITTER, Copycat, EquationSolving, KnockoffRandom, SurrogateForest, questions
 from suite.art import art_fence, estimator_over
-from suite.classifier import Classifier, EstimatorClassifier
+from suite.classifier import Classifier, EstimatorClassifier, TorchClassifier
 from suite.data import Split
+from suite.defenses.answers import RoundedAnswers
 from suite.errors import InputError
 from suite.space import Space
+from tabular import models as recipes
 from tabular.schema import Column, Schema
 from tests.breast import breast
 
-ALL = (KnockoffRandom(), Copycat(), SurrogateForest(), SurrogateForest(labels=True))
+ALL = (KnockoffRandom(), Copycat(), SurrogateForest(), SurrogateForest(labels=True), EquationSolving())
 
 
 def fidelity(copy, victim, x):
@@ -170,3 +172,40 @@ def test_art_cannot_steal_into_trees_and_ours_can(forest):
         CopycatCNN(estimator_over(forest.predict_proba, (30,), 2), nb_stolen=50).extract(
             pool.x, thieved_classifier=SklearnClassifier(RandomForestClassifier()))
     assert fidelity(SurrogateForest()(forest.predict_proba, pool, 50), forest, pool.x) > 0.85
+
+
+class TestEquationSolving:
+    @pytest.fixture
+    def clinic(self):
+        """A linear model of three classes in clinical units of very different size."""
+        rng = np.random.default_rng(0)
+        x = rng.normal([100, 0.5, 30], [30, 0.2, 7], (200, 3)).astype(np.float32)
+        module = torch.nn.Linear(3, 3)
+        with torch.no_grad():
+            module.weight.copy_(torch.tensor([[0.0, 0, 0], [0.03, -2.0, 0.1], [-0.01, 3.0, 0.05]]))
+            module.bias.copy_(torch.tensor([0.0, -5.0, -2.0]))
+        space = Space(-1000.0, 1000.0)
+        pool = Split(x, np.zeros(200, np.int64), space, ("a", "b", "c"), np.arange(200))
+        return TorchClassifier(module, 3, space), pool, module
+
+    @pytest.mark.parametrize("budget", [4, 50])
+    def test_a_linear_model_is_recovered_to_its_weights(self, clinic, budget):
+        victim, pool, module = clinic
+        copy = EquationSolving()(victim.predict_proba, pool, budget)
+        np.testing.assert_allclose(copy.module[1].weight.detach(), module.weight.detach(), atol=1e-4)
+        np.testing.assert_allclose(copy.module[1].bias.detach(), module.bias.detach(), atol=2e-3)
+        np.testing.assert_allclose(copy.predict_proba(pool.x), victim.predict_proba(pool.x), atol=1e-4)
+
+    def test_three_answers_are_too_few_and_rounded_ones_tell_less(self, clinic):
+        victim, pool, _ = clinic
+        few = EquationSolving()(victim.predict_proba, pool, 3)
+        rounded = EquationSolving()(RoundedAnswers(1).wrap(victim, pool, pool).predict_proba, pool, 4)
+        for copy in (few, rounded):
+            assert np.abs(copy.predict_proba(pool.x) - victim.predict_proba(pool.x)).max() > 0.1
+
+    def test_logistic_regression_of_real_patients_is_recovered(self):
+        train, pool, test = breast()
+        victim = recipes.LogisticRegression().fit(train, pool)
+        copy = EquationSolving()(victim.predict_proba, pool, train.x.shape[1] + 1)
+        assert fidelity(copy, victim, test.x) > 0.97
+        assert fidelity(EquationSolving()(victim.predict_proba, pool, 100), victim, test.x) == 1.0

@@ -1,0 +1,96 @@
+"""Telling less: a trained model that answers with rounded probabilities, or with its label alone."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from dataclasses import dataclass
+from typing import Annotated, ClassVar
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from suite.attack import Info
+from suite.bpda import straight_through
+from suite.classifier import Classifier, TorchClassifier
+from suite.data import Split
+from suite.defenses.around import Around, around
+from suite.recipe import Front
+from suite.shadows import SURE
+
+
+@dataclass(frozen=True)
+class Discretion(Front):
+    """Base: what is told is a function of the probabilities that keeps the most probable label.
+
+    Whoever holds a network sees through it, so white-box attacks do: its gradients are those of the full answer.
+    """
+
+    @abstractmethod
+    def told(self, proba: Tensor) -> Tensor:
+        """(n, k) what is told of (n, k) probabilities, at least 0; it is normalised afterwards."""
+
+    def wrap(self, classifier: Classifier, train: Split, val: Split) -> Classifier:
+        if isinstance(classifier, TorchClassifier):
+            return around(classifier, _DiscreetModule(classifier.module, self))
+        return _DiscreetClassifier(classifier, self)
+
+    def answer(self, proba: Tensor) -> Tensor:
+        """(n, k) probabilities as told: none is 0, and the label stays the most probable one."""
+        told = self.told(proba).clamp(min=SURE)
+        told = told.scatter_add(1, proba.argmax(1, keepdim=True), torch.full_like(told[:, :1], SURE))
+        return told / told.sum(1, keepdim=True)
+
+
+@dataclass(frozen=True)
+class RoundedAnswers(Discretion):
+    """Tells probabilities to so many decimals.
+
+    Attributes:
+        decimals: At least 0.
+    """
+
+    info: ClassVar[Info] = Info(
+        "Rounded answers", "Fredrikson, Jha and Ristenpart 2015, doi 10.1145/2810103.2813677; Tramer, Zhang, Juels, "
+        "Reiter and Ristenpart 2016, arXiv 1609.02943", cost="nothing but digits",
+        departs="of equal rounded probabilities that of the label is told a millionth higher, so that no label changes")
+    decimals: Annotated[int, Field(ge=0, le=9)] = 1
+
+    def told(self, proba: Tensor) -> Tensor:
+        return proba.round(decimals=self.decimals)
+
+
+@dataclass(frozen=True)
+class LabelAnswers(Discretion):
+    """Tells the label and no probability."""
+
+    info: ClassVar[Info] = Info(
+        "Label-only answers", "Tramer, Zhang, Juels, Reiter and Ristenpart 2016, arXiv 1609.02943",
+        cost="all probabilities: no ranking of patients, no threshold but the model's own")
+
+    def told(self, proba: Tensor) -> Tensor:
+        return torch.zeros_like(proba)
+
+
+class _DiscreetModule(nn.Module):
+    """A network whose logits are the logarithms of what is told, with the gradient of its full answer."""
+
+    def __init__(self, inner: nn.Module, defense: Discretion) -> None:
+        super().__init__()
+        self.inner, self.defense = inner, defense
+
+    def forward(self, x: Tensor) -> Tensor:
+        full = self.inner(x).log_softmax(1)
+        return straight_through(full, self.defense.answer(full.detach().exp()).log())
+
+
+class _DiscreetClassifier(Around):
+    """Any model whose probabilities are those that are told."""
+
+    def __init__(self, inner: Classifier, defense: Discretion) -> None:
+        super().__init__(inner)
+        self.defense = defense
+
+    def _proba(self, x: np.ndarray) -> np.ndarray:
+        return self.defense.answer(torch.from_numpy(self.inner.predict_proba(x))).numpy()
