@@ -213,6 +213,51 @@ class MembershipAttack(Attack):
 
 
 @dataclass(frozen=True)
+class Audited:
+    """What one training gave away of the rows that an auditor put into it.
+
+    Attributes:
+        model: As trained with them. What is claimed of its privacy is in its notes.
+        score: (m,) float64, one of each row: higher means more likely in the training.
+        inside: (m,) bool, which of them were.
+        delta: That of the bounds.
+        epsilon: No training with a smaller epsilon gives that much away, at the audit's confidence; 0 where nothing was
+            shown.
+        epsilon_gdp: The same of trainings whose trade-off curve is that of Gaussian noise.
+        made, right: How many rows were judged to be in or out where `epsilon` is from, and how many of them rightly.
+    """
+
+    model: Classifier
+    score: np.ndarray
+    inside: np.ndarray
+    delta: float
+    epsilon: float
+    epsilon_gdp: float
+    made: int
+    right: int
+
+
+@dataclass(frozen=True)
+class PrivacyAudit(Attack):
+    """Trains once more with rows of the auditor's own, to see how much the training gives away of them."""
+
+    retrains: ClassVar[bool] = True
+
+    @abstractmethod
+    def __call__(self, retrain: Callable[[Split, int], Classifier], reference: Classifier, train: Split, fresh: Split,
+                 seed: int = 0) -> Audited:
+        """Audit a training.
+
+        Args:
+            retrain: `(rows, seed) -> model`: the training, with its defense.
+            reference: What it made of `train` alone.
+            train: The rows it learns from.
+            fresh: Rows that it has not seen, and that are no validation rows either.
+            seed: All randomness of the audit comes from it, and that of the training.
+        """
+
+
+@dataclass(frozen=True)
 class AttributeAttack(Attack):
     """Guesses a hidden column of a patient from the other columns and the model's answer."""
 

@@ -88,6 +88,18 @@ class Split:
         return replace(self, x=np.ascontiguousarray(x, np.float32), y=np.asarray(y, np.int64))
 
 
+def joined(first: Split, second: Split) -> Split:
+    """The rows of two splits of the same source, the second after the first, with what is known of both."""
+    def both(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+        return np.concatenate([a, b])
+
+    groups = {name: both(values, second.subgroups[name]) for name, values in first.subgroups.items()
+              if name in second.subgroups}
+    unknown = first.patients is None or second.patients is None
+    return replace(first, x=both(first.x, second.x), y=both(first.y, second.y), rows=both(first.rows, second.rows),
+                   subgroups=groups, patients=None if unknown else both(first.patients, second.patients))
+
+
 def disease_last(y: np.ndarray, classes: tuple[str, ...], positive: str | None,
                  of: str = "") -> tuple[np.ndarray, tuple[str, ...]]:
     """The labels and class names, so that of two classes `positive`, if it is given, is class 1.

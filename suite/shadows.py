@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from suite.classifier import Classifier, TorchClassifier
-from suite.data import Split
+from suite.data import Split, joined
 from suite.defenses.plain import Plain
 from suite.errors import InputError
 from suite.progress import advance
@@ -105,7 +105,7 @@ class Shadowing:
 
     def _trained(self, inside: np.ndarray, start: int) -> np.ndarray:
         """The answers of all models from the one at `start` on."""
-        scored = _joined(self.train.take(self.members), self.outside.take(self.others))
+        scored = joined(self.train.take(self.members), self.outside.take(self.others))
         seeds = np.random.SeedSequence([self.seed, 2]).generate_state(len(inside)) % 2**31
         models = trained(self.recipe, self.defense, self._splits(inside[start:]), self.val, seeds[start:].tolist(),
                          self.device)
@@ -136,7 +136,7 @@ class Shadowing:
 
     def _splits(self, inside: np.ndarray) -> list[Split]:
         """What each model learns from."""
-        pool = _joined(self.train, self.outside)
+        pool = joined(self.train, self.outside)
         people = patients_of(pool)
         scored = np.concatenate([self.members, len(self.train) + self.others])
         taken = np.isin(people, people[scored])
@@ -188,13 +188,6 @@ def halves(count: int, n: int, seed: int) -> np.ndarray:
 def patients_of(split: Split) -> np.ndarray:
     """(n,) int64, equal for rows of one patient; where nobody knows them, each row is one."""
     return split.patients if split.patients is not None else np.arange(len(split))
-
-
-def _joined(a: Split, b: Split) -> Split:
-    """The rows of two splits."""
-    both = {name: np.concatenate([getattr(a, name), getattr(b, name)]) for name in ("x", "y", "rows")}
-    patients = None if a.patients is None else np.concatenate([a.patients, b.patients])
-    return Split(both["x"], both["y"], a.space, a.classes, both["rows"], {}, patients, a.modality)
 
 
 @cache

@@ -9,7 +9,7 @@ import numpy as np
 
 from suite.attack import Info
 from suite.classifier import EstimatorClassifier
-from suite.data import Split
+from suite.data import Split, joined
 from suite.errors import InputError, NotApplicable
 from suite.progress import advance
 from suite.recipe import Defense, Recipe
@@ -95,10 +95,3 @@ class RobustTrees(Defense):
             if found.witness is not None:
                 patients[i], fooled[i] = found.witness, True
         return patients, fooled & (classifier.predict(patients) != rows.y), cut_short
-
-
-def joined(first: Split, second: Split) -> Split:
-    """The rows of two splits of the same source, the second after the first."""
-    return Split(np.concatenate([first.x, second.x]), np.concatenate([first.y, second.y]), first.space, first.classes,
-                 np.concatenate([first.rows, second.rows]),
-                 {name: np.concatenate([groups, second.subgroups[name]]) for name, groups in first.subgroups.items()})

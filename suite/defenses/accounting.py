@@ -19,6 +19,11 @@ TOLERANCE = 0.01
 """How far below its target a calibrated epsilon may lie, relative to the target."""
 
 
+def usual_delta(rows: int) -> float:
+    """The largest power of ten below one over the number of rows that a training learns from."""
+    return 10.0 ** -len(str(rows))
+
+
 @cache
 def noise_multiplier(epsilon: float, delta: float, rate: float, steps: int) -> float:
     """The least noise, to within `TOLERANCE`, with which DP-SGD spends at most `epsilon`.

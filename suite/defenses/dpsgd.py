@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from suite.attack import Info
 from suite.classifier import TorchClassifier
 from suite.data import Split
-from suite.defenses.accounting import epsilon_pld, epsilon_prv, noise_multiplier
+from suite.defenses.accounting import epsilon_pld, epsilon_prv, noise_multiplier, usual_delta
 from suite.errors import InputError
 from suite.operating import balance
 from suite.progress import advance
@@ -69,7 +69,7 @@ class DPSGD(TorchDefense):
         n = len(train)
         rate = min(self.batch / n, 1.0)
         steps = max(1, round(self.epochs / rate))
-        delta = self.delta if self.delta is not None else 10.0 ** -len(str(n))
+        delta = self.delta if self.delta is not None else usual_delta(n)
         sigma = noise_multiplier(self.epsilon, delta, rate, steps)
 
         module = build(recipe, train.x.shape[1:], len(train.classes), seed)

@@ -7,7 +7,7 @@ import torch
 from suite.data import Split
 from suite.errors import InputError, NotApplicable
 from suite.space import Space
-from tabular.defenses import RobustTrees, joined
+from tabular.defenses import RobustTrees
 from tabular.models import MLP, RandomForest, XGBoost
 from tabular.trees.ensemble import Ensemble
 from tabular.trees.exact import solve
@@ -88,14 +88,6 @@ def test_same_seed_same_model(parts):
                            for s in (0, 0, 1))
     assert np.array_equal(first, again)
     assert not np.array_equal(first, other)
-
-
-def test_joined_rows_keep_labels_numbers_and_subgroups(parts):
-    first, second = parts[0].take([3, 1]), parts[0].take([7])
-    both = joined(first, second)
-    for name in ("x", "y", "rows"):
-        assert np.array_equal(getattr(both, name), getattr(parts[0].take([3, 1, 7]), name))
-    assert both.subgroups["site"].tolist() == parts[0].subgroups["site"][[3, 1, 7]].tolist()
 
 
 def test_refuses_what_it_cannot_train(parts):
