@@ -52,7 +52,7 @@ THRESHOLDS = {
 }
 """Topic -> thresholds."""
 TOPICS = ("errors", "evasion", "natural changes", "trust", "detection", "performance", "subgroups", "poisoning",
-          "backdoor", "defense", "membership", "attribute", "inversion", "extraction")
+          "backdoor", "defense", "privacy budget", "membership", "attribute", "inversion", "extraction")
 """All topics; harm to the patient who is judged comes before harm to privacy, and that before harm to the owner."""
 
 

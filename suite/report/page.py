@@ -20,8 +20,8 @@ from suite.report.show import join, plural, share
 HERE = Path(__file__).parent
 SECTIONS = {"errors": "errors", "trust": "robustness", "evasion": "robustness", "natural changes": "robustness",
             "detection": "detection", "performance": "performance", "subgroups": "groups", "poisoning": "poisoning",
-            "backdoor": "poisoning", "defense": "defenses", "membership": "membership", "attribute": "attribute",
-            "inversion": "inversion", "extraction": "extraction"}
+            "backdoor": "poisoning", "defense": "defenses", "privacy budget": "epsilon", "membership": "membership",
+            "attribute": "attribute", "inversion": "inversion", "extraction": "extraction"}
 """Topic of a finding -> id of the section with its numbers."""
 
 

@@ -201,6 +201,28 @@ def test_an_epsilon_does_not_cover_what_was_taken_from_the_patients_before():
     assert "no such guarantee" in f.text
 
 
+def audit(shown, gaussian, claimed):
+    at = {"defense": "dp", "attack": "one-run", "confidence": 0.9}
+    rows = [row("epsilon_audited", shown, n=150, **at), row("epsilon_audited_gdp", gaussian, n=150, **at),
+            row("canary_guesses_right", 0.95, 0.87, 0.99, 80, **at), row("delta", 1e-4, **at)]
+    return rows + ([row("epsilon_claimed", claimed, **at)] if claimed else [])
+
+
+@pytest.mark.parametrize(("shown", "gaussian", "level", "says"), [
+    (1.2, 2.6, "high", "The claim of ε = 0.99 at δ = 0.0001 is false at 90% confidence: 95% of 80 guesses about "
+     "canaries were right, so ε is at least 1.20."),
+    (0.8, 1.4, "medium", "if the trade-off curve is that of Gaussian noise: ε is at least 1.40 then. Without that, at "
+     "least 0.80."),
+    (0.0, 0.7, "good", "is not refuted: 150 canaries speak for an ε of at least 0.00 at 90% confidence")])
+def test_a_claimed_epsilon_is_held_against_what_an_audit_has_shown(shown, gaussian, level, says):
+    f = only(audit(shown, gaussian, 0.99), "privacy budget", defense="dp")
+    assert f.level == level and says in f.text
+
+
+def test_where_nothing_is_claimed_an_audit_refutes_nothing():
+    assert findings(audit(1.2, 2.6, None), manifest()) == []
+
+
 def test_a_group_is_flagged_only_when_its_interval_lies_below_that_of_all():
     rows = [row("sensitivity", 0.8, 0.7, 0.9), row("sensitivity", 0.4, 0.2, 0.6, 20, subgroup="age=<30"),
             row("sensitivity", 0.6, 0.4, 0.75, 20, subgroup="age=30+")]

@@ -13,11 +13,20 @@ from suite.report import write_report
 from suite.report.page import render
 from suite.report.rows import Rows
 from suite.report.sections.defenses import leakage
+from suite.report.sections.privacy import epsilon
 from suite.report.show import brief, interval, number, percent, points, share
 from suite.run import Run
 from tests.suite._rows import clean, evasion, manifest, row
 
 VOID = {"meta", "link", "br", "img", "input", "hr"}
+
+
+def budget(defense, claimed, shown):
+    """The rows of an audit of a privacy budget."""
+    at = {"defense": defense, "attack": "one-run", "confidence": 0.95}
+    rows = [row("epsilon_audited", shown, n=154, **at), row("epsilon_audited_gdp", 2 * shown, n=154, **at),
+            row("canary_guesses_right", 0.75, 0.64, 0.83, 76, **at), row("delta", 1e-3, **at)]
+    return rows + ([row("epsilon_claimed", claimed, **at), row("epsilon_independent", 2.98, **at)] if claimed else [])
 
 
 def full_rows():
@@ -36,6 +45,7 @@ def full_rows():
              row("accuracy_change", -0.07, -0.12, -0.02, attack="flip", rate=0.1),
              row("membership_auroc", 0.63, 0.54, 0.72, attack="mi"), row("resolvable_fpr", 0.013, attack="mi"),
              row("tpr_at_fpr[0.05]", 0.13, 0.05, 0.26, attack="mi"),
+             *budget("dp", 3.0, 0.4), *budget("none", None, 1.7),
              row("attribute_gain", 0.12, 0.08, 0.17, attack="at", column="a"),
              row("inversion_distance[ill]", 0.2, attack="inv"), row("inversion_prior_distance[ill]", 0.3, attack="inv"),
              row("fidelity", 0.91, 0.85, 0.95, attack="steal", budget=25),
@@ -219,6 +229,17 @@ def test_numbers_as_text():
     assert interval(row("x", None)) == "–" and interval(None) == "–" and number(float("nan")) == "–"
     assert number(-0.001) == "0.00" and share(0.003) == "0.3%" and share(1.0) == "100%" and share(0.998) == "99.8%"
     assert [brief(v) for v in (1327.4, 28.2, 3.078, 0.0071, 5.0)] == ["1,327", "28.2", "3.08", "0.007", "5"]
+
+
+def test_claimed_independent_and_audited_epsilon_stand_on_one_line():
+    table = epsilon(Rows(budget("none", None, 1.7) + budget("dp", 3.0, 0.4) + budget("broken", 3.0, 3.2), manifest()))
+    (model, (plain, honest, broken)), = table.groups
+    assert model == "m"
+    assert [c.text for c in honest] == ["dp", "0.001", "3.00", "2.98", "≥ 0.40", "≥ 0.80", "154", "75% (64–83%)", "76",
+                                        "95%"]
+    assert [c.text for c in plain][2:6] == ["–", "–", "≥ 1.70", "≥ 3.40"]
+    tones = [[c.tone for c in line][4:6] for line in (plain, honest, broken)]
+    assert tones == [["", ""], ["", ""], ["bad", "bad"]]
 
 
 def test_leakage_is_compared_under_the_attacks_that_ran_behind_every_defense():

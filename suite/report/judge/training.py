@@ -8,9 +8,6 @@ from suite.report.findings import THRESHOLDS, Finding, Level, grade, widened
 from suite.report.rows import WORST, Rows
 from suite.report.show import interval, join, number, percent, plural, points, share
 
-AGREES = 1.05
-"""An independent epsilon up to this multiple of the claimed one confirms it."""
-
 
 def errors(rows: Rows) -> list[Finding]:
     """Cells that failed, those with the same message together; then those that wanted a model that failed."""
@@ -221,31 +218,4 @@ def _poisoned(rows: Rows, model: str, defense: str) -> list[tuple[int, str]]:
             rate = change.attack_params.get("rate")
             at = f" {share(rate)}" if isinstance(rate, float) else ""
             out.append((way, f"{name} after {change.attack}{at} {points(change)} on the same {rows.cases}"))
-    return out
-
-
-def epsilon(rows: Rows) -> list[Finding]:
-    """Whether an independent accountant confirms the privacy budget that a training claims."""
-    out = []
-    for model, defense in rows.pairs():
-        notes = rows.named("note", model, defense)
-        claimed, independent = notes.get("epsilon_claimed"), notes.get("epsilon_independent")
-        if claimed is None:
-            continue
-        said = f"claims ε = {number(claimed.value)}"
-        if "delta" in notes:
-            said += f" at δ = {notes['delta'].value:g}"
-        if independent is None:
-            level, verdict = "low", "no independent accountant computed it again"
-        elif independent.value <= AGREES * claimed.value:
-            level, verdict = "good", f"an independent accountant confirms it ({number(independent.value)})"
-        else:
-            level, verdict = "high", f"an independent accountant finds {number(independent.value)}: do not rely on it"
-        text = f"Training {said}; {verdict}."
-        if taken := rows.manifest.get("fitted", []):
-            # whoever is not covered by a claim must not read that it was confirmed
-            level = "medium" if level == "good" else level
-            text += (f" That covers the training alone: {join(taken)} came from the same patients without noise, so "
-                     "the model as a whole has no such guarantee.")
-        out.append(Finding(level, model, text, "defense", defense))
     return out

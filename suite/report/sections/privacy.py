@@ -2,10 +2,39 @@
 
 from __future__ import annotations
 
+from suite.measurement import Measurement
 from suite.report import known
 from suite.report.rows import Rows
-from suite.report.show import number
-from suite.report.tables import Table, amount, est, plain, words
+from suite.report.show import NONE, number, percent
+from suite.report.tables import Cell, Table, amount, est, plain, words
+
+
+def epsilon(rows: Rows) -> Table:
+    """Epsilon as claimed, as another accountant has it, and as an audit has shown it, on one line."""
+    head = ["defense", "δ", "ε claimed", "ε, another accountant", "ε audited", "ε audited, Gaussian", "canaries",
+            "guesses that were right", "n", "confidence"]
+    table = Table("Privacy budget", head, note="Claimed: at most this much, of the training with canaries among its "
+                  "rows. Audited: at least this much, by guesses about which canaries those are; 0 says only that "
+                  "nothing was shown. Gaussian: at least this much if the trade-off curve is that of Gaussian noise, "
+                  "as that of DP-SGD nearly is. Red: more was shown than is claimed.")
+    for model, defense in rows.pairs():
+        for attack in rows.attacks(model, defense, "epsilon_audited"):
+            shown, gaussian, claimed, again, delta, right = (rows.one(m, model, defense, attack) for m in (
+                "epsilon_audited", "epsilon_audited_gdp", "epsilon_claimed", "epsilon_independent", "delta",
+                "canary_guesses_right"))
+            bounds = [Cell(f"≥ {number(row.value)}" if row else NONE, num=True,
+                           tone="bad" if row and claimed and row.value > claimed.value else "")
+                      for row in (shown, gaussian)]
+            table.add(model, [words(defense), amount(delta and delta.value, lambda v: NONE if v is None else f"{v:g}"),
+                              plain(claimed), plain(again), *bounds, amount(shown.n), Cell(percent(right), num=True),
+                              amount(right and right.n), words(sureness(shown))])
+    return table.pruned()
+
+
+def sureness(row: Measurement) -> str:
+    """The confidence of an audit, as "95%"."""
+    confidence = row.attack_params.get("confidence")
+    return f"{100 * confidence:g}%" if confidence else "an unstated"
 
 
 def attribute(rows: Rows) -> Table:
