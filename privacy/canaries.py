@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -21,12 +21,12 @@ from suite.shadows import log_odds
 
 @dataclass(frozen=True)
 class OneRunAudit(PrivacyAudit):
-    """A lower bound on epsilon from one training with mislabeled held-out rows.
+    """A lower bound on epsilon from one training with mislabeled rows that only the auditor has.
 
-    Each canary is a real row that the training has not seen, with the label that the model without canaries finds
-    least likely of the wrong ones; a fair coin decides whether it is added to the training rows. What the model has
-    learned of it beyond its neighbors is how it likes that label. Canaries with a high score are guessed to be in,
-    those with a low one out, and the more of these guesses are right, the larger epsilon must be.
+    Each canary is a possible input with the label that the model without canaries finds least likely of the wrong ones,
+    which nothing but the canary itself can teach; a fair coin decides whether it is added to the training rows.
+    Canaries with a high score are guessed to be in, those with a low one out, and the more of these guesses are right,
+    the larger epsilon must be.
 
     The score is the log odds of the canary's label under the model, less as much of those under the model without
     canaries as explains them (least squares over all canaries, which knows no coin).
@@ -38,6 +38,9 @@ class OneRunAudit(PrivacyAudit):
 
     Attributes:
         canaries: How many at most; as many as there are held-out rows to make them of.
+        source: "held-out" for the inputs of held-out rows, which are real patients; "random" for inputs drawn uniformly
+            from what the schema allows (of an image, every pixel), which of images are the stronger canaries by far, as
+            they do not resemble each other.
         confidence: Of each bound, in (0, 1).
         shares: Shares of the canaries that are guessed about, in (0, 1]: half of them "in", half "out". All are tried,
             and each bound is lowered for it (Bonferroni).
@@ -49,6 +52,7 @@ class OneRunAudit(PrivacyAudit):
         "sees the last model only, not its steps; several numbers of guesses, corrected for, in place of one fixed "
         "beforehand; a model without canaries as the reference")
     canaries: Count = 200
+    source: Literal["held-out", "random"] = "held-out"
     confidence: Annotated[float, Field(gt=0, lt=1)] = 0.95
     shares: tuple[Annotated[float, Field(gt=0, le=1)], ...] = (1.0, 0.5, 0.25)
 
@@ -57,6 +61,8 @@ class OneRunAudit(PrivacyAudit):
         rng = np.random.default_rng([seed, 3])
         fresh = fresh.take(np.sort(rng.permutation(len(fresh))[:self.canaries]))
         self._check(train, fresh)
+        if self.source == "random":
+            fresh = redrawn(fresh, rng)
         canaries = mislabeled(reference, fresh)
         inside = rng.random(len(canaries)) < 0.5
         model = retrain(joined(train, canaries.take(inside)), int(rng.integers(1, 2**31)))
@@ -91,6 +97,14 @@ def mislabeled(model: Classifier, rows: Split) -> Split:
     odds = np.stack([log_odds(model, rows.x, np.full(n, k)) for k in range(classes)], 1)
     odds[np.arange(n), rows.y] = np.inf
     return rows.with_data(rows.x, odds.argmin(1))
+
+
+def redrawn(rows: Split, rng: np.random.Generator) -> Split:
+    """The rows, with each value that may change drawn anew, uniformly from those that are possible."""
+    x = torch.from_numpy(rows.x)
+    reach = rows.space.to("cpu").reach(x, float("inf"))
+    z = torch.lerp(reach.lower, reach.upper, torch.from_numpy(rng.random(x.shape, np.float32)))
+    return rows.with_data(reach.snap(z).numpy(), rows.y)
 
 
 def unexplained(score: np.ndarray, reference: np.ndarray) -> np.ndarray:

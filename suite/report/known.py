@@ -60,7 +60,13 @@ def _found(name: str, kind: registry.Kind = "attacks") -> Any:
 def parameters(attack: str, params: dict[str, Any]) -> str:
     """Hyper-parameters that differ from the defaults, as "steps = 20"; budgets and sweeps are left out."""
     found = _found(attack)
-    defaults = {f.name: f.default for f in dataclasses.fields(found)} if dataclasses.is_dataclass(found) else {}
+    fields = dataclasses.fields(found) if dataclasses.is_dataclass(found) else ()
+    defaults = {f.name: _as_stored(f.default) for f in fields}
     swept = {"eps", "budget", "column"}
     return ", ".join(f"{k} = {v:g}" if isinstance(v, float) else f"{k} = {v}" for k, v in params.items()
-                     if k not in swept and (k not in defaults or defaults[k] != v))
+                     if k not in swept and (k not in defaults or defaults[k] != _as_stored(v)))
+
+
+def _as_stored(value: Any) -> Any:
+    """A hyper-parameter as JSON keeps it, which knows no tuples."""
+    return list(value) if isinstance(value, tuple) else value

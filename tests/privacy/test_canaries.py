@@ -8,7 +8,7 @@ import torch
 from scipy.special import expit
 from scipy.stats import binom
 
-from privacy.canaries import OneRunAudit, mislabeled, unexplained
+from privacy.canaries import OneRunAudit, mislabeled, redrawn, unexplained
 from privacy.lower_bounds import Guesses, gaussian_epsilon, one_run, one_run_gdp
 from suite.classifier import Classifier
 from suite.data import Split
@@ -16,6 +16,7 @@ from suite.defenses.dpsgd import DPSGD
 from suite.errors import InputError
 from suite.space import Space
 from tabular.models import LogisticRegression
+from tests.suite._models import patients
 
 COLUMNS = 600
 """So many that one layer has room for every canary."""
@@ -192,6 +193,21 @@ def test_coins_are_fair_and_follow_the_seed():
     assert abs(share - 0.5) < 4 * 0.5 / 2400**0.5
     assert torch.equal(torch.random.get_rng_state(), state[0])
     assert np.array_equal(np.random.get_state()[1], state[1])  # noqa: NPY002
+
+
+def test_random_canaries_are_possible_inputs_that_resemble_nobody():
+    _, x, y = patients()
+    space = patients()[0].space
+    rows = Split(x.numpy(), y.numpy(), space, ("healthy", "ill"), np.arange(60))
+    drawn = redrawn(rows, np.random.default_rng(0))
+    assert space.possible(torch.from_numpy(drawn.x)).all() and np.array_equal(drawn.y, rows.y)
+    fixed = [2]  # an age can never change
+    assert np.array_equal(drawn.x[:, fixed], rows.x[:, fixed])
+    assert (drawn.x != rows.x).mean(0)[[0, 1]].min() > 0.9
+    wide = redrawn(FRESH, np.random.default_rng(0)).x
+    assert abs(wide.mean() - 0.5) < 0.01 and abs(wide.std() - 12**-0.5) < 0.01  # uniform on [0, 1]
+    found = run(lambda train, _: Memory(train), flat(100, 0), source="random", canaries=60, shares=(0.5,))
+    assert found.right == found.made == 30
 
 
 def test_the_wrong_label_is_the_least_likely_one():

@@ -10,6 +10,7 @@ import pytest
 
 from suite.measurement import Measurement
 from suite.report import write_report
+from suite.report.known import parameters
 from suite.report.page import render
 from suite.report.rows import Rows
 from suite.report.sections.defenses import leakage
@@ -240,6 +241,11 @@ def test_claimed_independent_and_audited_epsilon_stand_on_one_line():
     assert [c.text for c in plain][2:6] == ["–", "–", "≥ 1.70", "≥ 3.40"]
     tones = [[c.tone for c in line][4:6] for line in (plain, honest, broken)]
     assert tones == [["", ""], ["", ""], ["bad", "bad"]]
+
+
+def test_parameters_that_json_keeps_as_lists_do_not_differ_from_their_defaults():
+    assert parameters("one-run-audit", {"canaries": 200, "shares": [1.0, 0.5, 0.25]}) == ""
+    assert parameters("one-run-audit", {"canaries": 90, "shares": [1.0]}) == "canaries = 90, shares = [1.0]"
 
 
 def test_leakage_is_compared_under_the_attacks_that_ran_behind_every_defense():
