@@ -243,6 +243,14 @@ def test_claimed_independent_and_audited_epsilon_stand_on_one_line():
     assert tones == [["", ""], ["", ""], ["bad", "bad"]]
 
 
+def test_a_second_audit_of_the_same_training_has_its_own_line():
+    first, second = budget("dp", 3.0, 0.4), budget("dp", 2.9, 1.1)
+    second = [r.model_copy(update={"attack_params": r.attack_params | {"source": "random"}}) for r in second]
+    (_, lines), = epsilon(Rows(first + second, manifest())).groups
+    assert [c.text for c in lines[0]][:5] == ["dp", "0.001", "3.00", "2.98", "≥ 0.40"]
+    assert [c.text for c in lines[1]][:5] == ["dp (source = random)", "0.001", "2.90", "2.98", "≥ 1.10"]
+
+
 def test_parameters_that_json_keeps_as_lists_do_not_differ_from_their_defaults():
     assert parameters("one-run-audit", {"canaries": 200, "shares": [1.0, 0.5, 0.25]}) == ""
     assert parameters("one-run-audit", {"canaries": 90, "shares": [1.0]}) == "canaries = 90, shares = [1.0]"

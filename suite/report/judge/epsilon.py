@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from suite.report.findings import Finding, Level
 from suite.report.rows import Rows
-from suite.report.sections.privacy import sureness
+from suite.report.sections.privacy import Audit, audits
 from suite.report.show import join, number, share
 
 AGREES = 1.05
@@ -39,27 +39,26 @@ def epsilon(rows: Rows) -> list[Finding]:
 
 
 def audited(rows: Rows) -> list[Finding]:
-    """Whether a training has been shown to give away more than it claims."""
-    out = []
-    for model, defense in rows.pairs():
-        for attack in rows.attacks(model, defense, "epsilon_audited"):
-            shown, gaussian, claimed, delta, right = (rows.one(m, model, defense, attack) for m in (
-                "epsilon_audited", "epsilon_audited_gdp", "epsilon_claimed", "delta", "canary_guesses_right"))
-            if claimed is None or right is None:
-                continue  # how much a model leaks that claims nothing, is told in the table
-            claim = f"ε = {number(claimed.value)}" + (f" at δ = {delta.value:g}" if delta else "")
-            sure = f"at {sureness(shown)} confidence"
-            if shown.value > claimed.value:
-                level: Level = "high"
-                text = (f"The claim of {claim} is false {sure}: {share(right.value)} of {right.n} guesses about "
-                        f"canaries were right, so ε is at least {number(shown.value)}.")
-            elif gaussian and gaussian.value > claimed.value:
-                level = "medium"
-                text = (f"The claim of {claim} is false {sure} if the trade-off curve is that of Gaussian noise: ε is "
-                        f"at least {number(gaussian.value)} then. Without that, at least {number(shown.value)}.")
-            else:
-                level = "good"
-                text = (f"The claim of {claim} is not refuted: {shown.n} canaries speak for an ε of at least "
-                        f"{number(shown.value)} {sure}. An audit can refute a claim and never prove one.")
-            out.append(Finding(level, model, text, "privacy budget", defense, weight=shown.value - claimed.value))
-    return out
+    """Whether a training has been shown to give away more than it claims; how much one leaks that claims nothing, is
+    told in the table."""
+    return [_held(model, defense, found) for model, defense in rows.pairs() for found in audits(rows, model, defense)
+            if found.claimed and found.right and found.gaussian]
+
+
+def _held(model: str, defense: str, found: Audit) -> Finding:
+    shown, gaussian, claimed, right = (r.value for r in (found.shown, found.gaussian, found.claimed, found.right))
+    claim = f"ε = {number(claimed)}" + (f" at δ = {found.delta.value:g}" if found.delta else "")
+    sure = f"at {found.confidence} confidence" + (f" ({found.how})" if found.how else "")
+    if shown > claimed:
+        level: Level = "high"
+        text = (f"The claim of {claim} is false {sure}: {share(right)} of {found.right.n} guesses about canaries were "
+                f"right, so ε is at least {number(shown)}.")
+    elif gaussian > claimed:
+        level = "medium"
+        text = (f"The claim of {claim} is false {sure} if the trade-off curve is that of Gaussian noise: ε is at least "
+                f"{number(gaussian)} then. Without that, at least {number(shown)}.")
+    else:
+        level = "good"
+        text = (f"The claim of {claim} is not refuted: {found.shown.n} canaries speak for an ε of at least "
+                f"{number(shown)} {sure}. An audit can refute a claim and never prove one.")
+    return Finding(level, model, text, "privacy budget", defense, weight=shown - claimed)

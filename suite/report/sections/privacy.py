@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from suite.measurement import Measurement
 from suite.report import known
 from suite.report.rows import Rows
@@ -18,23 +20,52 @@ def epsilon(rows: Rows) -> Table:
                   "nothing was shown. Gaussian: at least this much if the trade-off curve is that of Gaussian noise, "
                   "as that of DP-SGD nearly is. Red: more was shown than is claimed.")
     for model, defense in rows.pairs():
-        for attack in rows.attacks(model, defense, "epsilon_audited"):
-            shown, gaussian, claimed, again, delta, right = (rows.one(m, model, defense, attack) for m in (
-                "epsilon_audited", "epsilon_audited_gdp", "epsilon_claimed", "epsilon_independent", "delta",
-                "canary_guesses_right"))
+        for found in audits(rows, model, defense):
             bounds = [Cell(f"≥ {number(row.value)}" if row else NONE, num=True,
-                           tone="bad" if row and claimed and row.value > claimed.value else "")
-                      for row in (shown, gaussian)]
-            table.add(model, [words(defense), amount(delta and delta.value, lambda v: NONE if v is None else f"{v:g}"),
-                              plain(claimed), plain(again), *bounds, amount(shown.n), Cell(percent(right), num=True),
-                              amount(right and right.n), words(sureness(shown))])
+                           tone="bad" if row and found.claimed and row.value > found.claimed.value else "")
+                      for row in (found.shown, found.gaussian)]
+            delta, right = found.delta, found.right
+            table.add(model, [words(defense + (f" ({found.how})" if found.how else "")),
+                              Cell(f"{delta.value:g}" if delta else NONE, num=True), plain(found.claimed),
+                              plain(found.independent), *bounds, amount(found.shown.n), Cell(percent(right), num=True),
+                              amount(right and right.n), words(found.confidence)])
     return table.pruned()
 
 
-def sureness(row: Measurement) -> str:
-    """The confidence of an audit, as "95%"."""
-    confidence = row.attack_params.get("confidence")
-    return f"{100 * confidence:g}%" if confidence else "an unstated"
+class Audit(NamedTuple):
+    """The rows of one audit of a training's privacy budget."""
+
+    shown: Measurement
+    gaussian: Measurement | None
+    claimed: Measurement | None
+    independent: Measurement | None
+    delta: Measurement | None
+    right: Measurement | None
+
+    @property
+    def how(self) -> str:
+        """What of its parameters is no default, but for the confidence."""
+        unusual = {k: v for k, v in self.shown.attack_params.items() if k != "confidence"}
+        return known.parameters(self.shown.attack, unusual)
+
+    @property
+    def confidence(self) -> str:
+        """As "95%"."""
+        confidence = self.shown.attack_params.get("confidence")
+        return f"{100 * confidence:g}%" if confidence else "an unstated"
+
+
+def audits(rows: Rows, model: str, defense: str) -> list[Audit]:
+    """All audits of one training, of which there may be several with one attack."""
+    others = ("epsilon_audited_gdp", "epsilon_claimed", "epsilon_independent", "delta", "canary_guesses_right")
+
+    def same(metric: str, shown: Measurement) -> Measurement | None:
+        return next((r for r in rows.of(metric, model, defense, shown.attack)
+                     if r.attack_params == shown.attack_params), None)
+
+    return [Audit(shown, *(same(metric, shown) for metric in others))
+            for attack in rows.attacks(model, defense, "epsilon_audited")
+            for shown in rows.of("epsilon_audited", model, defense, attack)]
 
 
 def attribute(rows: Rows) -> Table:
