@@ -10,11 +10,11 @@ import numpy as np
 import torch
 from pydantic import Field
 
-from privacy.lower_bounds import gaussian_epsilon, guess, one_run, one_run_gdp, strongest
+from privacy.lower_bounds import Guesses, gaussian_epsilon, guess, one_run, one_run_gdp, refutes, strongest
 from suite.attack import Audited, Count, Info, PrivacyAudit
 from suite.classifier import Classifier
 from suite.data import Split, joined
-from suite.defenses.accounting import usual_delta
+from suite.defenses.accounting import privacy_curve, usual_delta
 from suite.errors import InputError
 from suite.shadows import log_odds
 
@@ -34,7 +34,8 @@ class OneRunAudit(PrivacyAudit):
     It is the training that is audited, and it has more rows now: what counts is the epsilon claimed for this model,
     with the noise, rate and steps that it was trained with. Its seed is another than the reference's. With the same
     noise in both, comparing them would take the noise out, and differential privacy promises nothing against who knows
-    it. Of a model for which nothing is claimed, the bound tells how much it leaks at least.
+    it. DP-SGD is held against its whole trade-off curve as well, which refutes more than the one epsilon of it that is
+    claimed. Of a model for which nothing is claimed, the bounds tell how much it leaks at least.
 
     Attributes:
         canaries: How many at most; as many as there are held-out rows to make them of.
@@ -72,7 +73,15 @@ class OneRunAudit(PrivacyAudit):
         delta = model.notes.get("delta", usual_delta(len(train)))
         epsilon, best = strongest(lambda g, c: one_run(g, delta, c), counts, self.confidence)
         mu, _ = strongest(one_run_gdp, counts, self.confidence)
-        return Audited(model, score, inside, delta, epsilon, gaussian_epsilon(mu, delta), best.made, best.right)
+        return Audited(model, score, inside, delta, epsilon, gaussian_epsilon(mu, delta), best.made, best.right,
+                       self._refuted(model, counts))
+
+    def _refuted(self, model: Classifier, counts: list[Guesses]) -> bool | None:
+        """Whether any of the guesses refute the curve of DP-SGD with the noise, rate and steps that the model notes."""
+        if not {"noise_multiplier", "sample_rate", "steps"} <= model.notes.keys():
+            return None
+        curve = privacy_curve(*(model.notes[name] for name in ("noise_multiplier", "sample_rate", "steps")))
+        return any(refutes(guesses, *curve, 1 - (1 - self.confidence) / len(counts)) for guesses in counts)
 
     def _guesses(self, m: int) -> list[int]:
         """How many canaries are guessed to be in, and as many to be out, at each share."""

@@ -168,21 +168,42 @@ def one_run_gdp(guesses: Guesses, confidence: float = 0.95) -> float:
     Returns:
         mu; `gaussian_epsilon` says which epsilon that is at a delta.
     """
-    m, r, v = _counted(guesses)
+    _counted(guesses)
     risk = _risk(0.0, confidence)
+    return _largest(lambda mu: _unlikely(guesses, lambda right: float(ndtr(ndtri(right) - mu)), risk))
 
-    def refuted(mu: float) -> bool:
-        right, wrong = risk * v / m, risk * (r - v) / m
-        for a in range(v - 1, -1, -1):
-            least = float(ndtr(ndtri(right) - mu))
-            if least <= wrong:
-                break  # nor will it change further down
-            right, wrong = right + a / (r - a) * (least - wrong), least
-            if right + wrong > r / m:
-                return True
-        return False
 
-    return _largest(refuted)
+def refutes(guesses: Guesses, epsilons: np.ndarray, deltas: np.ndarray, confidence: float = 0.95) -> bool:
+    """Whether guesses refute that a training is (epsilon, delta)-differentially private for all these pairs at once.
+
+    As `one_run_gdp`, with the curve that the pairs make: no test has TPR > e^epsilon FPR + delta, nor
+    1 - FPR > e^epsilon (1 - TPR) + delta, for any of them. Many points of a training's own curve refute more than the
+    one at which its epsilon is told; of a single pair with a delta of 0, `one_run` knows better.
+
+    Args:
+        guesses, confidence: As for `one_run`.
+        epsilons, deltas: (k,) each.
+    """
+    _counted(guesses)
+    rise = np.exp(epsilons)
+
+    def least(right: float) -> float:
+        return float(np.max([(right - deltas) / rise, 1 - deltas - rise * (1 - right)], initial=0.0))
+
+    return _unlikely(guesses, least, _risk(0.0, confidence))
+
+
+def _unlikely(guesses: Guesses, least: Callable[[float], float], risk: float) -> bool:
+    """Whether so many right guesses have a chance below `risk`, as `one_run_gdp` says; `least` is the inverse of g."""
+    m, r, v = guesses
+    right, wrong = risk * v / m, risk * (r - v) / m
+    for a in range(v - 1, -1, -1):
+        if (low := least(right)) <= wrong:
+            break  # nor will it change further down
+        right, wrong = right + a / (r - a) * (low - wrong), low
+        if right + wrong > r / m:
+            return True
+    return False
 
 
 def strongest(bound: Callable[[Guesses, float], float], choices: Sequence[Guesses],

@@ -225,6 +225,7 @@ class Audited:
             shown.
         epsilon_gdp: The same of trainings whose trade-off curve is that of Gaussian noise.
         made, right: How many rows were judged to be in or out where `epsilon` is from, and how many of them rightly.
+        refuted: Whether the training gives away more than its own trade-off curve allows; None where that is not known.
     """
 
     model: Classifier
@@ -235,6 +236,7 @@ class Audited:
     epsilon_gdp: float
     made: int
     right: int
+    refuted: bool | None = None
 
 
 @dataclass(frozen=True)

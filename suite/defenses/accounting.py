@@ -10,10 +10,14 @@ from contextlib import contextmanager
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from suite.cache import folder
+
+if TYPE_CHECKING:
+    from dp_accounting.pld import PLDAccountant
 
 TOLERANCE = 0.01
 """How far below its target a calibrated epsilon may lie, relative to the target."""
@@ -74,11 +78,24 @@ def epsilon_prv(sigma: float, delta: float, rate: float, steps: int) -> float:
 @cache
 def epsilon_pld(sigma: float, delta: float, rate: float, steps: int) -> float:
     """Epsilon by another library's privacy loss distributions (Koskela et al. 2020, arXiv 1906.03049)."""
+    return float(_losses(sigma, rate, steps).get_epsilon(delta))
+
+
+@cache
+def privacy_curve(sigma: float, rate: float, steps: int) -> tuple[np.ndarray, np.ndarray]:
+    """Epsilons from 0 to 50 and the delta that belongs to each, (k,) both, by privacy loss distributions."""
+    accountant = _losses(sigma, rate, steps)
+    epsilons = np.r_[0.0, np.geomspace(0.01, 50, 100)]
+    return epsilons, np.array([accountant.get_delta(epsilon) for epsilon in epsilons])
+
+
+@cache
+def _losses(sigma: float, rate: float, steps: int) -> PLDAccountant:
     from dp_accounting import GaussianDpEvent, PoissonSampledDpEvent, SelfComposedDpEvent
     from dp_accounting.pld import PLDAccountant
 
     step = PoissonSampledDpEvent(rate, GaussianDpEvent(sigma))
-    return float(PLDAccountant().compose(SelfComposedDpEvent(step, steps)).get_epsilon(delta))
+    return PLDAccountant().compose(SelfComposedDpEvent(step, steps))
 
 
 @contextmanager

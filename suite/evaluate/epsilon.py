@@ -31,6 +31,8 @@ def epsilon(attack: PrivacyAudit, subject: Subject, sheet: Sheet, rows: int | No
     n, score, inside = len(found.inside), found.score, found.inside
     sheet.add("epsilon_audited", found.epsilon, n, **at)
     sheet.add("epsilon_audited_gdp", found.epsilon_gdp, n, **at)
+    if found.refuted is not None:
+        sheet.add("claim_refuted", found.refuted, n, **at)
     sheet.add("canaries", n, n, **at)
     sheet.add("canary_guesses_right", metrics.proportion(found.right, found.made), **at)
     sheet.add("canary_auroc", metrics.bootstrap(lambda i: metrics.auroc(score[i], inside[i]), n, subject.seed, inside),

@@ -71,6 +71,7 @@ def test_a_broken_dp_sgd_is_caught(broken, seed):
     found = audited(broken(**HONEST), seed)
     claimed = found.model.notes["epsilon_claimed"]
     assert claimed < 0.5 < 1.8 * claimed < found.epsilon < found.epsilon_gdp
+    assert found.refuted is True
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2, 3, 4])
@@ -78,14 +79,18 @@ def test_an_honest_one_is_not(seed):
     found = audited(DPSGD(**HONEST), seed)
     assert 0 <= found.epsilon < found.model.notes["epsilon_claimed"]
     assert 0 <= found.epsilon_gdp < found.model.notes["epsilon_claimed"]  # full batches: the curve is Gaussian
+    assert found.refuted is False
 
 
 def test_the_claim_is_that_of_the_training_with_canaries(monkeypatch):
     for accountant in ("noise_multiplier", "epsilon_prv", "epsilon_pld"):  # which take seconds
         monkeypatch.setattr(f"suite.defenses.dpsgd.{accountant}", lambda first, delta, rate, steps: 1 + rate)
+    asked = []
+    monkeypatch.setattr("privacy.canaries.privacy_curve", lambda *of: asked.append(of) or (np.zeros(1), np.ones(1)))
     found = audited(DPSGD(epsilon=3.0, delta=1e-4, batch=30, epochs=2), 0)
     assert found.model.notes["epsilon_claimed"] == 1 + 30 / (len(TRAIN) + found.inside.sum())
-    assert found.delta == 1e-4
+    rate = 30 / (len(TRAIN) + found.inside.sum())
+    assert found.delta == 1e-4 and asked == [(1 + rate, rate, round(2 / rate))]
 
 
 def test_with_the_noise_of_the_reference_an_honest_one_would_be_caught():
@@ -140,6 +145,7 @@ def test_of_a_training_that_remembers_all_every_guess_is_right(shape):
     assert found.right == found.made == 50 and found.delta == 0.001  # of 100 training rows
     assert found.epsilon == one_run(Guesses(100, 50, 50), 0.001) > 2
     assert found.epsilon_gdp == gaussian_epsilon(one_run_gdp(Guesses(100, 50, 50)), 0.001) > 4
+    assert found.refuted is None  # nothing is claimed
     several = run(lambda train, _: Memory(train), flat(1000, 0, shape=shape), canaries=100, shares=(0.5, 0.1))
     assert several.epsilon_gdp == gaussian_epsilon(one_run_gdp(Guesses(100, 50, 50), 0.975), 0.001)
 

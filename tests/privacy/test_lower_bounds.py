@@ -18,8 +18,10 @@ from privacy.lower_bounds import (
     guess,
     one_run,
     one_run_gdp,
+    refutes,
     strongest,
 )
+from suite.defenses.accounting import privacy_curve
 from suite.errors import InputError
 
 REPEATS = 400
@@ -205,6 +207,27 @@ def test_at_the_bound_a_linear_program_finds_the_likeliest_guesses_just_as_likel
                     np.concatenate([b * s for b, s in zip(limits, scale, strict=True)]),
                     np.ones((1, r + 1)), [1.0])
     assert -found.fun == pytest.approx(risk, rel=1e-3)
+
+
+@pytest.mark.parametrize("counts", [Guesses(100, 100, 90), Guesses(100, 30, 30), Guesses(400, 80, 70)])
+def test_the_curve_of_gaussian_noise_is_refuted_up_to_the_bound_on_mu(counts):
+    mu = one_run_gdp(counts, 0.9)
+    for factor, refuted in ((0.97, True), (1.001, False)):  # pairs let a little more pass than the curve through them
+        epsilons, deltas = privacy_curve(20**0.5 / (factor * mu), 1.0, 20)
+        assert refutes(counts, epsilons, deltas, 0.9) is refuted
+
+
+def test_a_curve_of_one_pair_refutes_less_than_the_theorem_for_it_but_something():
+    counts = Guesses(200, 100, 90)
+    epsilon = one_run(counts, 0.0)
+    for share, delta, refuted in ((1.0, 0.0, False), (0.5, 0.0, True), (0.5, 0.5, False)):
+        assert refutes(counts, np.array([share * epsilon]), np.array([delta])) is refuted
+
+
+def test_each_more_point_of_a_curve_can_only_refute_more():
+    counts, nothing = Guesses(200, 100, 90), (np.array([9.0]), np.array([0.9]))
+    assert not refutes(counts, *nothing)
+    assert refutes(counts, *(np.r_[a, b] for a, b in zip(nothing, ([0.5], [0.0]), strict=True)))
 
 
 @pytest.mark.parametrize("bound", [lambda g, c=0.95: one_run(g, 1e-4, c), one_run_gdp])

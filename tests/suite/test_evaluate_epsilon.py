@@ -21,7 +21,7 @@ class Fixed(PrivacyAudit):
     def __call__(self, retrain, reference, train, fresh, seed=0):
         inside = np.arange(len(fresh)) < len(fresh) // 2
         model = retrain(joined(train, fresh.take(inside)), seed + 1)
-        return Audited(model, inside + 0.0, inside, 1e-3, 1.25, 2.5, 20, 17)
+        return Audited(model, inside + 0.0, inside, 1e-3, 1.25, 2.5, 20, 17, True)
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ def test_bounds_stand_beside_the_claims_of_the_model_with_canaries(clinic):
     assert value(out, "canaries") == 40 and value(out, "delta") == 1e-3
     right, = (r for r in out.rows if r.metric == "canary_guesses_right")
     assert (right.value, right.n) == (17 / 20, 20) and right.ci_low < 17 / 20 < right.ci_high
-    assert value(out, "canary_auroc") == 1.0
+    assert value(out, "canary_auroc") == 1.0 == value(out, "claim_refuted")
     assert all(r.attack_params == {"confidence": 0.9} and r.seconds >= 0 for r in out.rows)
     assert arrays["inside"].sum() == 20 and arrays["canary_score"].shape == (40,)
 

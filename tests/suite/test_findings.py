@@ -219,6 +219,15 @@ def test_a_claimed_epsilon_is_held_against_what_an_audit_has_shown(shown, gaussi
     assert f.level == level and says in f.text
 
 
+@pytest.mark.parametrize(("refuted", "level", "says"), [
+    (1.0, "high", "right more often than the training's own trade-off curve allows. Whatever the curve, ε is at least "
+     "0.80; for a Gaussian one, 1.40."), (0.0, "good", "is not refuted")])
+def test_where_the_curve_of_a_training_is_known_it_decides(refuted, level, says):
+    own = row("claim_refuted", refuted, n=150, defense="dp", attack="one-run", confidence=0.9)
+    f = only([*audit(0.8, 1.4, 0.99), own], "privacy budget", defense="dp")
+    assert f.level == level and says in f.text
+
+
 def test_where_nothing_is_claimed_an_audit_refutes_nothing():
     assert findings(audit(1.2, 2.6, None), manifest()) == []
 

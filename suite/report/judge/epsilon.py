@@ -53,7 +53,12 @@ def _held(model: str, defense: str, found: Audit) -> Finding:
         level: Level = "high"
         text = (f"The claim of {claim} is false {sure}: {share(right)} of {found.right.n} guesses about canaries were "
                 f"right, so ε is at least {number(shown)}.")
-    elif gaussian > claimed:
+    elif found.false:
+        level = "high"
+        text = (f"The claim of {claim} is false {sure}: guesses about canaries were right more often than the "
+                f"training's own trade-off curve allows. Whatever the curve, ε is at least {number(shown)}; for a "
+                f"Gaussian one, {number(gaussian)}.")
+    elif gaussian > claimed and found.refuted is None:
         level = "medium"
         text = (f"The claim of {claim} is false {sure} if the trade-off curve is that of Gaussian noise: ε is at least "
                 f"{number(gaussian)} then. Without that, at least {number(shown)}.")

@@ -13,22 +13,24 @@ from suite.report.tables import Cell, Table, amount, est, plain, words
 
 def epsilon(rows: Rows) -> Table:
     """Epsilon as claimed, as another accountant has it, and as an audit has shown it, on one line."""
-    head = ["defense", "δ", "ε claimed", "ε, another accountant", "ε audited", "ε audited, Gaussian", "canaries",
-            "guesses that were right", "n", "confidence"]
+    head = ["defense", "δ", "ε claimed", "ε, another accountant", "ε audited", "ε audited, Gaussian", "claim",
+            "canaries", "guesses that were right", "n", "confidence"]
     table = Table("Privacy budget", head, note="Claimed: at most this much, of the training with canaries among its "
                   "rows. Audited: at least this much, by guesses about which canaries those are; 0 says only that "
                   "nothing was shown. Gaussian: at least this much if the trade-off curve is that of Gaussian noise, "
-                  "as that of DP-SGD nearly is. Red: more was shown than is claimed.")
+                  "as that of DP-SGD nearly is. Claim: held against the training's own curve where that is known. Red: "
+                  "more was shown than is claimed.")
     for model, defense in rows.pairs():
         for found in audits(rows, model, defense):
             bounds = [Cell(f"≥ {number(row.value)}" if row else NONE, num=True,
                            tone="bad" if row and found.claimed and row.value > found.claimed.value else "")
                       for row in (found.shown, found.gaussian)]
             delta, right = found.delta, found.right
+            claim = words("refuted", "bad") if found.false else words("not refuted" if found.claimed else "", "muted")
             table.add(model, [words(defense + (f" ({found.how})" if found.how else "")),
                               Cell(f"{delta.value:g}" if delta else NONE, num=True), plain(found.claimed),
-                              plain(found.independent), *bounds, amount(found.shown.n), Cell(percent(right), num=True),
-                              amount(right and right.n), words(found.confidence)])
+                              plain(found.independent), *bounds, claim, amount(found.shown.n),
+                              Cell(percent(right), num=True), amount(right and right.n), words(found.confidence)])
     return table.pruned()
 
 
@@ -41,6 +43,13 @@ class Audit(NamedTuple):
     independent: Measurement | None
     delta: Measurement | None
     right: Measurement | None
+    refuted: Measurement | None
+
+    @property
+    def false(self) -> bool:
+        """Whether the claim is refuted, whatever the trade-off curve or by the training's own."""
+        return self.claimed is not None and (self.shown.value > self.claimed.value
+                                             or (self.refuted is not None and bool(self.refuted.value)))
 
     @property
     def how(self) -> str:
@@ -57,7 +66,8 @@ class Audit(NamedTuple):
 
 def audits(rows: Rows, model: str, defense: str) -> list[Audit]:
     """All audits of one training, of which there may be several with one attack."""
-    others = ("epsilon_audited_gdp", "epsilon_claimed", "epsilon_independent", "delta", "canary_guesses_right")
+    others = ("epsilon_audited_gdp", "epsilon_claimed", "epsilon_independent", "delta", "canary_guesses_right",
+              "claim_refuted")
 
     def same(metric: str, shown: Measurement) -> Measurement | None:
         return next((r for r in rows.of(metric, model, defense, shown.attack)
