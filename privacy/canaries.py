@@ -55,7 +55,7 @@ class OneRunAudit(PrivacyAudit):
     canaries: Count = 200
     source: Literal["held-out", "random"] = "held-out"
     confidence: Annotated[float, Field(gt=0, lt=1)] = 0.95
-    shares: tuple[Annotated[float, Field(gt=0, le=1)], ...] = (1.0, 0.5, 0.25)
+    shares: Annotated[tuple[Annotated[float, Field(gt=0, le=1)], ...], Field(min_length=1)] = (1.0, 0.5, 0.25)
 
     def __call__(self, retrain: Callable[[Split, int], Classifier], reference: Classifier, train: Split, fresh: Split,
                  seed: int = 0) -> Audited:

@@ -10,6 +10,7 @@ from scipy.stats import binom
 
 from privacy.canaries import OneRunAudit, mislabeled, redrawn, unexplained
 from privacy.lower_bounds import Guesses, gaussian_epsilon, one_run, one_run_gdp
+from suite import registry
 from suite.classifier import Classifier
 from suite.data import Split
 from suite.defenses.dpsgd import DPSGD
@@ -253,6 +254,10 @@ def test_refuses_what_makes_no_audit():
     outside.x[7, 1] = 1.5
     with pytest.raises(InputError, match="row 7 is no possible input"):
         run(None, outside)
+    for wrong in ({"shares": []}, {"shares": [0.0]}, {"confidence": 1.0}, {"source": "invented"}, {"canaries": 0}):
+        with pytest.raises(InputError, match=next(iter(wrong))):
+            registry.make("attacks", "one-run-audit", wrong)
+    assert registry.make("attacks", "one-run-audit", {"shares": [0.5]}) == OneRunAudit(shares=(0.5,))
     with pytest.raises(InputError, match="not a number"):
         run(lambda train, _: Broken(2, train.space), flat(50, 0))
 
