@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
+from pydantic import Field
 from scipy.special import log_expit, logsumexp
 
-from suite.attack import Count, Info, Leaked, MembershipAttack
+from suite.attack import Info, Leaked, MembershipAttack
 from suite.classifier import Classifier
 from suite.errors import NotApplicable
 from suite.shadows import Shadows, log_odds
@@ -18,6 +19,11 @@ FEW = 64
 """Shadow models below which the spread of a row's odds is taken from all rows together (Carlini et al., sec. IV-C)."""
 NARROW = 1e-3
 """Least standard deviation of log odds: those of a model without randomness do not spread at all."""
+
+Pairs = Annotated[int, Field(ge=2, multiple_of=2)]
+"""A number of shadow models, of which every two share the rows in question between them."""
+_COST = "`shadows` trainings for all shadow attacks together, then one query a row"
+_TERMS = "one query of each row, without augmented copies; the attacker knows the rest of the training data"
 
 
 @dataclass(frozen=True)
@@ -28,7 +34,7 @@ class ShadowAttack(MembershipAttack):
         shadows: Shadow models, an even number; each row is known to half of them.
     """
 
-    shadows: Count = 64
+    shadows: Pairs = 64
 
     retrains: ClassVar[bool] = True
 
@@ -55,8 +61,7 @@ class LiRA(ShadowAttack):
 
     info: ClassVar[Info] = Info(
         "LiRA", "Carlini, Chien, Nasr, Song, Terzis and Tramer 2022, arXiv 2112.03570", "score", ("membership",),
-        "`shadows` trainings for all shadow attacks together, then one query a row",
-        "one query of each row, without augmented copies; the attacker knows the rest of the training data")
+        _COST, _TERMS)
     offline: bool = False
     spread: Literal["auto", "row", "pooled"] = "auto"
 
@@ -92,12 +97,11 @@ class RMIA(ShadowAttack):
 
     info: ClassVar[Info] = Info(
         "RMIA", "Zarifzadeh, Liu and Shokri 2024, arXiv 2312.03262", "score", ("membership",),
-        "`shadows` trainings for all shadow attacks together, then one query a row",
-        "the paper's score is the share of population rows whose ratio this row's exceeds; that share rises with the "
-        "ratio, so the ratio itself is returned: the same ROC, with fewer ties")
-    shadows: Count = 16
+        _COST, "the paper's score is the share of population rows whose ratio this row's exceeds; as that share rises "
+        "with the ratio, the ratio itself is returned: the same ROC, with fewer ties; " + _TERMS)
+    shadows: Pairs = 16
     offline: bool = False
-    a: float = 0.3
+    a: Annotated[float, Field(ge=0, le=1)] = 0.3
 
     def score(self, odds: np.ndarray, shadows: Shadows) -> np.ndarray:
         mean = _average(shadows.odds, ~shadows.inside if self.offline else np.ones_like(shadows.inside))
@@ -112,8 +116,8 @@ class CalibratedLoss(ShadowAttack):
 
     info: ClassVar[Info] = Info(
         "Calibrated loss", "Watson, Guo, Cormode and Sablayrolles 2022, arXiv 2111.08440", "score", ("membership",),
-        "`shadows` trainings for all shadow attacks together, then one query a row")
-    shadows: Count = 16
+        _COST, _TERMS)
+    shadows: Pairs = 16
 
     def score(self, odds: np.ndarray, shadows: Shadows) -> np.ndarray:
         losses = np.where(shadows.inside, np.nan, log_expit(shadows.odds))

@@ -12,8 +12,13 @@ from suite.art import art_estimator, art_fence
 from suite.attack import Count, Info, Leaked, MembershipAttack, Positive
 from suite.attacks.hopskipjump import HopSkipJump
 from suite.classifier import Classifier
+from suite.data import Split
+from suite.errors import InputError
 from suite.seeding import torch_generator
 from suite.shadows import log_odds
+
+FEWEST = 10
+"""Known rows of each kind below which nothing is learned from them."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +66,7 @@ class ArtBlackBox(MembershipAttack):
                  seed: int = 0) -> np.ndarray:
         from art.attacks.inference.membership_inference import MembershipInferenceBlackBox
 
+        _enough(self, known.members, known.others)
         with art_fence(seed):
             attack = MembershipInferenceBlackBox(art_estimator(classifier, x.shape[1:]), attack_model_type=self.learner)
             attack.fit(known.members.x, known.members.y, known.others.x, known.others.y)
@@ -156,6 +162,7 @@ class QuantileRegression(MembershipAttack):
         def regression() -> HistGradientBoostingRegressor:
             return HistGradientBoostingRegressor(max_iter=50, max_depth=3, min_samples_leaf=10, random_state=seed)
 
+        _enough(self, known.others)
         others, seen, asked = known.others, known.others.x.reshape(len(known.others), -1), x.reshape(len(x), -1)
         if seen.shape[1] > self.components:
             shrink = PCA(min(self.components, *seen.shape), random_state=seed).fit(seen)
@@ -166,3 +173,11 @@ class QuantileRegression(MembershipAttack):
         deviation = np.log(np.abs(odds - cross_val_predict(regression(), seen, odds, cv=5)) + 1e-6)
         mean, size = (regression().fit(seen, target).predict(asked) for target in (odds, deviation))
         return (log_odds(classifier, x, y) - mean) / np.exp(size)
+
+
+def _enough(attack: MembershipAttack, *known: Split) -> None:
+    """Refuse to learn from too few rows."""
+    least = min(map(len, known))
+    if least < FEWEST:
+        raise InputError(f"{type(attack).__name__} learns from rows whose membership it knows, and needs {FEWEST} of "
+                         f"each kind: there are {least}")

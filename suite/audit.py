@@ -140,7 +140,8 @@ class Audit(Layout):
         def outcome(defense: Item) -> Outcome:
             fit = run.arrays(f"{cell.model.slug}--{defense.slug}--fit")
             chain = replace(cell, defense=defense)
-            leaks = {c.attack.name: arrays for c in self.attacked(chain) if "member" in (arrays := run.arrays(c.key))}
+            leaks = {(c.attack.name, self.attacks[id(c.attack)]): arrays for c in self.attacked(chain)
+                     if "member" in (arrays := run.arrays(c.key))}
             poisonings = [Poisoning(c.attack.name, attack, arrays) for c in self.attacked(chain)
                           if isinstance(attack := self.attacks[id(c.attack)], PoisoningAttack)
                           and (arrays := run.arrays(c.key))]

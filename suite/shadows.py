@@ -1,19 +1,22 @@
 """Shadow models: the target's recipe behind the target's defense, trained on other choices of patients.
 
 They tell how sure a model is of a row that it has learned from, and how sure of the same row when it has not. Of each
-only its answers about the scored rows are kept, so memory does not grow with their number.
+only its answers about the scored rows are kept, and training rows are gathered as they are needed, so memory does not
+grow with their number.
 """
 
 from __future__ import annotations
 
 import hashlib
 import inspect
+import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import version
+from itertools import islice, tee
 from pathlib import Path
 
 import numpy as np
@@ -65,8 +68,9 @@ def log_odds(classifier: Classifier, x: np.ndarray, y: np.ndarray) -> np.ndarray
 class Shadowing:
     """How shadow models of one target are trained: half of the scored rows, and all rows that are not scored.
 
-    Each model learns from as many rows as the target did, and each scored row is known to exactly half of the models;
-    all rows of a patient are, or none. The attacker thus knows the rest of the training data: the worst case.
+    Each scored row is known to exactly half of the models; all rows of its patient are, or none. Where each patient has
+    one row, each model learns from as many rows as the target did. The attacker thus knows the rest of the training
+    data: the worst case.
 
     Attributes:
         recipe, defense: As those of the target.
@@ -99,22 +103,26 @@ class Shadowing:
         inside = halves(count, len(self.members) + len(self.others), self.seed)
         odds = self._kept()[:count]
         if len(odds) < count:
-            odds = np.concatenate([odds, self._trained(inside, len(odds))])
-            self._keep(odds)
+            odds = self._trained(inside, odds)
         return Shadows(inside, odds)
 
-    def _trained(self, inside: np.ndarray, start: int) -> np.ndarray:
-        """The answers of all models from the one at `start` on."""
+    def _trained(self, inside: np.ndarray, odds: np.ndarray) -> np.ndarray:
+        """The answers of all models, of which the first are there; each is put on the shelf as it comes."""
         scored = joined(self.train.take(self.members), self.outside.take(self.others))
-        seeds = np.random.SeedSequence([self.seed, 2]).generate_state(len(inside)) % 2**31
-        models = trained(self.recipe, self.defense, self._splits(inside[start:]), self.val, seeds[start:].tolist(),
+        seeds = [int(s) for s in np.random.SeedSequence([self.seed, 2]).generate_state(len(inside)) % 2**31]
+        models = trained(self.recipe, self.defense, self._splits(inside[len(odds):]), self.val, seeds[len(odds):],
                          self.device)
-        odds = np.empty(inside[start:].shape)
-        for k, model in enumerate(models):
-            odds[k] = log_odds(model, scored.x, scored.y)
-            advance("shadow models", start + k + 1, len(inside))
-        if not np.isfinite(odds).all():
-            raise InputError("a shadow model answers with numbers that are not finite")
+        while len(odds) < len(inside):
+            number = f"shadow model {len(odds) + 1}"
+            try:
+                answers = log_odds(next(models), scored.x, scored.y)
+            except ValueError as e:
+                raise InputError(f"{number}: {e}") from e
+            if not np.isfinite(answers).all():
+                raise InputError(f"{number} answers with numbers that are not finite")
+            odds = np.concatenate([odds, answers[None]])
+            self._keep(odds)
+            advance("shadow models", len(odds), len(inside))
         return odds
 
     @property
@@ -128,31 +136,31 @@ class Shadowing:
         return np.empty((0, len(self.members) + len(self.others)))
 
     def _keep(self, odds: np.ndarray) -> None:
-        if self._file:
+        """Put answers on the shelf, unless more are there: another process may have the same target."""
+        if self._file and len(self._kept()) < len(odds):
             self._file.parent.mkdir(parents=True, exist_ok=True)
-            draft = self._file.with_suffix(".part.npy")
+            draft = self._file.with_suffix(f".{os.getpid()}.npy")
             np.save(draft, odds)
             draft.replace(self._file)
 
-    def _splits(self, inside: np.ndarray) -> list[Split]:
+    def _splits(self, inside: np.ndarray) -> Iterator[Split]:
         """What each model learns from."""
         pool = joined(self.train, self.outside)
         people = patients_of(pool)
         scored = np.concatenate([self.members, len(self.train) + self.others])
-        taken = np.isin(people, people[scored])
-        rest = np.flatnonzero(~taken[:len(self.train)])
-        # a scored row of the training split stands for all that the target knows of its patient, others for themselves
-        rows = [np.flatnonzero(people[:len(self.train)] == people[i]) if i < len(self.train) else np.array([i])
-                for i in scored]
-        return [pool.take(np.sort(np.concatenate([rest, *(rows[i] for i in np.flatnonzero(chosen))])))
-                for chosen in inside]
+        rest = np.flatnonzero(~np.isin(people[:len(self.train)], people[scored]))
+        rows = [np.flatnonzero(people == people[i]) for i in scored]
+        for chosen in inside:
+            yield pool.take(np.sort(np.concatenate([rest, *(rows[i] for i in np.flatnonzero(chosen))])))
 
     def _key(self) -> str:
         """A digest of everything that the answers depend on, the code that trains among it."""
         digest = hashlib.sha256(repr((self.recipe, self.defense, self.seed, torch.device(self.device).type,
                                       [f"{name} {version(name)}" for name in LIBRARIES])).encode())
         for split in (self.train, self.outside, self.val):
-            for array in (split.x, split.y, patients_of(split)):
+            bounds = [v.cpu().numpy() for _, v in sorted(vars(split.space).items()) if isinstance(v, torch.Tensor)]
+            digest.update(repr((split.classes, split.modality, type(split.space))).encode())
+            for array in (split.x, split.y, patients_of(split), *bounds):
                 digest.update(np.ascontiguousarray(array))
         for array in (self.members, self.others):
             digest.update(array.tobytes())
@@ -161,21 +169,30 @@ class Shadowing:
         return digest.hexdigest()[:32]
 
 
-def trained(recipe: Recipe, defense: Defense, trains: Sequence[Split], val: Split, seeds: Sequence[int],
+def trained(recipe: Recipe, defense: Defense, trains: Iterable[Split], val: Split, seeds: Iterable[int],
             device: str = "cpu") -> Iterator[Classifier]:
-    """What the defense returns for each split and seed, in order; in stacks, or threads, where that is the same."""
-    if isinstance(defense, Plain | Front):
-        if "trees" in recipe.offers:  # they let go of the interpreter's lock
-            with ThreadPoolExecutor(torch.get_num_threads()) as pool:
-                made = pool.map(lambda train, seed: recipe.fit(train, val, seed, device), trains, seeds)
-                for train, found in zip(trains, made, strict=True):
-                    yield defense.wrap(found, train, val) if isinstance(defense, Front) else found
-            return
-        for train, found in zip(trains, fit_many(recipe, trains, val, seeds, device), strict=True):
-            yield defense.wrap(found, train, val) if isinstance(defense, Front) else found
+    """What the defense returns for each split and seed, in order; in stacks, or threads, where that is the same.
+
+    No more splits are taken than are trained at once.
+    """
+    if not isinstance(defense, Plain | Front):
+        for train, seed in zip(trains, seeds, strict=True):
+            yield defense(recipe, train, val, seed, device)
         return
-    for train, seed in zip(trains, seeds, strict=True):
-        yield defense(recipe, train, val, seed, device)
+    own, theirs = tee(trains)
+    made = _in_threads if "trees" in recipe.offers else fit_many  # trees let go of the interpreter's lock
+    # the models come first, as they take many splits at once
+    for found, train in zip(made(recipe, theirs, val, seeds, device), own, strict=True):
+        yield defense.wrap(found, train, val) if isinstance(defense, Front) else found
+
+
+def _in_threads(recipe: Recipe, trains: Iterable[Split], val: Split, seeds: Iterable[int],
+                device: str) -> Iterator[Classifier]:
+    """As `fit_many`, as many at once as there are threads."""
+    pairs, threads = zip(trains, seeds, strict=True), torch.get_num_threads()
+    with ThreadPoolExecutor(threads) as pool:
+        while part := list(islice(pairs, threads)):
+            yield from pool.map(lambda pair: recipe.fit(pair[0], val, pair[1], device), part)
 
 
 def halves(count: int, n: int, seed: int) -> np.ndarray:
@@ -194,8 +211,11 @@ def patients_of(split: Split) -> np.ndarray:
 def _code(module: str) -> bytes:
     """Digest of the source of this package and of the one that a module belongs to, or of the file that it is."""
     files = set(Path(__file__).parent.rglob("*.py"))
-    source = Path(inspect.getsourcefile(sys.modules[module]))
-    files |= set(source.parent.rglob("*.py")) if "." in module else {source}
+    top = sys.modules.get(module.partition(".")[0]) if "." in module else None
+    if top is not None and getattr(top, "__path__", None):
+        files |= {file for folder in top.__path__ for file in Path(folder).rglob("*.py")}
+    else:
+        files.add(Path(inspect.getsourcefile(sys.modules[module])))
     digest = hashlib.sha256()
     for file in sorted(files):
         digest.update(file.read_bytes())

@@ -7,13 +7,14 @@ their gradients written by hand and one optimizer over all their weights, the ar
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain, islice, pairwise
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from suite.classifier import TorchClassifier
+from suite.classifier import Classifier, TorchClassifier
 from suite.data import Split
 from suite.operating import balance
 from suite.passes import flat
@@ -25,30 +26,34 @@ AT_ONCE = 64
 """Networks in one stack: more leave the caches, and memory must not grow with how many are asked for."""
 
 
-def fit_many(recipe: Recipe, trains: Sequence[Split], val: Split, seeds: Sequence[int],
-             device: str = "cpu") -> Iterator[TorchClassifier]:
+def fit_many(recipe: Recipe, trains: Iterable[Split], val: Split, seeds: Iterable[int],
+             device: str = "cpu") -> Iterator[Classifier]:
     """What `recipe.fit` returns for each training split and seed, but for rounding, in order.
 
-    Plain chains of linear layers and ReLUs are trained in stacks, all others one by one.
+    Plain chains of linear layers and ReLUs are trained in stacks where their splits have equally many rows, all others
+    one by one. No more splits are taken than are trained at once.
 
     Args:
         recipe: What to train.
-        trains: Splits of the same number of rows, and of the same classes and features.
+        trains: Splits of the same classes and features.
         val: For early stopping and the operating point of all.
         seeds: One a split.
         device: "cpu" or "cuda".
     """
-    if not stackable(recipe, trains[0]) or len({len(train) for train in trains}) > 1:
-        for train, seed in zip(trains, seeds, strict=True):
-            yield recipe.fit(train, val, seed, device)
-        return
-    for start in range(0, len(trains), AT_ONCE):
-        part = slice(start, start + AT_ONCE)
-        yield from _Stack(recipe, trains[part], val, seeds[part], device).train()
+    pairs = zip(trains, seeds, strict=True)
+    first = list(islice(pairs, 1))
+    pairs, size = chain(first, pairs), AT_ONCE if first and stackable(recipe, first[0][0]) else 1
+    while part := list(islice(pairs, size)):
+        splits, numbers = zip(*part, strict=True)
+        if len(part) > 1 and len({(len(split), recipe.suited(split)) for split in splits}) == 1:
+            yield from _Stack(recipe, splits, val, numbers, device).train()
+        else:
+            yield from (recipe.fit(split, val, number, device) for split, number in part)
 
 
 def stackable(recipe: Recipe, train: Split) -> bool:
-    """Whether a recipe is trained by the common loop, without augmentation, and is a chain of linear layers and ReLUs.
+    """Whether a recipe is trained by the common loop, without augmentation, and is a chain of linear layers with biases
+    and a ReLU between any two.
 
     Dropout draws from one stream for all weights, which stacked networks would not share alike; so it is trained alone.
     """
@@ -56,8 +61,13 @@ def stackable(recipe: Recipe, train: Split) -> bool:
     if not isinstance(recipe, TorchRecipe) or (kind.fit, kind.augment) != (TorchRecipe.fit, TorchRecipe.augment):
         return False
     network = build(recipe.suited(train), train.x.shape[1:], len(train.classes))[1]
-    leaves = {type(m) for m in network.modules() if not any(m.children())}
-    return train.x.ndim == 2 and flat(network) is not None and leaves <= {nn.Linear, nn.ReLU}
+    leaves = [m for m in network.modules() if not any(m.children())]
+    layers = flat(network)
+    if train.x.ndim != 2 or layers is None or len(layers) != len(leaves) or len(set(layers)) < len(layers):
+        return False
+    kinds = [type(m) for m in layers]
+    return (kinds[0] is kinds[-1] is nn.Linear and all({a, b} == {nn.Linear, nn.ReLU} for a, b in pairwise(kinds))
+            and all(m.bias is not None for m in layers[::2]))
 
 
 class _Stack:

@@ -48,14 +48,14 @@ class RoundedAnswers(Discretion):
     """Tells probabilities to so many decimals.
 
     Attributes:
-        decimals: At least 0.
+        decimals: From 0 to 5. Rounded probabilities are told as shares of their sum.
     """
 
     info: ClassVar[Info] = Info(
         "Rounded answers", "Fredrikson, Jha and Ristenpart 2015, doi 10.1145/2810103.2813677; Tramer, Zhang, Juels, "
         "Reiter and Ristenpart 2016, arXiv 1609.02943", cost="nothing but digits",
         departs="of equal rounded probabilities that of the label is told a millionth higher, so that no label changes")
-    decimals: Annotated[int, Field(ge=0, le=9)] = 1
+    decimals: Annotated[int, Field(ge=0, le=5)] = 1
 
     def told(self, proba: Tensor) -> Tensor:
         return proba.round(decimals=self.decimals)
@@ -70,7 +70,7 @@ class LabelAnswers(Discretion):
         cost="all probabilities: no ranking of patients, no threshold but the model's own")
 
     def told(self, proba: Tensor) -> Tensor:
-        return torch.zeros_like(proba)
+        return torch.zeros_like(proba).scatter_(1, proba.argmax(1, keepdim=True), 1.0)
 
 
 class _DiscreetModule(nn.Module):

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 import numpy as np
 
 from suite import metrics
-from suite.attack import PoisoningAttack
+from suite.attack import Attack, PoisoningAttack
 from suite.data import Split
 from suite.evaluate.subject import Arrays
 from suite.evaluate.worst_case import Part, withstood
@@ -33,13 +33,13 @@ class Outcome:
     Attributes:
         fit: Of training (`pred`).
         parts: Of its evasion attacks.
-        leaks: Of its membership attacks (`score` and `member`), by name.
+        leaks: Of its membership attacks (`score` and `member`), by name and attack.
         poisonings: Of its poisoning attacks.
     """
 
     fit: Arrays
     parts: list[Part] = field(default_factory=list)
-    leaks: Mapping[str, Arrays] = field(default_factory=dict)
+    leaks: Mapping[tuple[str, Attack], Arrays] = field(default_factory=dict)
     poisonings: list[Poisoning] = field(default_factory=list)
 
 
@@ -64,9 +64,10 @@ def measure_gains(sheet: Sheet, test: Split, plain: Outcome, defended: Outcome, 
         for name, k in (("sensitivity", 1), ("specificity", 0)):
             sheet.add(f"gain[{name}]", metrics.paired(after[y == k], before[y == k]))
     _robustness(sheet, y, plain, defended, eps, attack, seed)
-    for name, leak in plain.leaks.items():
-        if name in defended.leaks:
-            _leakage(sheet, name, leak, defended.leaks[name], seed)
+    for (name, made), leak in plain.leaks.items():
+        if (name, made) in defended.leaks:
+            at = {"attack": name, "attack_params": asdict(made)}
+            sheet.add("gain[membership_auroc]", _leakage(leak, defended.leaks[name, made], seed), **at)
     for theirs in plain.poisonings:
         for mine in defended.poisonings:
             if (mine.name, mine.attack) == (theirs.name, theirs.attack):
@@ -106,11 +107,11 @@ def _poisoned(sheet: Sheet, test: Split, plain: Poisoning, defended: Poisoning) 
         sheet.add("gain[attack_success_rate]", metrics.paired(defended.arrays["hit"], plain.arrays["hit"]), **at)
 
 
-def _leakage(sheet: Sheet, attack: str, plain: Arrays, defended: Arrays, seed: int) -> None:
+def _leakage(plain: Arrays, defended: Arrays, seed: int) -> metrics.Estimate:
     """Change of the membership AUROC; above 0, the defended model leaks more."""
     before, after, member = plain["score"], defended["score"], plain["member"]
 
     def change(i: np.ndarray) -> float:
         return metrics.auroc(after[i], member[i]) - metrics.auroc(before[i], member[i])
 
-    sheet.add("gain[membership_auroc]", metrics.bootstrap(change, len(member), seed, member, least=-1.0), attack=attack)
+    return metrics.bootstrap(change, len(member), seed, member, least=-1.0)

@@ -28,13 +28,15 @@ FEWEST = 10
 def membership(attack: MembershipAttack, subject: Subject, sheet: Sheet, rows: int | None = None) -> Arrays:
     """Members and test rows are told apart, as many of both, and one row of each patient.
 
-    From the training rows of other patients, and from the validation rows, the attacker may learn. "null" is what the
-    attack finds between two halves of the members: nothing, if it measures what it should.
+    From the training rows of other patients, and from the validation rows, the attacker may learn; the latter stopped
+    the training, so the model is a little surer of them than of strangers. Test patients with a row in the training
+    split, by their number or to the byte, are no others. "null" is the AUROC between two halves of the members: how far
+    chance alone takes it with so many.
 
     Of the 2 n rows scored, these arrays are kept: "score", "member", and "row", their numbers in the source.
     """
     model, seed = subject.classifier, subject.seed
-    members, others, known = _panel(subject, rows or SCORED)
+    members, others, known = _panel(subject, min(k for k in (rows, subject.rows, SCORED) if k))
     x, y, row = (np.concatenate([getattr(s, a) for s in (members, others)]) for a in ("x", "y", "rows"))
     n, member = len(x), np.repeat([True, False], len(members))
     model.queries, started = 0, time.perf_counter()
@@ -62,16 +64,17 @@ def _panel(subject: Subject, most: int) -> tuple[Split, Split, Leaked]:
     train, test, val = subject.data.train, subject.data.test, subject.data.val
     rng = np.random.default_rng(subject.seed)
     inside, outside = _one_a_patient(train, rng), _one_a_patient(test, rng)
-    outside = outside[~_shared(test, train)[outside]]
+    outside = _strangers(test, train, outside)
     size = min(len(inside), len(outside), most)
     if size < 2:
         raise InputError(f"{len(inside)} members and {len(outside)} others: too few to tell apart")
     inside, outside = inside[:size], outside[:size]
     rest = np.flatnonzero(~np.isin(patients_of(train), patients_of(train)[inside]))
     learned = rest[_one_a_patient(train.take(rest), rng)[:SCORED]]
+    heard = _strangers(val, train, _one_a_patient(val, rng))[:SCORED]
     shadows = Shadowing(subject.recipe, subject.defense, inside, outside, train, test, val, subject.seed,
                         subject.device, subject.shelf)
-    return train.take(inside), test.take(outside), Leaked(train.take(learned), val.take(slice(SCORED)), shadows)
+    return train.take(inside), test.take(outside), Leaked(train.take(learned), val.take(heard), shadows)
 
 
 def _one_a_patient(split: Split, rng: np.random.Generator) -> np.ndarray:
@@ -80,18 +83,20 @@ def _one_a_patient(split: Split, rng: np.random.Generator) -> np.ndarray:
     return order[np.sort(np.unique(patients_of(split)[order], return_index=True)[1])]
 
 
-def _shared(split: Split, other: Split) -> np.ndarray:
-    """(n,) bool: which rows of a split are rows of another one, too, to the byte.
+def _strangers(split: Split, train: Split, positions: np.ndarray) -> np.ndarray:
+    """Those of some positions of a split whose patient, and whose row, the training split does not have.
 
     Raises:
-        InputError: More than half of them are.
+        InputError: They are fewer than half.
     """
-    there = {row.tobytes() for row in other.x}
-    shared = np.array([row.tobytes() in there for row in split.x], bool)
-    if len(shared) and shared.mean() > 0.5:
-        raise InputError(f"{int(shared.sum())} of {len(split)} test rows are training rows, too: they are no strangers "
-                         "from whom members could be told")
-    return shared
+    there = {row.tobytes() for row in train.x}
+    new = np.array([split.x[i].tobytes() not in there for i in positions], bool)
+    if split.patients is not None and train.patients is not None:
+        new &= ~np.isin(split.patients[positions], train.patients)
+    if len(new) and new.mean() < 0.5:
+        raise InputError(f"{int((~new).sum())} of {len(new)} rows outside the training split are of its patients, or "
+                         "equal to its rows: they are no strangers from whom members could be told")
+    return positions[new]
 
 
 def _groups(members: Split, others: Split) -> Iterator[tuple[str, np.ndarray]]:

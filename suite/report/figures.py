@@ -12,7 +12,7 @@ from suite.report import known, svg
 from suite.report.rows import CONTROL, WORST, Rows, robustness
 from suite.report.sections.defenses import leakage
 from suite.report.sections.detection import detectors
-from suite.report.sections.membership import ranked
+from suite.report.sections.membership import called, ranked
 from suite.report.show import interval, number, share
 
 MARKS = ("o", "s", "^", "D", "v", "P", "X", "*")
@@ -319,8 +319,8 @@ def roc(rows: Rows, arrays: Callable[[str], Mapping[str, Any]]) -> Panels:
         ax.minorticks_off()
         ax.set_xlabel("others accused wrongly", color=svg.INK, fontsize=7.5)
         ax.set_ylabel("members found", color=svg.INK, fontsize=7.5)
-        said = ", ".join(f"{row.attack} AUROC {interval(row)}" for row, _ in found)
-        panels.append((f"{model}: {', '.join(row.attack for row, _ in found)}",
+        said = ", ".join(f"{called(row)} AUROC {interval(row)}" for row, _ in found)
+        panels.append((f"{model}: {', '.join(called(row) for row, _ in found)}",
                        svg.inline(made, f"roc{len(panels)}", f"ROC on logarithmic axes, {model}: {said}")))
     caption = (f"Training {rows.cases} found against others accused, on logarithmic axes: on the left stands what an "
                "attacker finds who hardly accuses anyone wrongly. It ends at one non-member. Dotted: guessing.")

@@ -9,8 +9,9 @@ from scipy.stats import norm
 from sklearn.metrics import roc_auc_score
 
 from privacy.likelihood import RMIA, CalibratedLoss, LiRA
+from suite import registry
 from suite.attack import Leaked
-from suite.errors import NotApplicable
+from suite.errors import InputError, NotApplicable
 from suite.shadows import Shadows, halves
 
 ALL = (LiRA(), LiRA(offline=True), RMIA(), RMIA(offline=True), CalibratedLoss())
@@ -124,3 +125,11 @@ def test_asks_for_its_number_of_models_and_says_when_there_can_be_none(attack):
     assert attack.retrains and attack.info.threats == ("membership",)
     with pytest.raises(dataclasses.FrozenInstanceError):
         attack.shadows = 1
+
+
+@pytest.mark.parametrize(("name", "params", "said"), [
+    ("lira", {"shadows": 15}, "shadows"), ("rmia", {"shadows": 0}, "shadows"), ("rmia", {"a": 3.0}, "a"),
+    ("lira", {"spread": "wide"}, "spread")])
+def test_parameters_out_of_range_are_refused_before_anything_is_trained(name, params, said):
+    with pytest.raises(InputError, match=said):
+        registry.make("attacks", name, params)

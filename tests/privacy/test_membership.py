@@ -20,6 +20,7 @@ from suite.art import art_estimator, art_fence
 from suite.attack import Leaked
 from suite.classifier import EstimatorClassifier, TorchClassifier
 from suite.data import Split
+from suite.errors import InputError
 from suite.space import Space
 from tests.breast import breast
 
@@ -170,6 +171,14 @@ def test_quantile_regression_knows_who_is_easy():
     assert min(score[2:]) > max(score[:2]) + 1
     bare = LossThreshold()(model, None, asked.x, asked.y)
     assert bare[0] > bare[3]  # the loss alone takes any of the easy group for a member
+
+
+@pytest.mark.parametrize("attack", [ArtBlackBox(), QuantileRegression()])
+def test_too_few_known_rows_are_refused(attack, audit):
+    model, known, x, y, _ = audit
+    few = Leaked(known.members.take(slice(9)), known.others.take(slice(9)))
+    with pytest.raises(InputError, match="needs 10 of each kind: there are 9"):
+        attack(model, few, x, y)
 
 
 def test_art_takes_a_row_that_nothing_fools_for_a_stranger_and_ours_for_the_deepest():

@@ -51,6 +51,7 @@ def test_a_label_is_all_that_is_told():
     for model in models(LabelAnswers()):
         told = model.predict_proba(X)
         assert told.argmax(1).tolist() == [1, 1, 0, 0]
+        np.testing.assert_allclose(told.max(1), 1, atol=1e-5)
         assert len({tuple(sorted(row.round(9))) for row in told}) == 1  # the same numbers for everyone
 
 

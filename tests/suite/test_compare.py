@@ -72,11 +72,14 @@ def test_more_leakage_is_a_change_above_0():
     member = np.repeat([True, False], 20)
     chance = {"score": np.tile([0.0, 1.0], 20), "member": member}
     told = {"score": member.astype(float), "member": member}
-    found = gains(outcome(leaks={"membership-loss": chance}), outcome(leaks={"membership-loss": told}))
+    few, many = ("pgd", PGD(steps=3)), ("pgd", PGD(steps=9))  # any attack will do
+    found = gains(outcome(leaks={few: chance}), outcome(leaks={few: told}))
     row = found["gain[membership_auroc]"]
-    assert row.value == pytest.approx(0.5) and row.ci_low > 0 and row.attack == "membership-loss"
-    assert "gain[membership_auroc]" not in gains(outcome(leaks={"membership-rule": chance}),
-                                                 outcome(leaks={"membership-loss": told}))
+    assert row.value == pytest.approx(0.5) and row.ci_low > 0 and row.attack == "pgd"
+    assert row.attack_params["steps"] == 3
+    # neither of another name, nor with other parameters, is it the same attack
+    for other in (("apgd", PGD(steps=3)), many):
+        assert "gain[membership_auroc]" not in gains(outcome(leaks={other: chance}), outcome(leaks={few: told}))
 
 
 def test_a_refusal_is_no_right_answer():

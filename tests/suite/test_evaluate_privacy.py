@@ -107,8 +107,20 @@ class TestPrivacy:
         assert (~arrays["member"]).sum() == 200 and not set(arrays["row"][~arrays["member"]]) & set(range(500, 600))
         most = replace(people, test=people.test.with_data(
             np.concatenate([people.train.x[:200], people.test.x[200:]]), people.test.y))
-        with pytest.raises(InputError, match="200 of 300 test rows are training rows, too"):
+        with pytest.raises(InputError, match="200 of 300 rows outside the training split"):
             measure(Confidence(), subject(Memory(people.train, True), most), sheet())
+
+    def test_test_patients_with_rows_in_the_training_split_are_no_others(self, people):
+        mixed = replace(people, train=replace(people.train, patients=np.arange(400)),
+                        test=replace(people.test, patients=np.arange(300) + 350))  # the first fifty are known
+        arrays = measure(Confidence(), subject(Memory(people.train, True), mixed), sheet())
+        assert (~arrays["member"]).sum() == 250 and not set(arrays["row"][~arrays["member"]]) & set(range(500, 550))
+
+    def test_the_plan_limits_the_rows(self, people):
+        arrays = measure(Confidence(), subject(Memory(people.train, True), people, rows=30), sheet())
+        assert arrays["member"].sum() == 30
+        arrays = measure(Confidence(), subject(Memory(people.train, True), people, rows=30), sheet(), rows=20)
+        assert arrays["member"].sum() == 20
 
     def test_scores_that_are_not_finite_are_refused(self, people):
         class Blind(MembershipAttack):

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from suite.measurement import Measurement
 from suite.report import figures
 from suite.report.judge.privacy import membership as judged
 from suite.report.rows import Rows
@@ -45,6 +46,20 @@ def test_attacks_stand_in_the_order_of_what_is_sure_and_the_gap_beside_them(rows
     assert line["AUROC"] == "0.80 (0.70–0.90)" and line["smallest FPR"] == "10%"
     assert line["members against members"] == "0.52 (0.40–0.60)" and line["TPR at 10% FPR"] == "0.40 (0.30–0.50)"
     assert "TPR at 1% FPR" not in table.head and "withheld (here at 0.1%, 1% and 5% FPR)" in table.note
+
+
+def test_an_attack_that_ran_twice_stands_twice(rows):
+    twice = [r for v, k, cell in ((0.6, 16, "a"), (0.9, 64, "b")) for r in (
+        Measurement(**{**vars(m), "cell": cell, "attack_params": {"shadows": k}})
+        for m in attack("rmia", v, v - 0.05, v + 0.05))]
+    found = Rows([*clean(), *twice], manifest())
+    table = membership.table(found)
+    assert [(line[0].text, line[2].text) for line in table.groups[0][1]] == [
+        ("rmia (shadows = 64)", "0.90 (0.85–0.95)"), ("rmia", "0.60 (0.55–0.65)")]
+    finding, = judged(found)
+    assert "AUROC 0.90 (0.85–0.95) by rmia (shadows = 64), the strongest of 2" in finding.text
+    named = membership.exposed(found, lambda cell: KEPT if cell == "b" else {})
+    assert named.groups[0][1][0][1].text == "rmia (shadows = 64)"
 
 
 def test_the_verdict_is_that_of_the_strongest_attack(rows):

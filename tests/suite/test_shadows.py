@@ -1,19 +1,23 @@
 """Shadow models: who knows which row, that they are trained as the target is, and that nothing stale is used again."""
 
+import importlib
 from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
 import torch
 
+from privacy.likelihood import LiRA
 from suite import shadows
 from suite.classifier import EstimatorClassifier, TorchClassifier
 from suite.defenses.adversarial import Trades
 from suite.defenses.plain import Plain
 from suite.errors import InputError
+from suite.metrics import auroc
 from suite.recipe import Defense, Front, Recipe
 from suite.shadows import Shadowing, halves, log_odds, trained
 from suite.space import Space
+from tabular.models import DEEP
 from tests.suite._toy import Says, split
 from tests.suite.test_stack import Net
 
@@ -69,12 +73,35 @@ def test_each_model_learns_from_all_unscored_rows_and_its_half_of_the_scored_one
 
 def test_all_rows_of_a_patient_are_known_or_none(people):
     log, (train, outside, val) = [], people
-    patients = np.arange(160) // 2
-    known = (replace(train, patients=patients), replace(outside, patients=1000 + np.arange(80)), val)
+    known = (replace(train, patients=np.arange(160) // 2), replace(outside, patients=1000 + np.arange(80) // 2), val)
     shadowing(known, Noted(log))(4)
-    for rows in (set(t.rows[t.rows < 160]) for t, *_ in log):
-        for row in (3, 8, 100, 5):
+    scored = [3, 8, 100, 5, 160, 239, 200, 167]
+    for trained_on, *_ in log:
+        rows = set(trained_on.rows)
+        for row in scored:
             assert (row in rows) == (row ^ 1 in rows)
+        assert len(rows) == len(trained_on) == 160  # members and others alike bring two
+
+
+def test_a_model_that_knows_nobody_gives_nobody_away_where_patients_have_several_rows():
+    """Whoever lets members bring all their rows into shadow models, and others one, finds members in any model."""
+    rng = np.random.default_rng(0)
+
+    def rows(patients, start):
+        who = np.repeat(np.arange(start, start + patients), 4)
+        # rows of one patient are alike, and their labels cannot be told from them
+        x = np.repeat(rng.normal(size=(patients, 6)), 4, 0) + 0.05 * rng.normal(size=(4 * patients, 6))
+        return replace(split(x, np.repeat(rng.integers(0, 2, patients), 4)), patients=who, rows=np.arange(4 * patients))
+
+    train, outside, stranger = rows(90, 0), rows(60, 1000), rows(90, 5000)
+    panel = np.arange(60) * 4
+    ask = Shadowing(DEEP, Plain(), panel, panel, train, outside, outside)
+    target = DEEP.fit(stranger, outside)
+    x, y = (np.concatenate([getattr(s, a)[panel] for s in (train, outside)]) for a in "xy")
+    score = LiRA().score(log_odds(target, x, y), ask(16))
+    assert abs(auroc(score, np.arange(120) < 60) - 0.5) < 0.16  # three standard errors
+    leaking = LiRA().score(log_odds(DEEP.fit(train, outside), x, y), ask(16))
+    assert auroc(leaking, np.arange(120) < 60) > 0.95
 
 
 def test_the_models_of_a_smaller_number_are_the_first_of_a_larger_one_and_are_not_trained_twice(people, tmp_path):
@@ -97,17 +124,75 @@ def test_nothing_stale_is_taken_from_the_shelf(people, tmp_path, monkeypatch):
     log = []
     asks = [shadowing(people, Noted(log)), shadowing(people, Noted(log), seed=1), *[
         shadowing((t, outside, val), Noted(log)) for t in other], shadowing((train, outside, outside), Noted(log)),
-        shadowing((train, outside.with_data(-outside.x, outside.y), val), Noted(log))]
+        shadowing((train, outside.with_data(-outside.x, outside.y), val), Noted(log)),
+        shadowing((replace(train, space=Space(-10.0, 10.0, 2.0)), outside, val), Noted(log)),
+        shadowing((replace(train, modality="mri"), outside, val), Noted(log))]
     asks += [replace(asks[0], members=np.array([3, 8, 100, 6])), replace(asks[0], defense=Flip())]
     for count, ask in enumerate(asks, 1):
         replace(ask, shelf=tmp_path)(2)
         assert len(log) == 2 * count
     replace(asks[0], shelf=tmp_path)(2)
     assert len(log) == 2 * len(asks)
-    shadows._code.cache_clear()
     monkeypatch.setattr(shadows, "_code", lambda module: b"other code")
     replace(asks[0], shelf=tmp_path)(2)
     assert len(log) == 2 * len(asks) + 2
+
+
+def test_changed_code_is_other_code(tmp_path, monkeypatch):
+    (tmp_path / "clinic" / "models").mkdir(parents=True)
+    for file in ("__init__.py", "loss.py", "models/__init__.py", "models/net.py"):
+        (tmp_path / "clinic" / file).write_text("x = 1\n")
+    (tmp_path / "single.py").write_text("x = 1\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    for module, other in (("clinic.models.net", "clinic/loss.py"), ("single", "single.py")):
+        importlib.import_module(module)
+        shadows._code.cache_clear()
+        before = shadows._code(module)
+        shadows._code.cache_clear()
+        assert shadows._code(module) == before
+        (tmp_path / other).write_text("x = 2\n")
+        shadows._code.cache_clear()
+        assert shadows._code(module) != before
+    shadows._code.cache_clear()
+
+
+def test_what_was_trained_before_a_kill_is_not_trained_again(people, tmp_path):
+    log = []
+
+    class Killed(Noted):
+        def fit(self, train, val, seed=0, device="cpu"):
+            if len(self.log) == 5:
+                raise KeyboardInterrupt
+            return super().fit(train, val, seed, device)
+
+    ask = shadowing(people, Killed(log), shelf=tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        ask(8)
+    assert len(log) == 5 and len(ask._kept()) == 5
+    log.append(None)  # no longer the fifth
+    assert ask(8).odds.shape == (8, 8) and len(log) == 9
+    ask._keep(np.zeros((3, 8)))
+    assert len(ask._kept()) == 8  # fewer do not replace more
+
+
+def test_training_rows_are_gathered_as_they_are_needed(people, monkeypatch):
+    made, real = [], Shadowing._splits
+
+    def counted(self, inside):
+        for found in real(self, inside):
+            made.append(found)
+            yield found
+
+    monkeypatch.setattr(Shadowing, "_splits", counted)
+    log = []
+
+    class Late(Noted):
+        def fit(self, train, val, seed=0, device="cpu"):
+            assert len(made) == len(self.log) + 1
+            return super().fit(train, val, seed, device)
+
+    shadowing(people, Late(log))(6)
+    assert len(made) == 6
 
 
 @dataclass(frozen=True)
@@ -151,8 +236,18 @@ def test_odd_numbers_and_numbers_that_are_not_finite_are_refused(people):
         def fit(self, train, val, seed=0, device="cpu"):
             return EstimatorClassifier(Says(float("nan"), 0.5), 2, train.space)
 
-    with pytest.raises(InputError, match="not finite"):
+    with pytest.raises(InputError, match="shadow model 1 answers with numbers that are not finite"):
         shadowing(people, Broken([]))(2)
+
+    @dataclass(frozen=True)
+    class Diverging(Noted):
+        def fit(self, train, val, seed=0, device="cpu"):
+            if len(self.log) == 3:
+                raise ValueError("training diverged")
+            return super().fit(train, val, seed, device)
+
+    with pytest.raises(InputError, match="shadow model 4: training diverged"):
+        shadowing(people, Diverging([]))(8)
 
 
 class TestLogOdds:

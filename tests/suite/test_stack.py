@@ -108,7 +108,23 @@ def test_memory_does_not_grow_with_how_many_are_asked_for(people, monkeypatch):
     assert len([*found]) == 9 and sizes == [4, 4, 2]
 
 
-@pytest.mark.parametrize("recipe", [Net(dropout=True, epochs=2), Noisy(epochs=2)], ids=["dropout", "augmentation"])
+@dataclass(frozen=True)
+class Layers(TorchRecipe):
+    """Whatever layers a test wants."""
+
+    kind: str = ""
+
+    def network(self, inputs, classes):
+        a, b = nn.Linear(inputs[0], 4), nn.Linear(4, classes)
+        return nn.Sequential(*{"no activation": (a, b), "a last one": (a, nn.ReLU(), b, nn.ReLU()),
+                               "no bias": (a, nn.ReLU(), nn.Linear(4, classes, bias=False))}[self.kind])
+
+
+ALONE = [Net(dropout=True, epochs=2), Noisy(epochs=2), Layers(epochs=2, kind="no activation"),
+         Layers(epochs=2, kind="a last one"), Layers(epochs=2, kind="no bias")]
+
+
+@pytest.mark.parametrize("recipe", ALONE, ids=["dropout", "augmentation", *[r.kind for r in ALONE[2:]]])
 def test_what_cannot_be_stacked_is_trained_one_by_one(recipe, people):
     trains = some(people, 2)
     assert not stackable(recipe, trains[0])
@@ -120,3 +136,11 @@ def test_what_cannot_be_stacked_is_trained_one_by_one(recipe, people):
 def test_a_training_that_diverges_says_so(people):
     with pytest.raises(ValueError, match="training diverged"):
         list(fit_many(Net(epochs=2, lr=1e30), some(people, 2), people[1], range(2)))
+
+
+def test_splits_of_unequal_length_are_trained_one_by_one(people):
+    trains, x = [some(people, 1, n)[0] for n in (150, 120)], torch.from_numpy(people[0].x)
+    for seed, (found, train) in enumerate(zip(fit_many(Net(epochs=2), trains, people[1], range(2)), trains,
+                                              strict=True)):
+        assert torch.equal(found.scores(x), Net(epochs=2).fit(train, people[1], seed).scores(x))
+    assert not list(fit_many(Net(), [], people[1], []))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from suite.measurement import Measurement
 from suite.report.findings import THRESHOLDS, Finding, Level, grade, widened
 from suite.report.rows import Rows
-from suite.report.sections.membership import ranked
+from suite.report.sections.membership import FPRS, beside, called, ranked
 from suite.report.show import interval, join, number, percent, plural, points, share
 
 FEW = 10
@@ -28,8 +28,9 @@ def membership(rows: Rows) -> list[Finding]:
         if level == "low" and low > 0.5:
             says = "Training patients can be told from others a little better than by guessing"
         among = f", the strongest of {len(scores)}" if len(scores) > 1 else ""
-        text = f"{says}: AUROC {interval(best)} by {best.attack}{among}, n = {best.n} (0.50 is guessing)."
-        strictest = next(iter(rows.named("tpr_at_fpr", model, attack=best.attack).items()), None)
+        text = f"{says}: AUROC {interval(best)} by {called(best)}{among}, n = {best.n} (0.50 is guessing)."
+        tprs = ((f, beside(rows, best, f"tpr_at_fpr[{f}]")) for f in FPRS)
+        strictest = next(((f, tpr) for f, tpr in tprs if tpr), None)
         if strictest:
             text += f" At {100 * float(strictest[0]):g}% false alarms it finds {percent(strictest[1])} of them."
         out.append(Finding(level, model, text, "membership", figure=number(best.value), weight=best.value))

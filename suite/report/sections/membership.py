@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from suite.measurement import Measurement
+from suite.report import known
+from suite.report.findings import widened
 from suite.report.rows import Rows
 from suite.report.show import NONE, join, percent
 from suite.report.tables import Cell, Table, amount, est, words
@@ -20,9 +22,21 @@ def ranked(rows: Rows, model: str, defense: str = "none") -> list[Measurement]:
 
     Not the highest: an attack that scored few patients is high by chance.
     """
-    found = [rows.one("membership_auroc", model, defense, attack)
-             for attack in rows.attacks(model, defense, "membership_auroc")]
-    return sorted((r for r in found if r), key=lambda r: (-(r.ci_low or 0.0), -r.value))
+    found = [row for attack in rows.attacks(model, defense, "membership_auroc")
+             for row in rows.of("membership_auroc", model, defense, attack)]
+    return sorted(found, key=lambda r: (-(r.ci_low or 0.0), -r.value))
+
+
+def beside(rows: Rows, row: Measurement, metric: str, subgroup: str = "") -> Measurement | None:
+    """What the same cell says of a metric: an attack may be there twice, with other parameters."""
+    found = rows.of(metric, row.model, row.defense, row.attack, subgroup)
+    return next((r for r in found if r.cell == row.cell), None)
+
+
+def called(row: Measurement) -> str:
+    """The name of an attack, with the parameters that are not its defaults."""
+    how = known.parameters(row.attack, row.attack_params)
+    return f"{row.attack} ({how})" if how else row.attack
 
 
 def table(rows: Rows) -> Table:
@@ -34,20 +48,20 @@ def table(rows: Rows) -> Table:
     note = ("AUROC 0.50 is guessing. TPR at FPR: share of training patients found when that share of others is accused "
             "wrongly. Smallest FPR: one non-member; below it nothing can be counted, and figures are withheld")
     note += f" (here at {join(withheld)} FPR)." if withheld else "."
-    note += (" Members against members: the AUROC where there is nothing to find, 0.50 but for chance. "
-             "Attacks stand in the order of what is sure of them; the strongest is the verdict.")
+    note += (" Advantage: the largest difference of the two shares, which is above 0 by chance alone. Members against "
+             "members: the AUROC between two halves of the members, 0.50 but for chance. Attacks stand in the order of "
+             "what is sure of them; the strongest is the verdict.")
     made = Table("Membership inference", head, note=note)
     for model, defense in rows.pairs():
         for auroc in ranked(rows, model, defense):
-            attack = auroc.attack
-            floor = rows.one("resolvable_fpr", model, defense, attack)
+            floor = beside(rows, auroc, "resolvable_fpr")
             smallest = f"{100 * floor.value:.2g}%" if floor else NONE
-            tprs = rows.named("tpr_at_fpr", model, defense, attack)
-            cells = [est(tprs[f]) if f in tprs else words("below floor" if floor else "", "muted") for f in shown]
+            tprs = [beside(rows, auroc, f"tpr_at_fpr[{f}]") for f in shown]
+            cells = [est(tpr) if tpr else words("below floor" if floor else "", "muted") for tpr in tprs]
             made.add(_gap(rows, model, defense), [
-                words(attack), words(defense), est(auroc),
-                est(rows.one("membership_advantage", model, defense, attack)), *cells, Cell(smallest, num=True),
-                est(rows.one("membership_null", model, defense, attack)), amount(auroc.queries), amount(auroc.n)])
+                words(called(auroc)), words(defense), est(auroc), est(beside(rows, auroc, "membership_advantage")),
+                *cells, Cell(smallest, num=True), est(beside(rows, auroc, "membership_null")),
+                amount(auroc.queries), amount(auroc.n)])
     return made.pruned()
 
 
@@ -63,11 +77,11 @@ def groups(rows: Rows) -> Table:
     """How much the strongest attack on each undefended model finds in each class and subgroup."""
     best = {model: found[0] for model in rows.models if (found := ranked(rows, model))}
     made = Table("Who is found: AUROC of the strongest attack in each group", ["group", *[
-        f"{model} ({row.attack})" for model, row in best.items()], "n"],
+        f"{model} ({called(row)})" for model, row in best.items()], "n"],
         note="Within a group, members are told from others of the same group. Some of many groups stand out by chance.")
     names = dict.fromkeys(r.subgroup for r in rows.all if r.metric == "membership_auroc" and r.subgroup)
     for name in names:
-        found = [rows.one("membership_auroc", model, attack=row.attack, subgroup=name) for model, row in best.items()]
+        found = [beside(rows, row, "membership_auroc", name) for row in best.values()]
         if any(found):
             made.add(name.partition("=")[0], [words(name.partition("=")[2]), *map(est, found),
                                               amount(next(r.n for r in found if r))])
@@ -80,13 +94,13 @@ def exposed(rows: Rows, arrays: Callable[[str], Mapping[str, Any]]) -> Table:
                  note=f"At most {LISTED} of each model, by number and never by value. Nobody above: the attack finds "
                       "this one without a single false accusation.")
     for model in rows.models:
-        best = next(iter(ranked(rows, model)), None)
-        kept = arrays(best.cell) if best else {}
-        if "row" not in kept or not best.ci_low or best.ci_low <= 0.5:
+        found = ranked(rows, model)
+        kept = arrays(found[0].cell) if found else {}
+        if "row" not in kept or widened(found[0], len(found))[0] <= 0.5:
             continue  # where it is not sure that anyone is found, nobody is
         score, member = kept["score"], kept["member"]
         for i in sorted(member.nonzero()[0], key=lambda i: -score[i])[:LISTED]:
             above = int((score[~member] >= score[i]).sum())
-            made.add(model, [Cell(str(int(kept["row"][i])), num=True), words(best.attack),
+            made.add(model, [Cell(str(int(kept["row"][i])), num=True), words(called(found[0])),
                              Cell(f"{above} of {int((~member).sum())}", num=True)])
     return made

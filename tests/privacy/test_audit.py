@@ -1,0 +1,75 @@
+"""The privacy audit from the command line to the report: the preset's own plan, with everything that takes long cut."""
+
+import sys
+import tomllib
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+import tomli_w
+
+from suite import cli, metrics, registry, terminal
+from suite.run import Run
+
+SMALL = {"shadows": 4, "max_iter": 2, "draws": 2, "epochs": 3, "trees": 10, "init_size": 5, "canaries": 20,
+         "learner": "dt"}
+"""Of every hyper-parameter that says how long something takes, so much."""
+MODELS = ["logistic-regression", "random-forest", "xgboost", "mlp"]
+
+
+def cut(kind, item):
+    """An item of a plan with small hyper-parameters, where it has such."""
+    item = {"name": item} if isinstance(item, str) else item
+    known = {f.name for f in fields(registry.load(kind, item["name"]))}
+    return item | {name: value for name, value in SMALL.items() if name in known}
+
+
+@pytest.fixture(scope="module")
+def preset():
+    return tomllib.loads(Path(registry.load("presets", "privacy")).read_text(encoding="utf-8"))
+
+
+@pytest.fixture(scope="module")
+def audited(preset, tmp_path_factory):
+    """The run of `medsec audit` on synthetic patients."""
+    folder = tmp_path_factory.mktemp("audit")
+    plan = preset | {"data": ["pima-synthetic"], "rows": 20, "models": [cut("models", m) for m in MODELS]}
+    plan |= {kind: [cut(kind, item) for item in preset[kind]] for kind in ("attacks", "defenses")}
+    (folder / "plan.toml").write_text(tomli_w.dumps(plan))
+    with pytest.MonkeyPatch.context() as patch:
+        for bootstrap in (metrics.bootstrap, metrics.weighted):
+            patch.setattr(bootstrap, "__defaults__", (0, None, 20))
+        patch.setattr(terminal.console, "_file", (folder / "said").open("w"))
+        patch.setattr(sys, "argv", ["medsec", "audit", str(folder / "plan.toml"), "--out", str(folder / "run"),
+                                    "--device", "cpu", "--jobs", "1"])
+        with pytest.raises(SystemExit) as e:
+            cli.main()
+    assert not e.value.code
+    return Run.open(folder / "run")
+
+
+def test_no_cell_of_the_preset_fails(audited, preset):
+    assert set(MODELS) < set(preset["models"])
+    rows = audited.rows()
+    assert [(r.cell, r.error) for r in rows if r.metric == "error"] == []
+    assert {r.attack for r in rows} >= {cut("attacks", item)["name"] for item in preset["attacks"]}
+    assert {r.cell for r in rows} == set(audited.manifest["cells"])
+
+
+def test_shadow_models_of_a_target_are_trained_once_for_all_attacks(audited):
+    """Four targets without defense; DP-SGD, and four behind each of two ways of telling less."""
+    assert len(list((audited.folder / "shadows").glob("*.npy"))) == 4 + 1 + 8
+
+
+def test_a_defense_is_compared_under_the_same_attack(audited):
+    gains = [r for r in audited.rows() if r.metric == "gain[membership_auroc]" and r.attack == "rmia"]
+    assert {(r.model, r.defense) for r in gains} >= {(m, d) for m in MODELS
+                                                     for d in ("rounded-answers", "label-answers")}
+    assert all(r.attack_params["shadows"] == 4 for r in gains)
+
+
+def test_the_report_shows_what_was_found(audited):
+    page = (audited.folder / "report.html").read_text(encoding="utf-8")
+    for said in ("Was this person among the training patients?", "ROC on logarithmic axes", "members against members",
+                 "one-run-audit", "equation-solving", "SYNTHETIC"):
+        assert said in page
