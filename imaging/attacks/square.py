@@ -97,17 +97,15 @@ class Square(Query):
         return min(max(round((share * height * width) ** 0.5), 1), height, width)
 
 
-class Limits:
-    """Images of which each pixel is at the upper or the lower limit of its reach (Linf), and squares that change them.
+class _Standing:
+    """Images as they stand in a search: the first of `state`, (kinds, n, ...), beside what else is known of them.
 
     Attributes:
-        images: (n, channels, height, width) as they stand.
+        images: (n, channels, height, width).
     """
 
-    def __init__(self, reach: Reach, generator: torch.Generator) -> None:
-        self.shape, self.generator = reach.x.shape, generator
-        # of the images only squares are ever written; their limits
-        self.state = torch.stack([striped(reach, generator), reach.lower, reach.upper]).flatten(2)
+    shape: torch.Size
+    state: Tensor
 
     @property
     def images(self) -> Tensor:
@@ -116,6 +114,16 @@ class Limits:
     def take(self, rows: Tensor) -> None:
         """Go on with some of the images (positions)."""
         self.state = self.state[:, rows]
+
+
+class Limits(_Standing):
+    """Images of which each pixel is at the upper or the lower limit of its reach (Linf), and squares that change them.
+    """
+
+    def __init__(self, reach: Reach, generator: torch.Generator) -> None:
+        self.shape, self.generator = reach.x.shape, generator
+        # of the images only squares are ever written; their limits
+        self.state = torch.stack([striped(reach, generator), reach.lower, reach.upper]).flatten(2)
 
     def draw(self, side: int, steps: int) -> Iterator[tuple[Tensor, ...]]:
         """For each of so many steps, a square of each image, and what to write there.
@@ -150,7 +158,7 @@ class Limits:
         self.state[0].scatter_(1, square, torch.where(better[:, None, None], new, old).flatten(1))
 
 
-class Bumps:
+class Bumps(_Standing):
     """Images as far away as an L2 budget allows, and bumps that change them. As `Limits`."""
 
     def __init__(self, reach: Reach, eps: float, generator: torch.Generator) -> None:
@@ -158,13 +166,6 @@ class Bumps:
         start = self._start(reach.x)
         z = torch.clamp(reach.x + start * (eps / norms(start)), reach.lower, reach.upper)
         self.state = torch.stack([z, reach.x, reach.lower, reach.upper]).flatten(3)  # (4, n, channels, pixels)
-
-    @property
-    def images(self) -> Tensor:
-        return self.state[0].view(-1, *self.shape[1:])
-
-    def take(self, rows: Tensor) -> None:
-        self.state = self.state[:, rows]
 
     def draw(self, side: int, steps: int) -> Iterator[tuple[Tensor, ...]]:
         """As `Limits.draw`.

@@ -1,18 +1,12 @@
 """The imaging audit from the command line to the report: the preset's own plan, with everything that takes long cut."""
 
-import sys
-import tomllib
-from dataclasses import fields
-from pathlib import Path
-
 import pytest
-import tomli_w
 
 from imaging import phantom
-from suite import cli, metrics, registry, terminal
+from suite import registry
 from suite.attacks.gradient import PGD
 from suite.evaluate import detection
-from suite.run import Run
+from tests import _audit
 
 PATIENTS = 80
 SMALL = {"epochs": 2, "widths": [4, 8, 8], "grid": [0.01], "steps": 3, "queries": 20, "search": 2, "passes": 2,
@@ -22,16 +16,13 @@ SMALL = {"epochs": 2, "widths": [4, 8, 8], "grid": [0.01], "steps": 3, "queries"
 
 
 def cut(kind, item):
-    """An item of a plan with small hyper-parameters, where it has such."""
-    item = {"name": item} if isinstance(item, str) else item
-    known = {f.name for f in fields(registry.load(kind, item["name"]))}
-    return item | {name: value for name, value in SMALL.items() if name in known} | (
-        {"rows": 4} if kind == "attacks" else {})
+    """An item of the plan, cut down."""
+    return _audit.cut(kind, item, SMALL) | ({"rows": 4} if kind == "attacks" else {})
 
 
 @pytest.fixture(scope="module")
 def preset():
-    return tomllib.loads(Path(registry.load("presets", "imaging")).read_text(encoding="utf-8"))
+    return _audit.preset("imaging")
 
 
 @pytest.fixture(scope="module")
@@ -42,19 +33,10 @@ def audited(preset, tmp_path_factory):
                      for kind in ("models", "attacks", "defenses", "detectors")}
     plan |= {"data": ["chest-phantom"], "images": {"size": 16}, "rows": 8, "budgets": [preset["eps"]],
              "norms": {norm: {"eps": ladder["eps"]} for norm, ladder in preset["norms"].items()}}
-    (folder / "plan.toml").write_text(tomli_w.dumps(plan))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(phantom.draw, "__defaults__", (phantom.SIZE, 2, PATIENTS, *phantom.draw.__defaults__[3:]))
-        for bootstrap in (metrics.bootstrap, metrics.weighted):
-            patch.setattr(bootstrap, "__defaults__", (0, None, 20))
-        patch.setattr(detection, "adaptive_attacks", lambda eps: [PGD(eps=eps, steps=3)])  # which no plan can cut
-        patch.setattr(terminal.console, "_file", (folder / "said").open("w"))
-        patch.setattr(sys, "argv", ["medsec", "audit", str(folder / "plan.toml"), "--out", str(folder / "run"),
-                                    "--device", "cpu", "--jobs", "1"])
-        with pytest.raises(SystemExit) as e:
-            cli.main()
-    assert not e.value.code
-    return Run.open(folder / "run")
+    return _audit.audit(
+        plan, folder,
+        (phantom.draw, "__defaults__", (phantom.SIZE, 2, PATIENTS, *phantom.draw.__defaults__[3:])),
+        (detection, "adaptive_attacks", lambda eps: [PGD(eps=eps, steps=3)]))  # which no plan can cut
 
 
 def test_no_cell_of_the_preset_fails(audited, preset):

@@ -1,15 +1,8 @@
 """The privacy audit from the command line to the report: the preset's own plan, with everything that takes long cut."""
 
-import sys
-import tomllib
-from dataclasses import fields
-from pathlib import Path
-
 import pytest
-import tomli_w
 
-from suite import cli, metrics, registry, terminal
-from suite.run import Run
+from tests import _audit
 
 SMALL = {"shadows": 4, "max_iter": 2, "draws": 2, "epochs": 3, "trees": 10, "init_size": 5, "canaries": 20,
          "learner": "dt"}
@@ -18,15 +11,13 @@ MODELS = ["logistic-regression", "random-forest", "xgboost", "mlp"]
 
 
 def cut(kind, item):
-    """An item of a plan with small hyper-parameters, where it has such."""
-    item = {"name": item} if isinstance(item, str) else item
-    known = {f.name for f in fields(registry.load(kind, item["name"]))}
-    return item | {name: value for name, value in SMALL.items() if name in known}
+    """An item of the plan, cut down."""
+    return _audit.cut(kind, item, SMALL)
 
 
 @pytest.fixture(scope="module")
 def preset():
-    return tomllib.loads(Path(registry.load("presets", "privacy")).read_text(encoding="utf-8"))
+    return _audit.preset("privacy")
 
 
 @pytest.fixture(scope="module")
@@ -35,17 +26,7 @@ def audited(preset, tmp_path_factory):
     folder = tmp_path_factory.mktemp("audit")
     plan = preset | {"data": ["pima-synthetic"], "rows": 20, "models": [cut("models", m) for m in MODELS]}
     plan |= {kind: [cut(kind, item) for item in preset[kind]] for kind in ("attacks", "defenses")}
-    (folder / "plan.toml").write_text(tomli_w.dumps(plan))
-    with pytest.MonkeyPatch.context() as patch:
-        for bootstrap in (metrics.bootstrap, metrics.weighted):
-            patch.setattr(bootstrap, "__defaults__", (0, None, 20))
-        patch.setattr(terminal.console, "_file", (folder / "said").open("w"))
-        patch.setattr(sys, "argv", ["medsec", "audit", str(folder / "plan.toml"), "--out", str(folder / "run"),
-                                    "--device", "cpu", "--jobs", "1"])
-        with pytest.raises(SystemExit) as e:
-            cli.main()
-    assert not e.value.code
-    return Run.open(folder / "run")
+    return _audit.audit(plan, folder)
 
 
 def test_no_cell_of_the_preset_fails(audited, preset):
