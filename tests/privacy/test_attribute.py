@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from art.attacks.inference.attribute_inference import AttributeInferenceBaseline, AttributeInferenceBlackBox
 
-from privacy.attribute import AttributeBlackBox
+from privacy.attribute import AttributeBlackBox, AttributeByConfidence
 from suite.art import art_fence, estimator_over
 from suite.classifier import REJECTED, Classifier, EstimatorClassifier
 from suite.data import Split
@@ -159,3 +159,77 @@ def test_art_asks_about_the_row_with_the_bit_in_place_of_the_value():
     asked.clear()
     accuracies(Records(), table(0), table(1))
     np.testing.assert_array_equal(np.concatenate(asked), np.concatenate([table(0).x, table(1).x]))
+
+
+class Remembers:
+    """Sure of the label of a row exactly as it was learned, by so much, and of no other."""
+
+    def __init__(self, split, sure):
+        self.learned, self.sure = {row.tobytes(): y for row, y in zip(split.x, split.y, strict=True)}, sure
+
+    def predict_proba(self, x):
+        found = [self.learned.get(row.tobytes()) for row in x]
+        return np.array([[0.5, 0.5] if y is None else np.where(np.arange(2) == y, self.sure, 1 - self.sure)
+                         for y in found])
+
+
+def coins(seed, label=False, n=300):
+    """Rows whose column 2 is a fair coin, that the label repeats or has nothing to do with."""
+    split, rng = table(seed, n), np.random.default_rng([seed, 1])
+    x = split.x.copy()
+    x[:, 2] = rng.permutation(np.arange(n) >= (n + 1) // 2 + 1)
+    return split.with_data(x, x[:, 2].astype(np.int64) if label else rng.integers(0, 2, n))
+
+
+def by_confidence(model, known, victims):
+    guess, baseline = AttributeByConfidence()(EstimatorClassifier(model, 2, SPACE), known, victims, 2)
+    assert guess.dtype == baseline.dtype == np.int64 and set(guess) | set(baseline) <= {0, 1}
+    return (guess == victims.x[:, 2]).mean(), (baseline == victims.x[:, 2]).mean()
+
+
+def test_the_value_under_which_the_model_is_sure_of_the_label_is_the_true_one():
+    known, victims = coins(0), coins(1)
+    rights = [by_confidence(Remembers(victims, sure), known, victims) for sure in (0.5, 0.6, 0.999)]
+    (none, base), (some, _), (all_, _) = rights
+    assert abs(base - 0.5) < 0.1 and abs(none - 0.5) < 0.1
+    assert none + 0.05 < some < all_ and all_ > 0.97  # the surer of what it learned, the more it tells
+
+
+def test_what_the_label_says_without_the_model_counts_for_the_baseline():
+    victims = coins(1, label=True)
+    guess, base = by_confidence(Silent(), coins(0, label=True), victims)
+    assert base > 0.97 and guess < 0.65
+
+
+def test_posterior_by_hand():
+    """Forest and model that are both known: 0.5 x 0.9 against 0.5 x 0.6, and back for the other label."""
+    class Leans:
+        def predict_proba(self, x):
+            yes = np.where(x[:, 2] > 0, 0.9, 0.6)
+            return np.stack([1 - yes, yes], 1)
+
+    split = coins(0)
+    flat = split.x.copy()
+    flat[:, [0, 1, 3, 4]] = 0  # nothing to impute from: the chance is the share of ones, 149 of 300
+    known = split.with_data(flat, split.y)
+    guess, _ = AttributeByConfidence()(EstimatorClassifier(Leans(), 2, SPACE), known, known, 2)
+    np.testing.assert_array_equal(guess, split.y)
+
+
+def test_tries_the_values_there_are_and_no_more():
+    model = EstimatorClassifier(Silent(), 2, SPACE)
+    AttributeByConfidence()(model, coins(0), coins(1), 2)
+    assert model.queries == 2 * 300  # a coin has two
+    model.queries = 0
+    AttributeByConfidence(values=7)(model, table(0), table(1), 2)
+    assert model.queries == 14 * 300
+
+
+def test_confidence_needs_columns_and_a_value_above_the_median():
+    images = Split(np.zeros((4, 1, 2, 2), np.float32), np.zeros(4, np.int64), SPACE, ("no", "yes"), np.arange(4))
+    model, flat = EstimatorClassifier(Silent(), 2, SPACE), table(0).x.copy()
+    with pytest.raises(NotApplicable, match="table"):
+        AttributeByConfidence()(model, images, images, 0)
+    flat[:, 2] = 1.0
+    guess, baseline = AttributeByConfidence()(model, table(0).with_data(flat, table(0).y), table(1), 2)
+    assert not guess.any() and not baseline.any()

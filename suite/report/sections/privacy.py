@@ -83,10 +83,12 @@ def attribute(rows: Rows) -> Table:
     found = {(m, d, a): {str(r.attack_params.get("column")): r for r in rows.of("attribute_gain", m, d, a)}
              for m, d in rows.pairs() for a in rows.attacks(m, d, "attribute_gain")}
     columns = list(dict.fromkeys(c for gains in found.values() for c in gains))
-    names = [m + ("" if d == "none" else f" behind {d}") for m, d, _ in found]
+    several = len({a for _, _, a in found}) > 1
+    names = [m + ("" if d == "none" else f" behind {d}") + (f", {a}" if several else "") for m, d, a in found]
     table = Table("Attribute inference: accuracy gained by knowing the model's answer", ["hidden column", *names, "n"],
-                  note="Against imputation with the same learner, features and scaling but without the answer. Marked: "
-                       f"the interval lies above 0. With {len(columns)} columns on each model, some do so by chance.")
+                  note="Against imputation with the same learner from all that the attacker knows but the answer. "
+                       "Marked: the interval lies above 0. "
+                       f"With {len(columns)} columns on each model, some do so by chance.")
     for column in columns:
         gains = [g.get(column) for g in found.values()]
         tones = ["warn" if r is not None and r.ci_low is not None and r.ci_low > 0 else "" for r in gains]
