@@ -130,7 +130,7 @@ def _middle(values: Sequence[Tensor]) -> Tensor:
     """Elementwise median of tensors of equal shape, the upper one of an even number.
 
     Forgetful selection: of as many as half of them and two, neither the least nor the greatest can be the median; both
-    are dropped and the next comes in. All is minimum and maximum of whole images: 14 times as fast as a sort per pixel.
+    are dropped and the next comes in. All is minimum and maximum of whole images: 11 times as fast as a sort per pixel.
     """
     waiting = list(values) if len(values) % 2 else [*values, torch.full_like(values[0], torch.inf)]
     held = [waiting.pop() for _ in range(len(waiting) // 2 + 2)] if len(waiting) > 1 else waiting

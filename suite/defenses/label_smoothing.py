@@ -20,9 +20,8 @@ from suite.training import Batch, fit
 class LabelSmoothing(TorchDefense):
     """A share of each label is spread evenly over all classes, so that no row is worth learning to the last.
 
-    It keeps a network from saying how sure it is, which blinds an attack by thresholds more than one by shadow models;
-    and it draws rows of a class together, which makes model inversion easier (Struppek, Hintersdorf and Kersting 2024,
-    arXiv 2310.06549). Measure both.
+    It draws rows of a class together, which makes model inversion easier (Struppek, Hintersdorf and Kersting 2024,
+    arXiv 2310.06549): what it hides has to be held against what it shows.
 
     Attributes:
         share: Of each label, in [0, 1); a model that fits its rows to the last is `1 - share + share / classes` sure.

@@ -79,21 +79,23 @@ def audits(rows: Rows, model: str, defense: str) -> list[Audit]:
 
 
 def attribute(rows: Rows) -> Table:
-    """Gain over imputation by column and model."""
-    found = {(m, d, a): {str(r.attack_params.get("column")): r for r in rows.of("attribute_gain", m, d, a)}
+    """Gain over imputation by attack, column and model."""
+    found = {(a, m, d): {str(r.attack_params.get("column")): r for r in rows.of("attribute_gain", m, d, a)}
              for m, d in rows.pairs() for a in rows.attacks(m, d, "attribute_gain")}
-    columns = list(dict.fromkeys(c for gains in found.values() for c in gains))
-    several = len({a for _, _, a in found}) > 1
-    names = [m + ("" if d == "none" else f" behind {d}") + (f", {a}" if several else "") for m, d, a in found]
+    columns, attacks, targets = (list(dict.fromkeys(keys)) for keys in (
+        (c for gains in found.values() for c in gains), (a for a, _, _ in found), ((m, d) for _, m, d in found)))
+    names = [m + ("" if d == "none" else f" behind {d}") for m, d in targets]
     table = Table("Attribute inference: accuracy gained by knowing the model's answer", ["hidden column", *names, "n"],
                   note="Against imputation with the same learner from all that the attacker knows but the answer. "
                        "Marked: the interval lies above 0. "
                        f"With {len(columns)} columns on each model, some do so by chance.")
-    for column in columns:
-        gains = [g.get(column) for g in found.values()]
-        tones = ["warn" if r is not None and r.ci_low is not None and r.ci_low > 0 else "" for r in gains]
-        table.add("", [words(column), *[est(r, t) for r, t in zip(gains, tones, strict=True)],
-                       amount(next((r.n for r in gains if r), None))])
+    for attack in attacks:
+        for column in columns:
+            gains = [found.get((attack, *target), {}).get(column) for target in targets]
+            tones = ["warn" if r is not None and r.ci_low is not None and r.ci_low > 0 else "" for r in gains]
+            table.add(attack if len(attacks) > 1 else "", [
+                words(column), *[est(r, t) for r, t in zip(gains, tones, strict=True)],
+                amount(next((r.n for r in gains if r), None))])
     return table
 
 
