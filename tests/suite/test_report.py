@@ -14,7 +14,7 @@ from suite.report.known import parameters
 from suite.report.page import render
 from suite.report.rows import Rows
 from suite.report.sections.defenses import leakage
-from suite.report.sections.privacy import epsilon
+from suite.report.sections.privacy import attribute, epsilon
 from suite.report.show import brief, interval, number, percent, points, share
 from suite.run import Run
 from tests.suite._rows import clean, evasion, manifest, row
@@ -281,3 +281,15 @@ def test_detectors_have_a_section_only_where_there_are_any(page):
                   "0.41 (0.30–0.50)"):
         assert words in shown, words
     assert "pgd (fitted on it)" not in shown
+
+
+def test_attribute_gains_stand_by_attack_with_a_column_for_each_model():
+    rows = [row("attribute_gain", v, v - 0.01, v + 0.01, attack=a, model=m, column=c)
+            for a, m, c, v in (("label", "m", "age", 0.1), ("value", "m", "age", 0.2), ("value", "n", "bmi", 0.3))]
+    table = attribute(Rows(rows, manifest()))
+    assert table.head == ["hidden column", "m", "n", "n"]
+    assert [name for name, _ in table.groups] == ["label", "value"]
+    (_, (one, none)), (_, (age, bmi)) = table.groups
+    assert [one[1].text[:4], age[1].text[:4], bmi[2].text[:4]] == ["0.10", "0.20", "0.30"]
+    assert one[2].text == none[1].text == age[2].text == bmi[1].text
+    assert [name for name, _ in attribute(Rows(rows[:1], manifest())).groups] == [""]  # one attack needs no heading
