@@ -75,14 +75,16 @@ class SimpleCNN(ImageRecipe):
 
     Attributes:
         widths: Channels of each convolution.
+        dropout: Before the last layer.
     """
 
     info: ClassVar[Info] = Info("Simple CNN", "LeCun et al. 1998, Proc. IEEE 86:2278", cost="the least of all networks",
                                 departs="ReLU, strides instead of pooling, mean over the image")
     widths: tuple[int, ...] = (16, 32, 64)
+    dropout: float = 0.0
 
     def network(self, inputs: tuple[int, ...], classes: int) -> nn.Module:
-        return networks.simple_cnn(inputs, classes, self.widths)
+        return networks.simple_cnn(inputs, classes, self.widths, self.dropout)
 
 
 @dataclass(frozen=True)

@@ -63,14 +63,14 @@ def resnet_small(inputs: tuple[int, ...], classes: int, widths: tuple[int, ...],
     return nn.Sequential(*layers, *head(channels, classes, dropout))
 
 
-def simple_cnn(inputs: tuple[int, ...], classes: int, widths: tuple[int, ...]) -> nn.Module:
+def simple_cnn(inputs: tuple[int, ...], classes: int, widths: tuple[int, ...], dropout: float) -> nn.Module:
     """Strided convolutions and ReLUs, without normalisation: rows never mix."""
     layers: list[nn.Module] = []
     channels = inputs[0]
     for width in widths:
         layers += [nn.Conv2d(channels, width, 3, 2, 1), nn.ReLU()]
         channels = width
-    return nn.Sequential(*layers, *head(channels, classes))
+    return nn.Sequential(*layers, *head(channels, classes, dropout or None))
 
 
 def vgg19(inputs: tuple[int, ...], classes: int) -> nn.Module:

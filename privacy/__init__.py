@@ -2,5 +2,7 @@
 
 from pathlib import Path
 
-PRESET = Path(__file__).parent / "presets" / "privacy.toml"
+_PRESETS = Path(__file__).parent / "presets"
+PRESET = _PRESETS / "privacy.toml"
 """The plan that `medsec audit privacy` carries out."""
+DEFENSES, IMAGING = (_PRESETS / f"{name}.toml" for name in ("privacy-defenses", "imaging-privacy"))

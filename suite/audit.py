@@ -59,7 +59,7 @@ class Audit(Layout):
     def _files(self) -> dict[str, str]:
         """Checksums of the user's own files: a run goes on only with the same ones."""
         plan = self.plan
-        names = [item.name for item in (*plan.models, *plan.attacks, *plan.defenses, *plan.detectors)]
+        names = [item.source for item in (*plan.models, *plan.attacks, *plan.defenses, *plan.detectors)]
         names += [str(file) for file in (plan.table.schema_file, plan.images.labels) if file]
         paths = [Path(n.rpartition(":")[0] if registry.is_file(n) else n) for n in names]
         return {str(path): cache.sha256_of(path) for path in paths if path.is_file()}
@@ -161,7 +161,7 @@ class Audit(Layout):
             with checkpoints(_checkpoints(cell, run), repr((cell.model, defense))):
                 trained = defense(recipe, train, val, self.plan.seed, str(self.device))
             with run.model_folder(cell.key) as folder:
-                artifacts.save(trained, folder, cell.model.name)
+                artifacts.save(trained, folder, cell.model.source)
         return measure_clean(self._subject(cell, run), sheet)
 
     def _classifier(self, cell: Cell, run: Run) -> Classifier:

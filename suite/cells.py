@@ -10,6 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -65,12 +66,12 @@ class Layout:
     """
 
     def __init__(self, plan: Plan, dataset: Dataset) -> None:
-        self.plan, self.data = plan, dataset
+        self.plan, self.data = plan, _fewer(dataset, plan)
         self.device = resolve_device(plan.device)
         self.models = {m.name: resolve_model(m, plan.allow_pickle) for m in plan.models}
         self.attacks = {id(a): registry.make("attacks", a.name, a.params) for a in plan.attacks}
         self.defenses: dict[str, Defense] = {"none": Plain()}
-        self.defenses |= {d.name: registry.make("defenses", d.name, d.params) for d in plan.defenses}
+        self.defenses |= {d.name: registry.make("defenses", d.source, d.params) for d in plan.defenses}
         self.detectors = {id(d): registry.make("detectors", d.name, d.params) for d in plan.detectors}
         for name, model in self.models.items():
             if not dataset.space.suits(model.inputs):
@@ -200,17 +201,33 @@ class Layout:
         return [c for c in self.cells if c.attack and (c.model, c.defense) == (cell.model, cell.defense)]
 
 
+def _fewer(dataset: Dataset, plan: Plan) -> Dataset:
+    """The same data with as many training rows as the plan wants to learn from.
+
+    Raises:
+        InputError: A class is not among them.
+    """
+    if plan.train_rows is None or plan.train_rows >= len(dataset.train):
+        return dataset
+    rng = np.random.default_rng([plan.seed, 4])
+    train = dataset.train.take(np.sort(rng.permutation(len(dataset.train))[:plan.train_rows]))
+    for k in sorted({*np.unique(dataset.train.y).tolist()} - {*np.unique(train.y).tolist()}):
+        raise InputError(f"train_rows {plan.train_rows}: no row of class '{train.classes[k]}' is among them; take more")
+    return replace(dataset, train=train)
+
+
 def resolve_model(item: Item, allow_pickle: bool) -> Recipe:
     """The recipe of a plan's model: registered, a file with a fitted model, or `FILE.py:OBJECT`."""
-    if registry.is_file(item.name):
-        found = registry.load("models", item.name)
+    source = item.source
+    if registry.is_file(source):
+        found = registry.load("models", source)
         if (hasattr(found, "predict_proba") or isinstance(found, nn.Module)) and not isinstance(found, type):
-            return artifacts.Fitted(found, item.name)
-    elif Path(item.name).suffix in {*artifacts.PICKLES, ".json", ".ubj", ".skops"}:
-        return artifacts.Fitted(artifacts.read_estimator(Path(item.name), allow_pickle), item.name)
-    made = registry.make("models", item.name, item.params)
+            return artifacts.Fitted(found, source)
+    elif Path(source).suffix in {*artifacts.PICKLES, ".json", ".ubj", ".skops"}:
+        return artifacts.Fitted(artifacts.read_estimator(Path(source), allow_pickle), source)
+    made = registry.make("models", source, item.params)
     if not isinstance(made, Recipe):
-        raise InputError(f"model '{item.name}' is neither a recipe nor something with predict_proba")
+        raise InputError(f"model '{source}' is neither a recipe nor something with predict_proba")
     return made
 
 

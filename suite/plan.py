@@ -25,6 +25,8 @@ class Item(BaseModel):
 
     Attributes:
         name: Registered, or `path/to/file.py:Object`; for a model also a file.
+        use: Of a model or a defense: what is registered, where the name is one that the plan gives to it, as in
+            `{ name = "dp-sgd, ε 8", use = "dp-sgd", epsilon = 8 }`.
         params: Hyper-parameters that differ from the defaults.
         rows: Test rows to attack at most: for attacks that are too slow for all. Of a detector, rows for the attack
             that knows it.
@@ -33,6 +35,7 @@ class Item(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     name: str
+    use: str | None = None
     params: dict[str, Any] = Field(default_factory=dict)
     rows: int | None = Field(default=None, ge=2)
     models: tuple[str, ...] | None = None
@@ -48,6 +51,11 @@ class Item(BaseModel):
             own["params"] = own.get("params", {}) | {k: v for k, v in value.items() if k not in own}
             return own
         return value
+
+    @property
+    def source(self) -> str:
+        """What is registered, or the file."""
+        return self.use or self.name
 
     @property
     def slug(self) -> str:
@@ -164,6 +172,8 @@ class Plan(BaseModel):
         norms: Budgets of attacks in other norms: "l2" (the same as Linf where it is left out) and "l0" (features or
             pixels).
         rows: Test rows to attack at most; all when absent.
+        train_rows: Training rows to learn from at most, a random choice; all when absent. The fewer, the better a model
+            remembers each.
         seed: Of everything random.
         device: "auto" takes CUDA when it is there.
         allow_pickle: Load model files that can execute code.
@@ -182,6 +192,7 @@ class Plan(BaseModel):
     budgets: tuple[float, ...] = (0.01, 0.02, 0.05, 0.1, 0.2)
     norms: dict[Literal["l2", "l0"], Ladder] = Field(default_factory=dict)
     rows: int | None = Field(default=None, ge=2)
+    train_rows: int | None = Field(default=None, ge=2)
     seed: int = Field(default=0, ge=0, lt=2**31)
     device: Literal["auto", "cpu", "cuda"] = "auto"
     allow_pickle: bool = False
@@ -210,6 +221,14 @@ class Plan(BaseModel):
     def _whole(cls, value: dict[str, Ladder]) -> dict[str, Ladder]:
         if "l0" in value and value["l0"].budgets[0] < 1:
             raise ValueError(f"l0 counts what is changed, so that budgets start at 1, got {value['l0'].budgets[0]:g}")
+        return value
+
+    @field_validator("attacks", "detectors")
+    @classmethod
+    def _own_names(cls, value: tuple[Item, ...]) -> tuple[Item, ...]:
+        for item in value:
+            if item.use:  # a report looks them up by their names
+                raise ValueError(f"'{item.name}': only models and defenses can be given another name")
         return value
 
     @field_validator("models", "defenses", "detectors")

@@ -44,6 +44,9 @@ class TorchRecipe(Recipe):
     lr: float = 2e-3
     weight_decay: float = 1e-4
     patience: int = 20
+    early_stopping: bool = True
+    """Return the epoch with the least validation loss, and end after `patience` epochs without a better one; else train
+    to the last epoch and return that: such a network remembers its patients."""
     balanced: bool = True
     """Weight classes by the inverse of their frequency."""
     cosine: bool = False

@@ -25,6 +25,7 @@ import torch
 from suite.classifier import Classifier, TorchClassifier
 from suite.data import Split, joined
 from suite.defenses.plain import Plain
+from suite.defenses.regularization import Regularization
 from suite.errors import InputError
 from suite.progress import advance
 from suite.recipe import Defense, Front, Recipe
@@ -175,6 +176,8 @@ def trained(recipe: Recipe, defense: Defense, trains: Iterable[Split], val: Spli
 
     No more splits are taken than are trained at once.
     """
+    if isinstance(defense, Regularization):
+        recipe, defense = defense.changed(recipe), Plain()
     if not isinstance(defense, Plain | Front):
         for train, seed in zip(trains, seeds, strict=True):
             yield defense(recipe, train, val, seed, device)

@@ -187,11 +187,11 @@ class _Stack:
         logits = self._forward(self._layers(self.judged), self.val_x)[-1]
         losses = F.cross_entropy(logits.flatten(0, 1), self.val_y.repeat(len(logits)), reduction="none")
         loss = (losses.view(len(logits), -1) * self.costs[:, self.val_y]).sum(1).cpu().double() / len(self.val_y)
-        better = loss < self.least
+        better = loss < self.least if self.recipe.early_stopping else loss.isfinite()
         now = better.to(self.device)
         self.best[now] = self.judged[now]
         self.least, self.since = torch.where(better, loss, self.least), torch.where(better, 0, self.since + 1)
-        if (over := self.since >= self.recipe.patience).any():
+        if self.recipe.early_stopping and (over := self.since >= self.recipe.patience).any():
             self._leave(over)
 
     def _leave(self, over: Tensor) -> None:

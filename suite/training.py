@@ -103,14 +103,14 @@ def class_weights(y: Tensor, classes: int, balanced: bool) -> Tensor:
 def fit(recipe: TorchRecipe, train: Split, val: Split, *, seed: int = 0, device: str = "cpu",
         objective: Objective = cross_entropy, val_objective: Objective | None = None, replays: int = 1,
         spoiled: Callable[[nn.Module], bool] | None = None) -> TorchClassifier:
-    """Train a recipe and return the epoch with the least validation loss.
+    """Train a recipe and return the epoch with the least validation loss, or the last where it does not stop early.
 
     Inside `suite.checkpoints.checkpoints` a training that was killed goes on from its last checkpoint, to the result
     that it would have had. On CUDA, images are trained in bfloat16 and channels-last.
 
     Args:
         recipe: Architecture, epochs, batch size, learning rate and its schedule, weight decay, weight average,
-            augmentation, patience, class balancing, operating point.
+            augmentation, early stopping, class balancing, operating point.
         train: Learned from.
         val: For early stopping (training ends after `recipe.patience` epochs without a better loss), and for the
             operating point where the recipe asks for one.
@@ -188,7 +188,7 @@ class Training:
         self.judged = copy.deepcopy(module).eval() if recipe.average else module
         self.generator = torch_generator(seed)
         self.optimizer = torch.optim.AdamW(module.parameters(), recipe.lr, weight_decay=recipe.weight_decay)
-        self.watch = Watch(self.judged, recipe.patience)
+        self.watch = Watch(self.judged, recipe.patience if recipe.early_stopping else None)
 
     @property
     def over(self) -> bool:
@@ -290,16 +290,16 @@ def validation_loss(module: nn.Module, val: Split, objective: Objective, weights
 
 
 class Watch:
-    """Remembers the best state of a module and says when to stop."""
+    """Remembers the best state of a module and says when to stop; without patience, the last one, and never."""
 
-    def __init__(self, module: nn.Module, patience: int) -> None:
+    def __init__(self, module: nn.Module, patience: int | None) -> None:
         self.module, self.patience = module, patience
         self.least, self.since = float("inf"), 0
         self.best = copy.deepcopy(module.state_dict())
 
     def stop(self, loss: float) -> bool:
         """Note this epoch's validation loss; True once `patience` epochs in a row were no better."""
-        if loss < self.least:
+        if loss < self.least or (self.patience is None and math.isfinite(loss)):
             self.least, self.since = loss, 0
             self.best = copy.deepcopy(self.module.state_dict())
         else:
@@ -309,4 +309,4 @@ class Watch:
     @property
     def over(self) -> bool:
         """Whether that many were no better."""
-        return self.since >= self.patience
+        return self.patience is not None and self.since >= self.patience

@@ -1,4 +1,4 @@
-"""Telling less: a trained model that answers with rounded probabilities, or with its label alone."""
+"""Telling less: a trained model that answers with rounded or clipped probabilities, or with its label alone."""
 
 from __future__ import annotations
 
@@ -59,6 +59,26 @@ class RoundedAnswers(Discretion):
 
     def told(self, proba: Tensor) -> Tensor:
         return proba.round(decimals=self.decimals)
+
+
+@dataclass(frozen=True)
+class ClippedAnswers(Discretion):
+    """Tells no probability above a ceiling; what is cut off is spread evenly over the other classes.
+
+    Attributes:
+        ceiling: In (0.5, 1), so that the label stays the most probable one.
+    """
+
+    info: ClassVar[Info] = Info(
+        "Clipped answers", "after Shokri, Stronati, Song and Shmatikov 2017, arXiv 1610.05820, sec. VIII",
+        cost="how sure the model is where it is sure",
+        departs="clips probabilities, where the paper tells only some classes, rounds, or raises the temperature")
+    ceiling: Annotated[float, Field(gt=0.5, lt=1)] = 0.9
+
+    def told(self, proba: Tensor) -> Tensor:
+        over = (proba - self.ceiling).clamp(min=0)
+        spread = over.sum(1, keepdim=True) * (over == 0) / (over == 0).sum(1, keepdim=True).clamp(min=1)
+        return proba - over + spread
 
 
 @dataclass(frozen=True)

@@ -54,3 +54,35 @@ def test_the_report_shows_what_was_found(audited):
     for said in ("Was this person among the training patients?", "ROC on logarithmic axes", "members against members",
                  "one-run-audit", "equation-solving", "SYNTHETIC"):
         assert said in page
+
+
+@pytest.fixture(scope="module", params=[("privacy-defenses", "pima-synthetic"), ("imaging-privacy", "chest-phantom")],
+                ids=lambda p: p[0])
+def compared(request, tmp_path_factory):
+    """The run of a preset that compares defenses, cut down, on synthetic patients."""
+    name, data = request.param
+    wanted = _audit.preset(name)
+    small = SMALL | {"shadows": 2, "hidden": [8], "widths": [4], "copies": 1, "canaries": 10}
+
+    def brief(kind, item):
+        made = {"name": item} if isinstance(item, str) else item
+        known = _audit.cut(kind, made | {"name": made.get("use", made["name"])}, small)
+        return known | {k: made[k] for k in ("name", "use") if k in made}
+
+    plan = wanted | {"data": [data], "rows": 20, "train_rows": 60, "budgets": [0.05], "eps": 0.05}
+    plan |= {kind: [brief(kind, item) for item in wanted[kind]] for kind in ("models", "attacks", "defenses")}
+    return wanted, _audit.audit(plan, tmp_path_factory.mktemp("compared"))
+
+
+def test_no_cell_of_a_comparison_fails_and_each_defense_has_its_line(compared):
+    wanted, run = compared
+    rows = run.rows()
+    assert [(r.cell, r.error) for r in rows if r.metric == "error"] == []
+    names = {d if isinstance(d, str) else d["name"] for d in wanted["defenses"]}
+    assert {r.defense for r in rows if r.metric == "membership_auroc" and r.attack == "rmia"} == {"none", *names}
+    assert {r.defense for r in rows if r.metric == "gain[membership_auroc]"} == names
+    assert run.manifest["splits"]["train"] == 60
+    spent = {r.defense: r.value for r in rows if r.metric == "note[epsilon_claimed]"}
+    assert spent["dp-sgd-1"] < 1.01 < spent["dp-sgd-3"] < 3.01 < spent["dp-sgd-8"] < 8.01
+    page = (run.folder / "report.html").read_text(encoding="utf-8")
+    assert "use = dp-sgd" in page and "Utility, robustness and leakage" in page

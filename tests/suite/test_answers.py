@@ -7,13 +7,14 @@ from torch import nn
 
 from suite.attacks.gradient import PGD
 from suite.classifier import EstimatorClassifier, TorchClassifier
-from suite.defenses.answers import LabelAnswers, RoundedAnswers
+from suite.defenses.answers import ClippedAnswers, LabelAnswers, RoundedAnswers
 from suite.shadows import log_odds
 from suite.space import Space
 from tests.suite._toy import split
 
 P = np.array([[0.234, 0.666, 0.1], [0.449, 0.451, 0.1], [1.0, 0.0, 0.0], [0.34, 0.33, 0.33]])
-ALL = [RoundedAnswers(), RoundedAnswers(2), RoundedAnswers(0), LabelAnswers()]
+ALL = [RoundedAnswers(), RoundedAnswers(2), RoundedAnswers(0), LabelAnswers(), ClippedAnswers(),
+       ClippedAnswers(0.6)]
 
 
 class Fixed:
@@ -45,6 +46,12 @@ def test_rounded_by_hand():
         np.testing.assert_allclose(told[3], [1 / 3] * 3, atol=1e-5)
     for model in models(RoundedAnswers(2)):
         np.testing.assert_allclose(model.predict_proba(X)[0], [0.23, 0.67, 0.1], atol=1e-5)
+
+
+def test_nothing_above_the_ceiling_is_told_and_the_rest_is_spread():
+    defense = ClippedAnswers(0.6)
+    told = defense.answer(torch.tensor([[0.2, 0.7, 0.1], [0.9, 0.1, 0.0], [0.3, 0.3, 0.4]], dtype=torch.float64))
+    np.testing.assert_allclose(told, [[0.25, 0.6, 0.15], [0.6, 0.25, 0.15], [0.3, 0.3, 0.4]], atol=1e-5)
 
 
 def test_a_label_is_all_that_is_told():

@@ -32,6 +32,8 @@ def refused(value, message):
     ({"budgets": [0.1, float("inf")]}, "budgets: "),
     ({"seed": -1}, "seed: "),
     ({"rows": 1}, "rows: "),
+    ({"train_rows": 1}, "train_rows: "),
+    ({"attacks": [{"name": "strong", "use": "pgd"}]}, "'strong': only models and defenses can be given another name"),
     ({"device": "tpu"}, "device: Input should be 'auto', 'cpu' or 'cuda'"),
     ({"models": []}, "models: "),
     ({"data": []}, "data: "),
@@ -199,7 +201,7 @@ def test_every_preset_is_a_plan_whose_names_are_known():
         plan = make_plan(preset, {})
         for kind in ("models", "attacks", "defenses"):
             for item in getattr(plan, kind):
-                assert item.name in registry.names(kind)
+                assert item.source in registry.names(kind)
         assert set(plan.data) <= set(registry.names("datasets"))
 
 

@@ -27,7 +27,8 @@ def data_card(manifest: dict[str, Any]) -> list[tuple[str, str]]:
 def model_card(rows: Rows) -> list[tuple[str, str]]:
     """What was trained, and behind what."""
     plan = rows.manifest.get("plan", {})
-    given = {kind: {i["name"]: i.get("params", {}) for i in plan.get(kind, [])} for kind in ("models", "defenses")}
+    given = {kind: {i["name"]: ({"use": i["use"]} if i.get("use") else {}) | i.get("params", {})
+                    for i in plan.get(kind, [])} for kind in ("models", "defenses")}
 
     def shown(kind: str, name: str) -> str:
         params = ", ".join(f"{k} = {v}" for k, v in given[kind].get(name, {}).items())
