@@ -95,8 +95,8 @@ class Layout:
                    else f"is for {first.inputs}s")
             hint = (f"those that only ask are {', '.join(_asking(dataset.space))}" if first.needs == "gradients"
                     else "see `medsec list attacks`")
-            raise InputError(f"none of the attacks can be used on {', '.join(self.models)}: {plan.attacks[0].name} "
-                             f"{why} ({hint})")
+            why = "; ".join(self.limits) or f"{plan.attacks[0].name} {why} ({hint})"
+            raise InputError(f"none of the attacks can be used on {', '.join(self.models)}: {why}")
 
     @cached_property
     def cells(self) -> list[Cell]:
@@ -117,6 +117,20 @@ class Layout:
         busy = {id(item) for cell in self.cells for item in (cell.attack, cell.defense, cell.detector)}
         named = (*self.plan.attacks, *self.plan.defenses, *self.plan.detectors)
         return list(dict.fromkeys(item.name for item in named if id(item) not in busy))
+
+    @property
+    def limits(self) -> list[str]:
+        """What cannot be done with models that came fitted, of what the plan asks."""
+        attacks, out = [*self.attacks.values()], []
+        named = {name: registry.load("attacks", name).info for name in registry.names("attacks")}
+        for name, model in self.fitted.items():
+            if any(a.retrains for a in attacks):
+                out.append(f"{name} is already trained, and nobody can train it again: attacks that would are left out")
+            if model.labels_only and any(a.info.knowledge == "score" for a in attacks):
+                asking = [n for n, info in named.items() if info.knowledge == "label-only"]
+                out.append(f"{name} tells no probabilities: attacks that need them are left out; those that need labels "
+                           f"only are {', '.join(asking)}")
+        return out
 
     def _chain(self, model: Item, defense: Item) -> list[Cell]:
         """The cells of one model behind one defense."""
@@ -221,13 +235,14 @@ def resolve_model(item: Item, allow_pickle: bool) -> Recipe:
     source = item.source
     if registry.is_file(source):
         found = registry.load("models", source)
-        if (hasattr(found, "predict_proba") or isinstance(found, nn.Module)) and not isinstance(found, type):
+        if (hasattr(found, "predict") or hasattr(found, "predict_proba") or isinstance(found, nn.Module)) \
+                and not isinstance(found, type):
             return artifacts.Fitted(found, source)
     elif Path(source).suffix in {*artifacts.PICKLES, ".json", ".ubj", ".skops"}:
         return artifacts.Fitted(artifacts.read_estimator(Path(source), allow_pickle), source)
     made = registry.make("models", source, item.params)
     if not isinstance(made, Recipe):
-        raise InputError(f"model '{source}' is neither a recipe nor something with predict_proba")
+        raise InputError(f"model '{source}' is neither a recipe nor something with predict_proba or predict")
     return made
 
 

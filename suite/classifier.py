@@ -33,10 +33,12 @@ class Classifier(ABC):
         notes: What its training found out or decided (a piloted budget, a claimed epsilon), for the report.
         batch: Inputs judged at once; None until `suite.batches` has found what fits. It lowers it when memory runs out.
         rejects: Whether it may refuse to judge: then `scores` has one more column, "refused".
+        labels_only: Whether it tells labels and no probabilities: the label's is 1 then, and says nothing.
         certified_norm: Norm in which it has a method `certify(x, seed) -> (labels, radii)`; empty where it has none.
     """
 
     rejects: bool = False
+    labels_only: bool = False
     certified_norm: str = ""
 
     def __init__(self, classes: int, space: Space) -> None:
@@ -79,8 +81,11 @@ class Classifier(ABC):
 class EstimatorClassifier(Classifier):
     """Any fitted object with `predict_proba`: scikit-learn, XGBoost, a pipeline, a user's own.
 
+    Of one that has `predict` only, the probability of the label is 1, and `labels_only` says so.
+
     Args:
-        estimator: Fitted, with `predict_proba(x) -> (n, classes)`; its columns follow the dataset's class order.
+        estimator: Fitted, with `predict_proba(x) -> (n, classes)`, or `predict(x) -> (n,)` of its `classes_` (numbers
+            from 0 where it has none); classes are in the dataset's order.
         classes: Number of classes.
         space: The possible inputs.
         recipe: The recipe that made it, if any: see `suite.recipe`.
@@ -88,9 +93,10 @@ class EstimatorClassifier(Classifier):
 
     def __init__(self, estimator: Any, classes: int, space: Space, recipe: Any = None) -> None:
         super().__init__(classes, space)
-        if not hasattr(estimator, "predict_proba"):
-            raise InputError(f"model {type(estimator).__name__} has no predict_proba")
+        if not hasattr(estimator, "predict_proba") and not hasattr(estimator, "predict"):
+            raise InputError(f"model {type(estimator).__name__} has neither predict_proba nor predict")
         self.estimator, self.recipe = estimator, recipe
+        self.labels_only = not hasattr(estimator, "predict_proba")
 
     def _proba(self, x: np.ndarray) -> np.ndarray:
         if not len(x):
@@ -98,11 +104,21 @@ class EstimatorClassifier(Classifier):
         with warnings.catch_warnings():
             # columns are in the dataset's order; a model that learned names warns of arrays each time
             warnings.filterwarnings("ignore", "X does not have valid feature names")
-            proba = np.asarray(self.estimator.predict_proba(x), np.float64)
+            proba = self._labels(x) if self.labels_only else np.asarray(self.estimator.predict_proba(x), np.float64)
         if proba.shape != (len(x), len(self.classes_)):
             raise InputError(f"model returned probabilities of shape {proba.shape} for {len(x)} rows and "
                              f"{len(self.classes_)} classes")
         return proba
+
+
+    def _labels(self, x: np.ndarray) -> np.ndarray:
+        """(n, classes) all of the probability for the label that the estimator predicts."""
+        known = list(getattr(self.estimator, "classes_", range(len(self.classes_))))
+        told = np.asarray(self.estimator.predict(x)).tolist()
+        if strange := sorted({str(label) for label in told if label not in known}):
+            raise InputError(f"model predicted the label '{strange[0]}', which is none of its classes: "
+                             f"{', '.join(map(str, known))}")
+        return np.eye(len(known))[[known.index(label) for label in told]]
 
 
 class TorchClassifier(Classifier):

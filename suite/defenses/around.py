@@ -36,6 +36,7 @@ class Around(Classifier):
     def __init__(self, inner: Classifier) -> None:
         super().__init__(len(inner.classes_), inner.space)
         self.inner, self.recipe, self.notes = inner, getattr(inner, "recipe", None), dict(inner.notes)
+        self.labels_only = inner.labels_only
 
     @property
     def device(self) -> torch.device:

@@ -183,7 +183,7 @@ def narrow():
     (narrow(), "model m fails on this data: X has 30 features, but .* is expecting 4"),
     (Scores(), "model m does not return probabilities: a row sums to"),
     (Silent(), "model m fails on this data: ValueError"),
-    (object(), "object has no predict_proba"),
+    (object(), "object has neither predict_proba nor predict"),
     (nn.Linear(30, 3), "returns 3 logits a row, but there are 2 classes"),
     (nn.Linear(4, 2), "model m fails on this data: "),
 ])

@@ -38,6 +38,31 @@ def keys(audit):
 
 
 class TestCells:
+    def test_learns_from_as_many_rows_as_the_plan_wants(self, data):
+        few, other, all_of_them = (Audit(plan(train_rows=n, seed=s), data, "").data.train
+                                   for n, s in ((50, 0), (50, 1), (10**6, 0)))
+        assert len(few) == 50 and set(few.rows) < set(data.train.rows) and set(few.rows) != set(other.rows)
+        assert all_of_them is data.train
+        with pytest.raises(InputError, match="train_rows 2: no row of class '.*' is among them; take more"):
+            for seed in range(20):
+                Audit(plan(train_rows=2, seed=seed), data, "")
+
+    def test_models_and_defenses_go_by_the_names_that_the_plan_gives_them(self, data):
+        audit = Audit(plan(models=[{"name": "small", "use": "mlp", "hidden": [4]}],
+                           defenses=[{"name": "soft", "use": "label-smoothing", "share": 0.3}]), data, "")
+        assert keys(audit)[:2] == ["small--none--fit", "small--soft--fit"]
+        assert audit.models["small"].hidden == (4,) and audit.defenses["soft"].share == 0.3
+
+    def test_says_what_cannot_be_done_with_a_model_that_came_fitted(self, data, tmp_path):
+        own = tmp_path / "own.py"
+        own.write_text("class Always:\n    def predict(self, x):\n        return [0] * len(x)\n\n\nalways = Always()\n")
+        audit = Audit(plan(models=[f"{own}:always"], attacks=["lira", "membership-loss", "membership-noise"]), data, "")
+        assert [c.attack.name for c in audit.cells if c.attack] == ["membership-noise"]
+        trained, labels = audit.limits
+        assert "already trained, and nobody can train it again" in trained
+        assert "tells no probabilities" in labels and "membership-label-only" in labels
+        assert Audit(plan(attacks=["lira"]), data, "").limits == []
+
     def test_each_stands_after_those_it_needs(self, data):
         audit = Audit(plan(models=["logistic-regression", "random-forest"],
                            attacks=["noise", "pgd", "label-flip-random", "membership-loss"],

@@ -3,10 +3,12 @@
 import numpy as np
 import pytest
 import torch
+from sklearn.dummy import DummyClassifier
 from torch import nn
 
+from privacy.membership import LossThreshold, NoiseRobustness
 from suite.classifier import REJECTED, EstimatorClassifier, TorchClassifier, margin
-from suite.errors import InputError
+from suite.errors import InputError, NotApplicable
 from suite.space import Space
 from tests.suite._models import linear
 
@@ -127,5 +129,32 @@ def test_an_estimator_is_counted_and_checked():
     assert model.predict(np.zeros((3, 2))).tolist() == [1, 1, 1] and model.queries == 3
     with pytest.raises(InputError, match=r"shape \(3, 2\) for 3 rows and 4 classes"):
         EstimatorClassifier(Fixed(), 4, Space(0.0, 1.0)).predict(np.zeros((3, 2)))
-    with pytest.raises(InputError, match="object has no predict_proba"):
+    with pytest.raises(InputError, match="object has neither predict_proba nor predict"):
         EstimatorClassifier(object(), 2, Space(0.0, 1.0))
+
+
+class Says:
+    """Predicts names, by the sign of the first column, and knows no probabilities."""
+
+    classes_ = np.array(["well", "ill"])
+
+    def predict(self, x):
+        return np.where(x[:, 0] > 0, "ill", "well")
+
+
+def test_a_model_that_tells_labels_only_is_sure_of_each_and_score_attacks_refuse_it():
+    model = EstimatorClassifier(Says(), 2, Space(-9.0, 9.0))
+    x = np.array([[-1.0], [2.0]], np.float32)
+    assert model.predict_proba(x).tolist() == [[1, 0], [0, 1]] and model.labels_only and model.queries == 2
+    with pytest.raises(NotApplicable, match="LossThreshold needs probabilities, and this model tells labels only"):
+        LossThreshold().check(model)
+    NoiseRobustness().check(model)
+    LossThreshold().check(EstimatorClassifier(DummyClassifier().fit(x, [0, 1]), 2, model.space))
+
+
+def test_a_label_that_is_no_class_is_named():
+    class Odd(Says):
+        classes_ = np.array(["well", "sick"])
+
+    with pytest.raises(InputError, match="predicted the label 'ill', which is none of its classes: well, sick"):
+        EstimatorClassifier(Odd(), 2, Space(-9.0, 9.0)).predict(np.ones((1, 1)))

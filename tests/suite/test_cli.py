@@ -362,7 +362,8 @@ class TestBadWords:
     def test_a_pickle(self, refused):
         Path("m.pkl").write_bytes(pickle.dumps([1]))
         refused("a pickle can run any code", *audit("--data", "breast-cancer", "--model", "m.pkl"))
-        refused("list has no predict_proba", *audit("--data", "breast-cancer", "--model", "m.pkl", "--allow-pickle"))
+        refused("list has neither predict_proba nor predict", *audit(
+            "--data", "breast-cancer", "--model", "m.pkl", "--allow-pickle"))
 
     def test_a_plan_with_a_wrong_key(self, refused):
         Path("p.toml").write_text('data = "pima"\nmodels = ["mlp"]\nbudget = 3\n')
