@@ -242,7 +242,7 @@ class TestJacobianAugmentation:
     def test_more_rounds_copy_better_and_the_seed_rows_alone_do_not(self):
         victim, pool = disc()
         shares = [np.mean([fidelity(JacobianAugmentation(start=10)(victim.predict_proba, pool, budget, s), victim,
-                                    pool.x) for s in range(3)]) for budget in (10, 160)]
+                                    pool.x) for s in range(2)]) for budget in (10, 160)]
         assert shares[1] > shares[0] + 0.05 and shares[1] > 0.85
 
     def test_a_step_goes_where_the_copy_is_surer_of_the_label_as_told_and_as_far_as_it_may(self):
