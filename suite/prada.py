@@ -15,15 +15,14 @@ class PRADA:
 
     Of each query, the distance to the nearest of some earlier queries that got the same label is noted. Distances
     between patients as they come are nearly normal; between inputs that are made up from one another they are not.
-    Departs: starts to judge after 30 distances where the paper waits for 100, which few clinical data sets have.
 
     Attributes:
         delta: Alarm when the Shapiro-Wilk statistic of the distances, in [0, 1], falls below it.
-        least: Distances needed for a judgement.
+        least: A judgement takes more distances than these: the fewer, the lower `delta` must be to spare the honest.
     """
 
     delta: float = 0.9
-    least: int = 30
+    least: int = 100
 
     def statistic(self, queries: np.ndarray, labels: np.ndarray) -> np.ndarray:
         """Shapiro-Wilk statistic after each query; 1 while there are too few distances.
@@ -54,8 +53,12 @@ class PRADA:
         return int(alarms[0]) + 1 if len(alarms) else None
 
     def calibrated(self, streams: Iterable[tuple[np.ndarray, np.ndarray]]) -> PRADA:
-        """The same with the greatest `delta` that alarms on none of these honest (queries, labels), as in the paper."""
-        return replace(self, delta=min(self.statistic(*stream).min() for stream in streams))
+        """The same with the greatest `delta` that alarms on none of these honest (queries, labels), as in the paper.
+
+        It is 0, and there is never an alarm, where all of them are too short to be judged.
+        """
+        lowest = float(min(self.statistic(*stream).min() for stream in streams))
+        return replace(self, delta=lowest if lowest < 1 else 0.0)
 
 
 @dataclass

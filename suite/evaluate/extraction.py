@@ -50,7 +50,8 @@ def extraction(attack: ExtractionAttack, subject: Subject, sheet: Sheet, rows: i
     if isinstance(copy, TorchClassifier):
         chosen = subject.test(TRANSFERRED if rows is None else min(rows, TRANSFERRED))
         sheet.extend(transferred(copy, victim, chosen, subject.eps, subject.seed), **at)
-    watch = PRADA().calibrated(_honest(victim, pool, subject.seed))
+    # as the paper, if the streams that it is calibrated on are long enough to be judged for half of their length
+    watch = PRADA(least=max(3, min(PRADA.least, len(pool) // 2))).calibrated(_honest(victim, pool, subject.seed))
     alarm = watch.alarm(told.x / _scale(pool), told.labels)
     if alarm is not None:
         sheet.add("alarm_after", float(alarm), len(told.x), **at)

@@ -70,7 +70,7 @@ def test_the_alarm_is_raised_by_near_copies_and_not_by_the_pool(people):
         assert bool(alarms) == near
         false = next(r for r in out.rows if r.metric == "false_alarms")
         assert false.n == 20 and 0 <= false.value < 1 and false.attack_params["budget"] == 400
-    assert 30 < alarms[0].value <= 60
+    assert 50 < alarms[0].value <= 80
 
 
 def test_a_true_copy_transfers_and_a_wrong_one_no_better_than_noise(people):
@@ -102,13 +102,13 @@ class TestPRADA:
         assert watch.delta > 0.8
         assert np.mean([watch.alarm(*self.stream(seed=s)) is not None for s in range(20, 40)]) <= 0.4
         after = [watch.alarm(*self.stream(near=True, seed=s)) for s in range(5)]
-        assert all(a is not None and 31 < a <= 60 for a in after)
+        assert all(a is not None and 101 < a <= 130 for a in after)
 
     def test_calibration_streams_themselves_never_alarm_and_the_least_of_them_nearly_does(self):
         streams = [self.stream(seed=s, n=80) for s in range(5)]
-        watch = PRADA().calibrated(streams)
+        watch = PRADA(least=30).calibrated(streams)
         assert all(watch.alarm(*s) is None for s in streams)
-        stricter = PRADA(watch.delta + 1e-9)
+        stricter = PRADA(watch.delta + 1e-9, least=30)
         assert sum(stricter.alarm(*s) is not None for s in streams) == 1
 
     def test_statistic_by_hand(self):
@@ -116,8 +116,12 @@ class TestPRADA:
         x = np.zeros((40, 3), np.float32)
         found = PRADA(least=30).statistic(x, np.zeros(40, np.int64))
         assert (found[:31] == 1).all() and (found[31:] == 0).all()
-        assert PRADA().alarm(x, np.zeros(40, np.int64)) == 32
-        assert PRADA().alarm(x, np.arange(40)) is None  # a label of its own each: no distance at all
+        assert PRADA(least=30).alarm(x, np.zeros(40, np.int64)) == 32
+        assert PRADA(least=30).alarm(x, np.arange(40)) is None  # a label of its own each: no distance at all
+
+    def test_without_a_stream_that_is_long_enough_there_is_no_alarm(self):
+        watch = PRADA().calibrated([self.stream(n=50)])
+        assert watch.delta == 0 and watch.alarm(*self.stream(near=True)) is None
 
     def test_distances_are_to_the_growing_set_of_the_label(self):
         from suite.prada import _Grown
