@@ -32,7 +32,7 @@ def extraction(attack: ExtractionAttack, subject: Subject, sheet: Sheet, rows: i
     """Fidelity and accuracy of the copy against the number of rows asked; the thief owns the validation inputs.
 
     At the largest budget also what adversarial examples for the copy do to the victim, where the copy is a network, and
-    after how many queries PRADA raises the alarm, beside how often it does so of test patients in random order. PRADA is
+    after how many queries PRADA raises the alarm, beside how often it does so of test patients in random order. It is
     calibrated on the validation rows in random order: it lets those pass by construction, also when a thief asks them,
     and has seen no honest stream that is longer.
     """
