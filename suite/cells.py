@@ -125,7 +125,8 @@ class Layout:
         named = {name: registry.load("attacks", name).info for name in registry.names("attacks")}
         for name, model in self.fitted.items():
             if any(a.retrains for a in attacks):
-                out.append(f"{name} is already trained, and nobody can train it again: attacks that would are left out")
+                out.append(f"{name} is already trained, and nobody can train it again: attacks that would are left "
+                           "out")
             if model.labels_only and any(a.info.knowledge == "score" for a in attacks):
                 asking = [n for n, info in named.items() if info.knowledge == "label-only"]
                 out.append(f"{name} tells no probabilities: attacks that need them are left out; those that need labels "

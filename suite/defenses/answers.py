@@ -82,6 +82,21 @@ class ClippedAnswers(Discretion):
 
 
 @dataclass(frozen=True)
+class TopAnswer(Discretion):
+    """Tells the probability of the label alone; the rest is told in equal parts of the other classes."""
+
+    info: ClassVar[Info] = Info(
+        "Top answer only", "Orekondy, Schiele and Fritz 2019, arXiv 1812.02766",
+        cost="the order of all classes but the first; of two classes nothing, since it tells both",
+        departs="the paper leaves the other probabilities out; a distribution keeps its sum")
+
+    def told(self, proba: Tensor) -> Tensor:
+        top, label = proba.max(1, keepdim=True)
+        rest = (1 - top) / max(proba.shape[1] - 1, 1)
+        return rest.expand_as(proba).scatter(1, label, top)
+
+
+@dataclass(frozen=True)
 class LabelAnswers(Discretion):
     """Tells the label and no probability."""
 

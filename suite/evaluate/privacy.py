@@ -1,4 +1,4 @@
-"""Privacy: what the model's answers give away of what it was not told, of typical patients, and of the model itself."""
+"""Privacy: what the model's answers give away of what it was not told and of typical patients."""
 
 from __future__ import annotations
 
@@ -9,11 +9,10 @@ import numpy as np
 import torch
 
 from suite import metrics
-from suite.attack import AttributeAttack, ExtractionAttack, InversionAttack
+from suite.attack import AttributeAttack, InversionAttack
 from suite.data import Split
 from suite.evaluate.subject import Arrays, Subject, measure
 from suite.measurement import Sheet
-from suite.metrics import Estimate
 
 
 @measure.register
@@ -69,25 +68,3 @@ def closeness(reconstructions: np.ndarray, train: Split) -> dict[str, np.ndarray
     root = means[0].numel() ** 0.5
     return {"distance": (space.distance(torch.from_numpy(reconstructions), means, "l2") / root).double().numpy(),
             "prior": (space.distance(prior, means, "l2") / root).double().numpy()}
-
-
-@measure.register
-def extraction(attack: ExtractionAttack, subject: Subject, sheet: Sheet, rows: int | None = None) -> Arrays:
-    """Fidelity and accuracy of the copy against the number of rows asked; the thief owns the validation inputs."""
-    pool, test = subject.data.val, subject.data.test
-    truth = subject.classifier.predict(test.x)
-    for budget in (25, 50, 100, 200, 400):
-        subject.classifier.queries, started = 0, time.perf_counter()
-        copy = attack(subject.classifier.predict_proba, pool, budget, subject.seed)
-        at = {"attack_params": asdict(attack) | {"budget": budget}, "queries": float(subject.classifier.queries),
-              "seconds": time.perf_counter() - started}
-        pred = np.asarray(copy.predict_proba(test.x)).argmax(1)
-        sheet.add("fidelity", metrics.proportion(pred == truth), **at)
-        sheet.add("surrogate_accuracy", metrics.proportion(pred == test.y), **at)
-    sheet.add("fidelity_of_guessing", _majority(truth, test))
-    return {}
-
-
-def _majority(truth: np.ndarray, test: Split) -> Estimate:
-    """Fidelity of always saying what the victim says most often."""
-    return metrics.proportion(truth == np.bincount(truth[truth >= 0], minlength=len(test.classes)).argmax())

@@ -11,7 +11,18 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.tree import DecisionTreeClassifier
 
-from privacy.extraction import JITTER, Copycat, EquationSolving, KnockoffRandom, SurrogateForest, questions
+from privacy.exact_extraction import EquationSolving, TreePaths
+from privacy.extraction import (
+    JITTER,
+    Copycat,
+    JacobianAugmentation,
+    KnockoffAdaptive,
+    KnockoffRandom,
+    SurrogateForest,
+    _Bandit,
+    questions,
+    stepped,
+)
 from suite.art import art_fence, estimator_over
 from suite.classifier import Classifier, EstimatorClassifier, TorchClassifier
 from suite.data import Split
@@ -22,7 +33,8 @@ from tabular import models as recipes
 from tabular.schema import Column, Schema
 from tests.breast import breast
 
-ALL = (KnockoffRandom(), Copycat(), SurrogateForest(), SurrogateForest(labels=True), EquationSolving())
+ALL = (KnockoffRandom(), KnockoffAdaptive(epochs=40), Copycat(), JacobianAugmentation(epochs=40), SurrogateForest(),
+       SurrogateForest(labels=True), EquationSolving())
 
 
 def fidelity(copy, victim, x):
@@ -52,7 +64,7 @@ def test_asks_exactly_the_budget_and_only_possible_rows(attack, budget, forest):
     assert pool.space.possible(torch.from_numpy(asked)).all()
 
 
-@pytest.mark.parametrize("attack", ALL)
+@pytest.mark.parametrize("attack", [a for a in ALL if not isinstance(a, JacobianAugmentation)])
 def test_copies_a_real_model_better_with_more_answers(attack, forest):
     _, pool, test = breast()
     few, many = (np.mean([fidelity(attack(forest.predict_proba, pool, n, s), forest, test.x) for s in range(3)])
@@ -122,11 +134,12 @@ def test_made_up_rows_stay_near_the_pool_and_inside_the_schema():
     np.testing.assert_array_equal(few, rows[:4])  # a larger budget contains the smaller
 
 
-@pytest.mark.parametrize(("rows", "budget"), [(5, 0), (0, 5)])
-def test_nothing_to_ask_is_an_error(rows, budget):
+@pytest.mark.parametrize(("rows", "budget"), [(5, 0), (0, 5), (5, -1)])
+@pytest.mark.parametrize("attack", [*ALL, TreePaths()])
+def test_nothing_to_ask_is_an_error(attack, rows, budget):
     _, pool, _ = breast()
     with pytest.raises(InputError, match="rows to ask"):
-        questions(pool.take(slice(rows)), budget, 0)
+        attack(lambda x: np.full((len(x), 2), 0.5), pool.take(slice(rows)), budget)
 
 
 def test_images_are_stolen_too():
@@ -209,3 +222,173 @@ class TestEquationSolving:
         copy = EquationSolving()(victim.predict_proba, pool, train.x.shape[1] + 1)
         assert fidelity(copy, victim, test.x) > 0.97
         assert fidelity(EquationSolving()(victim.predict_proba, pool, 100), victim, test.x) == 1.0
+
+
+def disc(rows=300):
+    """A model that says 1 inside a circle, which a thief of few rows cannot know; and rows of the plane."""
+    x = np.random.default_rng(0).uniform(-1, 1, (rows, 2)).astype(np.float32)
+    space = Space(-1.0, 1.0)
+
+    class Circle:
+        def predict_proba(self, z):
+            p = 1 / (1 + np.exp(20 * ((z ** 2).sum(1) - 0.5)))
+            return np.stack([1 - p, p], 1)
+
+    return EstimatorClassifier(Circle(), 2, space), Split(x, np.zeros(rows, np.int64), space, ("out", "in"),
+                                                         np.arange(rows))
+
+
+class TestJacobianAugmentation:
+    def test_more_rounds_copy_better_and_the_seed_rows_alone_do_not(self):
+        victim, pool = disc()
+        shares = [np.mean([fidelity(JacobianAugmentation(start=10)(victim.predict_proba, pool, budget, s), victim,
+                                    pool.x) for s in range(2)]) for budget in (10, 160)]
+        assert shares[1] > shares[0] + 0.05 and shares[1] > 0.85
+
+    def test_a_step_goes_where_the_copy_is_surer_of_the_label_as_told_and_as_far_as_it_may(self):
+        module = torch.nn.Linear(2, 2)
+        with torch.no_grad():
+            module.weight.copy_(torch.tensor([[0.0, 0.0], [3.0, -2.0]]))
+        space = Schema(columns={"Dose": Column(min=0, max=20, integer=True),
+                                "Fixed": Column(min=0, max=9, change="never")}).space()
+        x = np.float32([[10, 5], [10, 5], [20, 5]])
+        copy, labels = TorchClassifier(module, 2, space), np.eye(2)[[1, 0, 1]]
+        np.testing.assert_array_equal(stepped(copy, x, labels, 0.1), [[12, 5], [8, 5], [20, 5]])
+        np.testing.assert_array_equal(stepped(copy, x, labels, -0.1), [[8, 5], [12, 5], [18, 5]])
+
+    def test_needs_labels_only(self):
+        victim, pool = disc()
+
+        def labels(x):
+            return np.eye(2)[victim.predict(x)]
+
+        told, bare = (JacobianAugmentation(epochs=10)(query, pool, 40).predict_proba(pool.x)
+                      for query in (victim.predict_proba, labels))
+        np.testing.assert_array_equal(told, bare)
+
+
+class TestKnockoffAdaptive:
+    def test_the_bandit_comes_to_like_what_pays(self):
+        rng, bandit, drawn = np.random.default_rng(0), _Bandit(4), []
+        for _ in range(300):
+            drawn.append(bandit.draw(rng, [True] * 4))
+            bandit.reward(drawn[-1:], np.full((1, 3), float(drawn[-1] == 2)))
+        assert bandit.chances().argmax() == 2 and np.mean(np.array(drawn[100:]) == 2) > 0.5
+
+    def test_the_bandit_likes_nothing_where_all_pays_alike_and_draws_only_what_is_open(self):
+        rng, bandit = np.random.default_rng(0), _Bandit(3)
+        for _ in range(50):
+            action = bandit.draw(rng, [True, False, True])
+            assert action != 1
+            bandit.reward([action], np.ones((1, 3)))
+        np.testing.assert_allclose(bandit.chances(), 1 / 3)
+
+    def test_no_row_is_asked_twice(self):
+        victim, pool = disc(100)
+        asked = []
+        KnockoffAdaptive(epochs=5)(lambda x: asked.append(x.copy()) or victim.predict_proba(x), pool, 90)
+        asked = np.concatenate(asked)
+        assert len(asked) == 90 == len(np.unique(asked, axis=0))
+
+    def test_art_asks_a_row_again_and_learns_from_labels_only(self):
+        """Why we have a bandit of our own; besides, ART takes its actions from labels, which the thief lacks."""
+        victim, pool = disc(20)
+        asked = []
+        with art_fence(0):
+            art = KnockoffNets(estimator_over(lambda x: asked.append(x.copy()) or victim.predict_proba(x), (2,), 2),
+                               nb_stolen=20, sampling_strategy="adaptive", reward="cert", use_probability=True,
+                               nb_epochs=1, verbose=False)
+            student, targets = thief(2), []
+            fit = student.fit
+            student.fit = lambda x, y, **more: targets.append(np.array(y)) or fit(x, y, **more)
+            art.extract(pool.x, victim.predict(pool.x), thieved_classifier=student)
+        assert len(np.unique(np.concatenate(asked), axis=0)) < 20
+        assert set(np.concatenate(targets).ravel()) == {0.0, 1.0}
+
+
+class TestTreePaths:
+    def tree(self, schema, depth=3, rows=400, seed=0):
+        """A tree of patients whose leaves all differ in their probabilities, and the patients."""
+        rng, space = np.random.default_rng(seed), schema.space()
+        low, high = space.lower.numpy(), space.upper.numpy()
+        x = rng.uniform(low, high, (rows, len(low))).astype(np.float32)
+        x[:, space.integer.numpy()] = x[:, space.integer.numpy()].round()
+        for i, codes in space.values.items():
+            x[:, i] = rng.choice(codes.numpy(), rows)
+        y = rng.integers(0, 2, rows) ^ (x[:, 0] > (low[0] + high[0]) / 2)
+        fit = DecisionTreeClassifier(max_depth=depth, random_state=0).fit(x, y)
+
+        class Distinct:
+            tree_ = fit.tree_
+
+            def predict_proba(self, z):
+                inner = fit.predict_proba(z) + 1e-4 * fit.apply(z)[:, None] * [1, -1]
+                return (inner + 1) / (inner + 1).sum(1, keepdims=True)
+
+        return (EstimatorClassifier(Distinct(), 2, space),
+                Split(x, np.zeros(rows, np.int64), space, ("well", "ill"), np.arange(rows)))
+
+    WHOLE = Schema(columns={"Age": Column(min=18, max=90, integer=True, change="never"),
+                            "Dose": Column(min=0, max=20, integer=True),
+                            "Code": Column(min=0, max=9, values=(0, 3, 9))})
+    MIXED = Schema(columns={"BMI": Column(min=10, max=60), "Age": Column(min=18, max=90, integer=True)})
+
+    def test_a_tree_over_whole_numbers_and_codes_is_recovered_to_every_possible_patient(self):
+        victim, pool = self.tree(self.WHOLE)
+        victim.queries = 0
+        copy = TreePaths()(victim.predict_proba, pool, 2000)
+        asked = victim.queries
+        everyone = np.stack(np.meshgrid(np.arange(18, 91), np.arange(21), [0, 3, 9]), -1).reshape(-1, 3)
+        np.testing.assert_array_equal(copy.predict_proba(everyone), victim.predict_proba(everyone))
+        assert asked < 60 and len(copy.estimator.answers) == (victim.estimator.tree_.feature < 0).sum()
+
+    def test_thresholds_between_any_numbers_are_found_to_the_precision(self):
+        victim, pool = self.tree(self.MIXED)
+        copy = TreePaths(precision=16)(victim.predict_proba, pool, 2000)
+        tree = victim.estimator.tree_
+        for column, tolerance in ((0, 50 / 2 ** 16), (1, 0.5)):
+            true = np.unique(tree.threshold[tree.feature == column])
+            found = np.unique(copy.estimator.high[:, column])
+            found = found[np.isfinite(found)]
+            assert len(true) and np.abs(found[:, None] - true).min(0).max() <= tolerance
+
+    def test_questions_are_counted_by_hand(self):
+        """From 8: both ends, then 12, 10 and 11; the second leaf needs none, as all it touches is known."""
+        space = Schema(columns={"Dose": Column(min=0, max=16, integer=True)}).space()
+        asked = []
+
+        def stump(x):
+            asked.extend(x[:, 0].tolist())
+            return np.where(x > 11.5, [[0.2, 0.8]], [[0.9, 0.1]])
+
+        pool = Split(np.float32([[8]]), np.zeros(1, np.int64), space, ("a", "b"), np.arange(1))
+        copy = TreePaths()(stump, pool, 100)
+        assert asked == [8, 0, 16, 12, 10, 11]
+        assert copy.predict(np.float32([[11], [12]])).tolist() == [0, 1]
+
+    @pytest.mark.parametrize("budget", [1, 2, 7, 40])
+    def test_never_asks_more_than_the_budget_and_answers_all_the_same(self, budget):
+        victim, pool = self.tree(self.WHOLE, depth=5)
+        victim.queries = 0
+        copy = TreePaths()(victim.predict_proba, pool, budget)
+        assert victim.queries == budget
+        np.testing.assert_allclose(copy.predict_proba(pool.x).sum(1), 1)
+
+    def test_more_answers_copy_more_of_the_tree(self):
+        victim, pool = self.tree(self.MIXED, depth=5)
+        shares = [np.mean([fidelity(TreePaths()(victim.predict_proba, pool, b, s), victim, pool.x) for s in range(5)])
+                  for b in (5, 60, 3000)]
+        assert shares[0] < shares[1] < shares[2] and shares[2] > 0.995
+
+    def test_labels_alone_hide_the_tree(self):
+        """Leaves of one label cannot be told apart: a line that ends as it began is thought to cross nothing."""
+        victim, pool = self.tree(self.MIXED, depth=5)
+        full, bare = (TreePaths()(query, pool, 3000) for query in (
+            victim.predict_proba, lambda x: np.eye(2)[victim.predict(x)]))
+        assert fidelity(bare, victim, pool.x) < fidelity(full, victim, pool.x)
+
+    def test_a_line_of_pixels_is_as_good_as_columns(self):
+        space = Space(0.0, 1.0)
+        pool = Split(np.full((1, 1, 2, 2), 0.5, np.float32), np.zeros(1, np.int64), space, ("a", "b"), np.arange(1))
+        copy = TreePaths()(lambda x: np.where(x[:, :, 1, 1] > 0.3, [[0.2, 0.8]], [[0.9, 0.1]]), pool, 100)
+        assert copy.predict(np.float32([0.299, 0.301])[:, None, None, None] * np.ones((1, 1, 2, 2))).tolist() == [0, 1]

@@ -7,13 +7,13 @@ from torch import nn
 
 from suite.attacks.gradient import PGD
 from suite.classifier import EstimatorClassifier, TorchClassifier
-from suite.defenses.answers import ClippedAnswers, LabelAnswers, RoundedAnswers
+from suite.defenses.answers import ClippedAnswers, LabelAnswers, RoundedAnswers, TopAnswer
 from suite.shadows import log_odds
 from suite.space import Space
 from tests.suite._toy import split
 
 P = np.array([[0.234, 0.666, 0.1], [0.449, 0.451, 0.1], [1.0, 0.0, 0.0], [0.34, 0.33, 0.33]])
-ALL = [RoundedAnswers(), RoundedAnswers(2), RoundedAnswers(0), LabelAnswers(), ClippedAnswers(),
+ALL = [RoundedAnswers(), RoundedAnswers(2), RoundedAnswers(0), TopAnswer(), LabelAnswers(), ClippedAnswers(),
        ClippedAnswers(0.6)]
 
 
@@ -60,6 +60,14 @@ def test_a_label_is_all_that_is_told():
         assert told.argmax(1).tolist() == [1, 1, 0, 0]
         np.testing.assert_allclose(told.max(1), 1, atol=1e-5)
         assert len({tuple(sorted(row.round(9))) for row in told}) == 1  # the same numbers for everyone
+
+
+def test_the_top_answer_by_hand():
+    for model in models(TopAnswer()):
+        told = model.predict_proba(X)
+        np.testing.assert_allclose(told[:3], [[0.167, 0.666, 0.167], [0.2745, 0.451, 0.2745], [1, 0, 0]], atol=1e-5)
+    binary = torch.tensor([[0.3, 0.7], [0.9, 0.1]])
+    np.testing.assert_allclose(TopAnswer().answer(binary), binary, atol=1e-5)  # nothing is kept back
 
 
 @pytest.mark.parametrize("defense", ALL, ids=str)

@@ -43,7 +43,7 @@ class TestCells:
                                    for n, s in ((50, 0), (50, 1), (10**6, 0)))
         assert len(few) == 50 and set(few.rows) < set(data.train.rows) and set(few.rows) != set(other.rows)
         assert all_of_them is data.train
-        with pytest.raises(InputError, match="train_rows 2: no row of class '.*' is among them; take more"):
+        with pytest.raises(InputError, match=r"train_rows 2: no row of class '.*' is among them; take more"):
             for seed in range(20):
                 Audit(plan(train_rows=2, seed=seed), data, "")
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pytest
 
-from suite.attack import ExtractionAttack, InversionAttack, MembershipAttack
+from suite.attack import InversionAttack, MembershipAttack
 from suite.classifier import Classifier
 from suite.errors import InputError
 from suite.evaluate import measure
@@ -129,27 +129,6 @@ class TestPrivacy:
 
         with pytest.raises(InputError, match="Blind gave 600 scores that are not finite"):
             measure(Blind(), subject(Memory(people.train, True), people), sheet())
-
-    def test_extraction_counts_agreement_and_queries(self, people):
-        @dataclass(frozen=True)
-        class Copy(ExtractionAttack):
-            def __call__(self, query, pool, budget, seed=0):
-                query(pool.x[:budget])
-                return Says2()
-
-        class Says2:
-            def predict_proba(self, x):
-                return np.stack([x[:, 1] <= 0, x[:, 1] > 0], 1).astype(float)
-
-        out = sheet()
-        victim = Memory(people.train.take(slice(0)), True)
-        measure(Copy(), subject(victim, people), out)
-        rows = [r for r in out.rows if r.metric == "fidelity"]
-        assert [r.attack_params["budget"] for r in rows] == [25, 50, 100, 200, 400]
-        assert [r.queries for r in rows] == [25, 50, 100, 100, 100]  # the thief has but 100 rows
-        assert {r.value for r in rows} == {1.0}
-        guess = max(np.mean(people.test.y), 1 - np.mean(people.test.y))
-        assert value(out, "fidelity_of_guessing") == pytest.approx(guess)
 
     def test_inversion_is_told_against_knowing_the_mean_patient(self, people):
         @dataclass(frozen=True)

@@ -180,6 +180,18 @@ def test_extraction_is_measured_against_guessing():
     assert f.level == "low" and "from 400 answers" in f.text and "88%" in f.text and "25 answers suffice" in f.text
 
 
+def test_extraction_tells_what_transfers_back_and_whether_it_is_noticed():
+    rows = [row("fidelity", 0.95, 0.9, 0.97, attack="k", budget=400),
+            row("fidelity_of_guessing", 0.6, 0.5, 0.7, attack="k")]
+    assert "noise" not in only(rows, "extraction").text and "noticed" not in only(rows, "extraction").text
+    rows += [row(f"transfer_{k}", v, 0.01, 0.3, attack="k", budget=400) for k, v in (("back", 0.2), ("noise", 0.04))]
+    rows.append(row("false_alarms", 0.1, 0.03, 0.3, 20, attack="k", budget=400))
+    text = only(rows, "extraction").text
+    assert "fools the model on 20%" in text and "noise of the same size on 4%" in text and "is not noticed" in text
+    rows.append(row("alarm_after", 57.0, attack="k", budget=400))
+    assert "noticed after 57; false alarms, 10%" in only(rows, "extraction").text
+
+
 def test_inversion_farther_than_the_prior_is_no_leak():
     rows = [row("inversion_distance[ill]", 0.3, attack="i"), row("inversion_prior_distance[ill]", 0.1, attack="i")]
     assert only(rows, "inversion").level == "good"

@@ -14,7 +14,7 @@ from suite.report.known import parameters
 from suite.report.page import render
 from suite.report.rows import Rows
 from suite.report.sections.defenses import leakage
-from suite.report.sections.privacy import attribute, epsilon
+from suite.report.sections.privacy import attribute, epsilon, extraction
 from suite.report.show import brief, interval, number, percent, points, share
 from suite.run import Run
 from tests.suite._rows import clean, evasion, manifest, row
@@ -293,3 +293,18 @@ def test_attribute_gains_stand_by_attack_with_a_column_for_each_model():
     assert [one[1].text[:4], age[1].text[:4], bmi[2].text[:4]] == ["0.10", "0.20", "0.30"]
     assert one[2].text == none[1].text == age[2].text == bmi[1].text
     assert [name for name, _ in attribute(Rows(rows[:1], manifest())).groups] == [""]  # one attack needs no heading
+
+
+def test_what_comes_of_a_stolen_copy_stands_beside_the_budget_at_which_it_was_measured():
+    rows = [row("fidelity", 0.91, 0.85, 0.95, attack="steal", budget=25),
+            row("fidelity", 0.96, 0.9, 0.99, attack="steal", budget=50)]
+    bare = extraction(Rows(rows, manifest()))
+    assert bare.head == ["attack", "answers asked", "agreement with the model", "n"]
+    rows += [row("transfer_back", 0.19, 0.12, 0.27, attack="steal", budget=50),
+             row("transfer_noise", 0.04, 0.01, 0.09, attack="steal", budget=50),
+             row("alarm_after", 47.0, attack="steal", budget=50), row("false_alarms", 0.15, attack="steal", budget=50)]
+    table = extraction(Rows(rows, manifest()))
+    assert table.head[-4:] == ["fooled by way of it", "by noise", "alarm after", "false alarms"]
+    first, last = ([cell.text for cell in cells] for _, group in table.groups for cells in group)
+    assert first[-4:] == ["–"] * 4
+    assert last[-4:] == ["0.19 (0.12–0.27)", "0.04 (0.01–0.09)", "47", "0.15"]

@@ -100,8 +100,23 @@ def extraction(rows: Rows) -> list[Finding]:
                     f"of patients, n = {final.n}; always giving the commonest answer, {share(guess.value)}.")
             if enough is not None and _spent(enough) < _spent(final):
                 text += f" {_spent(enough):g} answers suffice for 90%."
+            text += _beyond(rows, model, attack)
             out.append(Finding(level, model, text, "extraction", figure=share(final.value), weight=final.value))
     return out
+
+
+def _beyond(rows: Rows, model: str, attack: str) -> str:
+    """What else a theft gives away, and whether it is noticed."""
+    back, noise, alarm, false = (rows.one(metric, model, attack=attack) for metric in (
+        "transfer_back", "transfer_noise", "alarm_after", "false_alarms"))
+    text = ""
+    if back and noise:
+        text += (f" What fools the copy fools the model on {percent(back)} of n = {back.n}, noise of the same size on "
+                 f"{share(noise.value)}.")
+    if false:
+        text += (f" The pattern of the questions is noticed after {alarm.value:g}" if alarm else
+                 " The pattern of the questions is not noticed") + f"; false alarms, {share(false.value)}."
+    return text
 
 
 def _spent(row: Measurement) -> float:

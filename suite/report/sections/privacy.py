@@ -123,9 +123,14 @@ def inversion(rows: Rows) -> Table:
 
 def extraction(rows: Rows) -> Table:
     """Fidelity and accuracy of stolen copies by query budget."""
-    head = ["attack", "answers asked", "agreement with the model", "accuracy of the copy", "n"]
+    head = ["attack", "answers asked", "agreement with the model", "accuracy of the copy", "n", "fooled by way of it",
+            "by noise", "alarm after", "false alarms"]
     table = Table("Model extraction", head,
-                  note="Agreement (fidelity) is measured on test patients.")
+                  note="Agreement (fidelity) is measured on test patients. Fooled: of those that the model judges "
+                       "rightly, the share that it gets wrong once PGD has changed them to fool the copy; beside it, "
+                       "noise of the same size. Alarm: after how many answers the pattern of the questions is noticed "
+                       "(PRADA), if at all; false: in what share of the random orders in which test patients were "
+                       "asked about.")
     for model, defense in rows.pairs():
         group = model + ("" if defense == "none" else f" behind {defense}")
         for attack in rows.attacks(model, defense, "fidelity"):
@@ -134,8 +139,13 @@ def extraction(rows: Rows) -> Table:
             accuracy = {r.attack_params.get("budget"): r for r in copies}
             if guess is not None:
                 table.add(group, [words("always the commonest answer", "muted"), amount(0), est(guess), words(""),
-                                  amount(guess.n)])
+                                  amount(guess.n), *[words("")] * 4])
+            ends = {metric: rows.one(metric, model, defense, attack) for metric in
+                    ("transfer_back", "transfer_noise", "alarm_after", "false_alarms")}
             for row in rows.of("fidelity", model, defense, attack):
-                table.add(group, [words(attack), amount(row.attack_params.get("budget") or row.queries), est(row),
-                                  est(accuracy.get(row.attack_params.get("budget"))), amount(row.n)])
-    return table
+                at = row.attack_params.get("budget")
+                back, noise, alarm, false = (r if r and r.attack_params.get("budget") == at else None
+                                             for r in ends.values())
+                table.add(group, [words(attack), amount(at or row.queries), est(row), est(accuracy.get(at)),
+                                  amount(row.n), est(back), est(noise), amount(alarm and alarm.value), est(false)])
+    return table.pruned()
