@@ -184,7 +184,7 @@ class Layout:
             except NotApplicable:
                 return False
         # a guard in front of trees is no tree; in front of a network it is still a network
-        behind_front = isinstance(defended, Front) and attack.needs == "trees"
+        behind_front = isinstance(defended, Front) and attack.needs not in ("", "gradients")
         return self.data.space.suits(attack.inputs) and attack.meets(recipe) and not behind_front
 
     def cell(self, key: str) -> Cell:
