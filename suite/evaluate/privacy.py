@@ -13,6 +13,7 @@ from suite.attack import AttributeAttack, ExtractionAttack, InversionAttack, Rec
 from suite.classifier import Classifier
 from suite.data import Split
 from suite.errors import NotApplicable
+from suite.evaluate.pictures import inverted
 from suite.evaluate.subject import Arrays, Subject, measure
 from suite.measurement import Sheet
 from suite.metrics import Estimate
@@ -87,7 +88,7 @@ def inversion(attack: InversionAttack, subject: Subject, sheet: Sheet, rows: int
     confidence, judge = subject.classifier.predict_proba(found), evaluator(subject)
     if judge is not None:
         sheet.add("inversion_evaluator_accuracy", metrics.proportion(judge.predict(train.x) == train.y), **at)
-    for prefix, x in (("inversion", found), ("inversion_prior", np.broadcast_to(start, found.shape))):
+    for prefix, x in (("inversion", found), ("inversion_prior", np.repeat(start[None], len(found), axis=0))):
         scores = {"distance": closeness(x, train)["distance"], **likeness(x, train)}
         if judge is not None:
             scores["recognized"] = judge.predict_proba(x).diagonal()
@@ -96,7 +97,7 @@ def inversion(attack: InversionAttack, subject: Subject, sheet: Sheet, rows: int
                 sheet.add(f"{prefix}_{score}[{name}]", float(values[k]), int((train.y == k).sum()), **at)
     for k, name in enumerate(train.classes):
         sheet.add(f"inversion_confidence[{name}]", float(confidence[k, k]), 1, **at)
-    return {"reconstructions": found}
+    return {"reconstructions": found} | inverted(found, start, train)
 
 
 def evaluator(subject: Subject) -> Classifier | None:
@@ -125,7 +126,7 @@ def likeness(reconstructions: np.ndarray, train: Split) -> dict[str, np.ndarray]
         "ssim_mean" and "ssim_nearest", each (classes,): structural similarity (`Space.visibility`) to the mean image of
         the class, and to its training image at the least L2 distance.
     """
-    space, found = train.space.to("cpu"), torch.from_numpy(np.ascontiguousarray(reconstructions))
+    space, found = train.space.to("cpu"), torch.from_numpy(reconstructions)
     if "ssim" not in space.visibility(found[:1], found[:1]):
         return {}
     means, nearest = [], []
