@@ -10,6 +10,7 @@ from sklearn import naive_bayes
 
 from privacy.reconstruction import DatabaseReconstruction
 from suite.art import art_fence
+from suite.artifacts import Fitted
 from suite.classifier import EstimatorClassifier
 from suite.data import Split
 from suite.errors import InputError, NotApplicable
@@ -96,6 +97,8 @@ def test_is_for_naive_bayes_only():
     train = people()
     with pytest.raises(NotApplicable, match="GaussianNB"):
         DatabaseReconstruction().check(DecisionTree().fit(train, train))
+    for fitted in (GaussianNB().fit(train, train).estimator, DecisionTree().fit(train, train).estimator):
+        assert DatabaseReconstruction().meets(Fitted(fitted))  # a user's model may be one: `check` looks
     assert DatabaseReconstruction().meets(GaussianNB()) and not DatabaseReconstruction().meets(DecisionTree())
 
 
