@@ -66,7 +66,8 @@ class PriorInversion(_ByGradient):
 
     Maximises `log p(class | x) - tv * TV(x) - prior * mean((x - start)**2)` by projected Adam, inside the box of the
     space and in units of its scale. TV is the mean absolute difference of neighbouring pixels, rows and columns added;
-    a table has none.
+    a table has none. The default weights were chosen on training and validation images of PneumoniaMNIST and a small
+    network: with less the result is noise, with more it is the start.
 
     Attributes:
         tv: Weight of the total variation.
