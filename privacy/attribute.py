@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from typing import ClassVar, Literal
 
 import numpy as np
 from sklearn.ensemble import RandomForestClassifier
+from sklearn.tree import DecisionTreeClassifier
 
 from suite.art import art_fence, estimator_over
 from suite.attack import AttributeAttack, Count, Info
-from suite.classifier import Classifier
+from suite.classifier import Classifier, EstimatorClassifier
 from suite.data import Split
 from suite.errors import NotApplicable
 from suite.space import Kind
@@ -104,6 +106,72 @@ class AttributeByConfidence(AttributeAttack):
         x[:, column] = np.tile(tried, len(victims))
         proba = classifier.predict_proba(x)[np.arange(len(x)), np.repeat(victims.y, len(tried))]
         return np.maximum(proba.reshape(len(victims), -1).mean(1), _UNHEARD)
+
+
+@dataclass(frozen=True)
+class AttributeWhiteBoxTree(AttributeAttack):
+    """Reads a decision tree: tries a value from each half of the hidden column, and sees where it leads (ART).
+
+    The attacker has the tree, the other columns and the tree's label of the true row. Where one value alone leads to
+    that label, it is believed. Where both or none do, the chance of each, by imputation from the other columns, times
+    the training rows in the leaf that it leads to, decides. The baseline is that chance alone.
+    """
+
+    needs: ClassVar[Literal["one tree"]] = "one tree"
+    info: ClassVar[Info] = Info(
+        "White-box attribute inference on a tree", "Fredrikson, Jha and Ristenpart 2015, doi 10.1145/2810103.2813677; "
+        "as in ART", "white-box", ("attribute",), "one query a row, two walks through the tree, one small fit",
+        "guesses one bit, above the median of the known rows, by the median of each half; the chance of a bit is "
+        "imputed for each row. ART refuses the last column, which a column of zeros behind it makes the last but one. "
+        "Its 'lifestyle' variant is left out: it divides by the leaves that the rows of the batch reach, so a guess "
+        "depends on who else is asked about, and of one row it is the prior")
+    inputs: ClassVar[Kind] = "table"
+
+    def check(self, classifier: Classifier) -> None:
+        super().check(classifier)
+        if not (isinstance(classifier, EstimatorClassifier)
+                and isinstance(classifier.estimator, DecisionTreeClassifier)):
+            raise NotApplicable("AttributeWhiteBoxTree reads one decision tree of scikit-learn's, and this model is "
+                                "none")
+
+    def __call__(self, classifier: EstimatorClassifier, known: Split, victims: Split, column: int,
+                 seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+        from art.attacks.inference.attribute_inference import AttributeInferenceWhiteBoxDecisionTree
+
+        self.check(classifier)
+        bits = _bits(known, column)
+        if not bits.any():
+            return _nothing(victims)
+        others, asked = (np.delete(s.x, column, axis=1) for s in (known, victims))
+        chance = _imputed(others, bits, asked, seed)
+        values = [float(np.quantile(known.x[bits == bit, column], 0.5, method="nearest")) for bit in (False, True)]
+        rows, answers = np.pad(asked, ((0, 0), (0, 1))), classifier.predict(victims.x)
+        with art_fence(seed):
+            attack = AttributeInferenceWhiteBoxDecisionTree(_padded()(classifier.estimator), attack_feature=column)
+            # ART takes one prior for all rows that it is given
+            found = [attack.infer(rows[i:i + 1], answers[i:i + 1], values=values, priors=[1 - p, p])[0] == values[1]
+                     for i, p in enumerate(chance)]
+        return np.array(found, np.int64), (chance > 0.5).astype(np.int64)
+
+
+@cache
+def _padded() -> type:
+    from art.estimators.classification.scikitlearn import ScikitlearnDecisionTreeClassifier
+
+    class Padded(ScikitlearnDecisionTreeClassifier):
+        """A tree whose rows have one more column, at the end, which it does not look at."""
+
+        def __init__(self, tree: DecisionTreeClassifier) -> None:
+            super().__init__(tree)
+            self._input_shape = (tree.n_features_in_ + 1,)
+
+        def predict(self, x: np.ndarray, **kwargs: object) -> np.ndarray:
+            return self.model.predict_proba(x[:, :-1])
+
+        def get_decision_path(self, x: np.ndarray) -> np.ndarray:
+            return super().get_decision_path(np.asarray(x)[:, :-1])
+
+    return Padded
 
 
 _UNHEARD = 1e-6

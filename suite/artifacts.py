@@ -182,7 +182,7 @@ class Fitted(Recipe):
     def offers(self) -> tuple[str, ...]:
         if isinstance(self.model, nn.Module):
             return ("gradients",) if self.gradients else ()
-        return ("trees",)
+        return ("trees", "one tree", "class means")  # perhaps: what needs one of these looks itself
 
     def fit(self, train: Split, val: Split, seed: int = 0, device: str = "cpu") -> Classifier:
         raise NotApplicable(f"model {self.source} is already trained, and cannot be trained again")

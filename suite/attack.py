@@ -53,7 +53,7 @@ class Attack(ABC):
     """Base of all attacks: a frozen dataclass with an `info`."""
 
     info: ClassVar[Info]
-    needs: ClassVar[Literal["", "gradients", "trees"]] = ""
+    needs: ClassVar[Literal["", "gradients", "trees", "one tree", "class means"]] = ""
     """What a model must offer (`suite.recipe.Recipe.offers`); nothing for an attack that only asks."""
     inputs: ClassVar[Kind] = ""
     """What it is made for; "" for any inputs."""
@@ -283,6 +283,19 @@ class InversionAttack(Attack):
     @abstractmethod
     def __call__(self, classifier: Classifier, start: np.ndarray, seed: int = 0) -> np.ndarray:
         """(classes, ...) float32 reconstructions. `start` is (...), where the search begins."""
+
+
+@dataclass(frozen=True)
+class ReconstructionAttack(Attack):
+    """Rebuilds the one training row that the attacker lacks."""
+
+    @abstractmethod
+    def __call__(self, classifier: Classifier, known: Split, seed: int = 0) -> tuple[np.ndarray, int]:
+        """Rebuild the row that `classifier` learned from besides all rows of `known`.
+
+        Returns:
+            `(x, y)`: (...) float32 in data units, and its label.
+        """
 
 
 @dataclass(frozen=True)

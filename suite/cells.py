@@ -125,11 +125,10 @@ class Layout:
         named = {name: registry.load("attacks", name).info for name in registry.names("attacks")}
         for name, model in self.fitted.items():
             if any(a.retrains for a in attacks):
-                out.append(f"{name} is already trained, and nobody can train it again: attacks that would are left "
-                           "out")
+                out.append(f"{name} is already trained, and nobody can train it again: attacks that would are out")
             if model.labels_only and any(a.info.knowledge == "score" for a in attacks):
                 asking = [n for n, info in named.items() if info.knowledge == "label-only"]
-                out.append(f"{name} tells no probabilities: attacks that need them are left out; those that need labels "
+                out.append(f"{name} tells no probabilities: attacks that need them are out; those that need labels "
                            f"only are {', '.join(asking)}")
         return out
 
@@ -200,7 +199,7 @@ class Layout:
             except NotApplicable:
                 return False
         # a guard in front of trees is no tree; in front of a network it is still a network
-        behind_front = isinstance(defended, Front) and attack.needs == "trees"
+        behind_front = isinstance(defended, Front) and attack.needs not in ("", "gradients")
         return self.data.space.suits(attack.inputs) and attack.meets(recipe) and not behind_front
 
     def cell(self, key: str) -> Cell:

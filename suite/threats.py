@@ -57,6 +57,9 @@ CATALOG: dict[str, Threat] = {
     "inversion": Threat(
         "Model inversion", "A typical training patient of a class is reconstructed from the model.",
         ("AML.T0024.001",), ("NISTAML.032",), ("ML03",)),
+    "reconstruction": Threat(
+        "Training data reconstruction", "A training patient's whole row is rebuilt from the model and the other rows.",
+        ("AML.T0024.001",), ("NISTAML.032",), ("ML03",)),
     "extraction": Threat(
         "Model extraction", "A working copy of the model is made from its answers.",
         ("AML.T0024.002",), ("NISTAML.031",), ("ML05",)),

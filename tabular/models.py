@@ -1,4 +1,4 @@
-"""Models of tables: logistic regression, random forest, XGBoost and a multi-layer perceptron."""
+"""Models of tables: logistic regression, naive Bayes, trees alone and together, and a multi-layer perceptron."""
 
 from __future__ import annotations
 
@@ -72,6 +72,55 @@ class MLP(TorchRecipe):
                 layers.append(nn.Dropout(self.dropout))
             width = units
         return nn.Sequential(*layers, nn.Linear(width, classes))
+
+
+@dataclass(frozen=True)
+class GaussianNB(Recipe):
+    """Gaussian naive Bayes (scikit-learn): a mean and a variance of each column and class, and nothing else.
+
+    Attributes:
+        smoothing: Share of the greatest variance of all columns that is added to each.
+        balanced: Take the classes for equally frequent.
+    """
+
+    inputs: ClassVar[Kind] = "table"
+    info: ClassVar[Info] = Info("Gaussian naive Bayes", "Hand and Yu 2001, Int. Stat. Rev. 69:385", cost="milliseconds")
+    offers: ClassVar[tuple[str, ...]] = ("class means",)
+    smoothing: float = 1e-9
+    balanced: bool = True
+
+    def fit(self, train: Split, val: Split, seed: int = 0, device: str = "cpu") -> EstimatorClassifier:
+        from sklearn.naive_bayes import GaussianNB
+
+        classes = len(train.classes)
+        bayes = GaussianNB(priors=np.full(classes, 1 / classes) if self.balanced else None,
+                           var_smoothing=self.smoothing)
+        # of float32 rows it would take float32 means
+        return EstimatorClassifier(bayes.fit(train.x.astype(np.float64), train.y), classes, train.space, recipe=self)
+
+
+@dataclass(frozen=True)
+class DecisionTree(Recipe):
+    """One decision tree (scikit-learn).
+
+    Attributes:
+        depth: Greatest depth.
+        balanced: Weight classes by the inverse of their frequency.
+    """
+
+    inputs: ClassVar[Kind] = "table"
+    info: ClassVar[Info] = Info("Decision tree", "Breiman, Friedman, Olshen and Stone 1984, ISBN 9780412048418",
+                                cost="milliseconds")
+    offers: ClassVar[tuple[str, ...]] = ("trees", "one tree")
+    depth: int | None = 4
+    balanced: bool = True
+
+    def fit(self, train: Split, val: Split, seed: int = 0, device: str = "cpu") -> EstimatorClassifier:
+        from sklearn.tree import DecisionTreeClassifier
+
+        tree = DecisionTreeClassifier(max_depth=self.depth, random_state=seed,
+                                      class_weight="balanced" if self.balanced else None)
+        return EstimatorClassifier(tree.fit(train.x, train.y), len(train.classes), train.space, recipe=self)
 
 
 @dataclass(frozen=True)

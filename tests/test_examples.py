@@ -14,7 +14,8 @@ SCRIPTS = sorted(path for path in EXAMPLES.glob("*.py") if path.stem != "common"
 SHOWN = {"tabular_evasion", "possible_patients_on_trees", "poisoning", "membership_inference", "model_inversion",
          "model_extraction", "adversarial_training", "distillation", "differential_privacy", "imaging_leakage",
          "detection", "imaging_evasion", "imaging_adversarial_training", "imaging_distillation",
-         "universal_perturbation", "no_box_transfer", "epsilon_audit", "attribute_inference"}
+         "universal_perturbation", "no_box_transfer", "epsilon_audit", "attribute_inference", "imaging_inversion",
+         "database_reconstruction"}
 
 NUMBER = r"-?\d+(?:\.\d+)?"
 INTERVAL = re.compile(rf"({NUMBER})%? \[({NUMBER}), ({NUMBER})\]")

@@ -7,10 +7,13 @@ import torch
 from torch import Tensor
 
 from suite.classifier import Classifier, TorchClassifier
+from suite.data import Split
 from suite.evaluate.subject import Arrays
 
 MOST = 3
 """Inputs that are shown of each attack: the first that it fooled, so that nobody chose the prettiest."""
+FEW = 10
+"""Of fewer images no mean is shown."""
 
 
 def picture(model: Classifier, x: Tensor, x_adv: Tensor, fooled: np.ndarray, wrong: np.ndarray, y: np.ndarray,
@@ -44,6 +47,28 @@ def picture(model: Classifier, x: Tensor, x_adv: Tensor, fooled: np.ndarray, wro
                 + (f", SSIM {seen['ssim'][i]:.3f}" if "ssim" in seen else "") for i, row in enumerate(chosen)]
     return {f"picture_{name}": model.space.pictures(z) for name, z in shown.items()} | {
         "picture_captions": np.array(captions), "picture_gain": (0.5 / most).flatten().double().cpu().numpy()}
+
+
+def inverted(found: np.ndarray, start: np.ndarray, train: Split) -> Arrays:
+    """What an inversion began with, made, and should have made; never an image of one patient.
+
+    Args:
+        found: (classes, ...) reconstructions.
+        start: (...) where they began.
+        train: The rows the model learned from.
+
+    Returns:
+        Arrays `picture_*` of the k classes of at least `FEW` images, as the mean of fewer shows these: "start"
+        (1, ...), "means" and "rebuilt" (k, ...), all uint8 as `picture` gives them, and "classes" (k,) str. Empty where
+        inputs are no pictures or all classes are small.
+    """
+    chosen = [k for k in range(len(train.classes)) if (train.y == k).sum() >= FEW]
+    if not chosen or train.space.pictures(torch.from_numpy(start[None])) is None:
+        return {}
+    shown = {"start": start[None], "means": np.stack([train.x[train.y == k].mean(0) for k in chosen]),
+             "rebuilt": found[chosen]}
+    return {f"picture_{name}": train.space.pictures(torch.from_numpy(x)) for name, x in shown.items()} | {
+        "picture_classes": np.array([train.classes[k] for k in chosen])}
 
 
 def saliency(model: TorchClassifier, x: Tensor) -> Tensor:

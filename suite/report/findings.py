@@ -47,12 +47,15 @@ THRESHOLDS = {
                            0.05, 0.15),
     "inversion": Threshold("share of the distance to a class's mean patient that the reconstruction covers, beyond "
                            "the mean of everyone (no interval)", 0.25, 0.5),
+    "reconstruction": Threshold("share of training patients that are rebuilt, each from the model and all others; "
+                                "judged by how far it exceeds that of the mean of their class", 0.01, 0.1),
     "extraction": Threshold("agreement of a stolen copy with the model; judged by how far it exceeds that of always "
                             "giving the commonest answer", 0.1, 0.25),
 }
 """Topic -> thresholds."""
 TOPICS = ("errors", "evasion", "natural changes", "trust", "detection", "performance", "subgroups", "poisoning",
-          "backdoor", "defense", "privacy budget", "membership", "attribute", "inversion", "extraction")
+          "backdoor", "defense", "privacy budget", "membership", "attribute", "inversion", "reconstruction",
+          "extraction")
 """All topics; harm to the patient who is judged comes before harm to privacy, and that before harm to the owner."""
 
 

@@ -21,7 +21,8 @@ HERE = Path(__file__).parent
 SECTIONS = {"errors": "errors", "trust": "robustness", "evasion": "robustness", "natural changes": "robustness",
             "detection": "detection", "performance": "performance", "subgroups": "groups", "poisoning": "poisoning",
             "backdoor": "poisoning", "defense": "defenses", "privacy budget": "epsilon", "membership": "membership",
-            "attribute": "attribute", "inversion": "inversion", "extraction": "extraction"}
+            "attribute": "attribute", "inversion": "inversion", "reconstruction": "reconstruction",
+            "extraction": "extraction"}
 """Topic of a finding -> id of the section with its numbers."""
 
 
@@ -46,7 +47,8 @@ def render(rows: list[Measurement], manifest: dict[str, Any], arrays: pictures.A
         verdict=verdict(table, found), figures=figures, clean=clean, robust=robustness, defenses=defenses,
         privacy=privacy, membership=membership, detection=detection, catalog=catalog, threats=threats,
         arrays=arrays,
-        examples=pictures.examples(table, arrays), patterns=pictures.patterns(table, arrays))
+        examples=pictures.examples(table, arrays), patterns=pictures.patterns(table, arrays),
+        rebuilt=pictures.rebuilt(table, arrays))
 
 
 @dataclass(frozen=True)

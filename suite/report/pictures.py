@@ -18,6 +18,8 @@ PANELS = {"clean": "original", "attacked": "attacked", "difference": "difference
           "saliency_attacked": "saliency after"}
 MOST = 2
 """Examples of each attack that are shown, where there is room."""
+SHOWN = 4
+"""Classes of which reconstructions are shown."""
 ROOM = 1_800_000
 """Characters of all examples together, so that the page stays below some 3 MB."""
 SIDE = {"saliency": 64, "saliency_attacked": 64}
@@ -78,6 +80,27 @@ def patterns(rows: Rows, arrays: Arrays) -> list[Picture]:
                 gain = f"amplified {number(0.5 / most, 0)} times"
                 out.append(Picture(png(levels), f"{attack} on {model}, {gain}",
                                    f"The one pattern that {attack} adds to every image of {model}, {gain}"))
+    return out
+
+
+def rebuilt(rows: Rows, arrays: Arrays) -> dict[str, list[Picture]]:
+    """Attack and undefended model -> what the inversion began with, then of each class its mean and the
+    reconstruction; the same attack with other parameters counts once, and of many classes the first `SHOWN`.
+    """
+    out = {}
+    for model in rows.models:
+        for attack in dict.fromkeys(r.attack for r in rows.all if (r.model, r.defense) == (model, "none")
+                                    and r.metric.startswith("inversion_distance[")):
+            row = next(iter(rows.named("inversion_distance", model, "none", attack).values()))
+            kept = arrays(row.cell)
+            if "picture_rebuilt" not in kept:
+                continue
+            of = f"{known.label(row, rows.voice)} on {model}"
+            shown = [("mean of all", kept["picture_start"][0])]
+            for name, mean, found in zip(kept["picture_classes"][:SHOWN], kept["picture_means"],
+                                         kept["picture_rebuilt"], strict=False):
+                shown += [(f"mean of “{name}”", mean), (f"“{name}”, rebuilt", found)]
+            out[of] = [Picture(png(_small(levels, 128)), title, f"{of}: {title}") for title, levels in shown]
     return out
 
 

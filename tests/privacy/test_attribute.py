@@ -2,14 +2,23 @@
 
 import numpy as np
 import pytest
-from art.attacks.inference.attribute_inference import AttributeInferenceBaseline, AttributeInferenceBlackBox
+from art.attacks.inference.attribute_inference import (
+    AttributeInferenceBaseline,
+    AttributeInferenceBlackBox,
+    AttributeInferenceWhiteBoxDecisionTree,
+    AttributeInferenceWhiteBoxLifestyleDecisionTree,
+)
+from art.estimators.classification.scikitlearn import ScikitlearnDecisionTreeClassifier
+from sklearn.ensemble import RandomForestClassifier
+from sklearn.tree import DecisionTreeClassifier
 
-from privacy.attribute import AttributeBlackBox, AttributeByConfidence
+from privacy.attribute import AttributeBlackBox, AttributeByConfidence, AttributeWhiteBoxTree
 from suite.art import art_fence, estimator_over
 from suite.classifier import REJECTED, Classifier, EstimatorClassifier
 from suite.data import Split
 from suite.errors import NotApplicable
 from suite.space import Space
+from tabular.models import DecisionTree, RandomForest
 
 SPACE = Space(-10.0, 10.0)
 
@@ -233,3 +242,64 @@ def test_confidence_needs_columns_and_a_value_above_the_median():
     flat[:, 2] = 1.0
     guess, baseline = AttributeByConfidence()(model, table(0).with_data(flat, table(0).y), table(1), 2)
     assert not guess.any() and not baseline.any()
+
+
+def tree(train, label, depth=None):
+    return EstimatorClassifier(DecisionTreeClassifier(max_depth=depth, random_state=0).fit(train.x, label), 2, SPACE)
+
+
+@pytest.mark.parametrize("column", [0, 2, 4])
+def test_a_tree_whose_label_is_the_column_gives_it_away_wherever_it_stands(column):
+    known, victims = table(0), table(1)
+    truth = victims.x[:, column] > np.median(known.x[:, column])
+    model = tree(victims, truth.astype(int))
+    guess, baseline = AttributeWhiteBoxTree()(model, known, victims, column)
+    np.testing.assert_array_equal(guess, truth)
+    assert abs((baseline == truth).mean() - 0.5) < 0.1
+    assert guess.dtype == baseline.dtype == np.int64 and model.queries == 300
+
+
+def test_a_column_that_the_tree_does_not_look_at_is_guessed_as_without_it():
+    known, victims = table(0, related=True), table(1, related=True)
+    model = tree(victims, (victims.x[:, 1] > 0).astype(int), depth=1)
+    guess, baseline = AttributeWhiteBoxTree()(model, known, victims, 2)
+    np.testing.assert_array_equal(guess, baseline)
+    assert (baseline == (victims.x[:, 2] > np.median(known.x[:, 2]))).mean() > 0.85  # column 0 tells it
+
+
+def test_a_tree_that_looks_at_the_column_for_some_gives_it_away_of_those():
+    """Label: column 2, but only where column 0 is positive."""
+    known, victims = table(0), table(1)
+    told = victims.x[:, 0] > 0
+    truth = victims.x[:, 2] > np.median(known.x[:, 2])
+    guess, _ = AttributeWhiteBoxTree()(tree(victims, (told & truth).astype(int)), known, victims, 2)
+    assert (guess == truth)[told].mean() == 1.0 and abs((guess == truth)[~told].mean() - 0.5) < 0.12
+
+
+def test_reads_one_tree_and_nothing_else():
+    train = table(0)
+    forest = EstimatorClassifier(RandomForestClassifier(3).fit(train.x, train.x[:, 0] > 0), 2, SPACE)
+    for other in (forest, EstimatorClassifier(Silent(), 2, SPACE)):
+        with pytest.raises(NotApplicable, match="one decision tree"):
+            AttributeWhiteBoxTree().check(other)
+    assert AttributeWhiteBoxTree().meets(DecisionTree()) and not AttributeWhiteBoxTree().meets(RandomForest())
+
+
+def test_art_refuses_the_last_column_of_a_tree():
+    victims = table(1)
+    model = tree(victims, (victims.x[:, 4] > 0).astype(int)).estimator
+    attack = AttributeInferenceWhiteBoxDecisionTree(ScikitlearnDecisionTreeClassifier(model), attack_feature=4)
+    with pytest.raises(ValueError, match="attack_feature must be a valid index"):
+        attack.infer(victims.x[:, :4], np.zeros(300), values=[-1.0, 1.0], priors=[0.5, 0.5])
+
+
+def test_arts_lifestyle_attack_tells_of_a_patient_what_depends_on_who_else_is_asked_about():
+    """Its weights are divided by the leaves that the batch reaches: alone, nothing is left but the prior."""
+    victims = table(1)
+    model = tree(victims, ((victims.x[:, 0] > 0) & (victims.x[:, 2] > 0.5)).astype(int)).estimator
+    attack = AttributeInferenceWhiteBoxLifestyleDecisionTree(ScikitlearnDecisionTreeClassifier(model), attack_feature=2)
+    others = np.delete(victims.x, 2, axis=1)
+    terms = {"values": [-1.0, 1.0], "priors": [0.49, 0.51]}
+    together = attack.infer(others, **terms)
+    alone = np.concatenate([attack.infer(others[i:i + 1], **terms) for i in range(50)])
+    assert (alone == 1.0).all() and (together[:50] == -1.0).any()

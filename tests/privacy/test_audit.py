@@ -7,7 +7,7 @@ from tests import _audit
 SMALL = {"shadows": 4, "max_iter": 2, "draws": 2, "epochs": 3, "trees": 10, "init_size": 5, "canaries": 20,
          "learner": "dt"}
 """Of every hyper-parameter that says how long something takes, so much."""
-MODELS = ["logistic-regression", "random-forest", "xgboost", "mlp"]
+MODELS = ["logistic-regression", "random-forest", "xgboost", "mlp", "decision-tree", "naive-bayes"]
 
 
 def cut(kind, item):
@@ -38,8 +38,8 @@ def test_no_cell_of_the_preset_fails(audited, preset):
 
 
 def test_shadow_models_of_a_target_are_trained_once_for_all_attacks(audited):
-    """Four targets without defense; DP-SGD, and four behind each of two ways of telling less."""
-    assert len(list((audited.folder / "shadows").glob("*.npy"))) == 4 + 1 + 8
+    """Six targets without defense; DP-SGD, and six behind each of two ways of telling less."""
+    assert len(list((audited.folder / "shadows").glob("*.npy"))) == 6 + 1 + 12
 
 
 def test_a_defense_is_compared_under_the_same_attack(audited):
@@ -52,7 +52,8 @@ def test_a_defense_is_compared_under_the_same_attack(audited):
 def test_the_report_shows_what_was_found(audited):
     page = (audited.folder / "report.html").read_text(encoding="utf-8")
     for said in ("Was this person among the training patients?", "ROC on logarithmic axes", "members against members",
-                 "one-run-audit", "equation-solving", "SYNTHETIC"):
+                 "one-run-audit", "equation-solving", "SYNTHETIC",
+                 "Can one patient be rebuilt", "another model says so"):
         assert said in page
 
 

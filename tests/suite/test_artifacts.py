@@ -21,7 +21,8 @@ from tests.breast import breast
 FAST = {"mlp": {"epochs": 3, "hidden": [8]}, "xgboost": {"trees": 5}, "random-forest": {"trees": 5}}
 
 
-@pytest.mark.parametrize("name", ["logistic-regression", "mlp", "random-forest", "xgboost"])
+@pytest.mark.parametrize("name", ["logistic-regression", "mlp", "random-forest", "xgboost", "decision-tree",
+                                  "naive-bayes"])
 def test_a_stored_model_predicts_the_same(tmp_path, name):
     train, val, test = breast()
     made = registry.make("models", name, FAST.get(name)).fit(train, val, seed=1)

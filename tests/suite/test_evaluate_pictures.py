@@ -15,11 +15,12 @@ from suite.attacks.noise import RandomNoise
 from suite.classifier import EstimatorClassifier, TorchClassifier
 from suite.data import Dataset, Provenance, Split
 from suite.evaluate import measure
-from suite.evaluate.pictures import picture, saliency
+from suite.evaluate.pictures import inverted, picture, saliency
 from suite.measurement import Measurement
 from suite.report import pictures
 from suite.report.page import render
 from suite.report.rows import Rows
+from suite.space import Space
 from tests.suite import _rows
 from tests.suite._toy import sheet, subject, value
 
@@ -172,3 +173,15 @@ def test_attacks_in_other_norms_are_shown_with_their_budget():
     kept = TestRoom().kept(8, n=1)
     assert list(pictures.examples(Rows(rows, made), lambda _: kept)["m"]) == [
         "noise (control)", "deepfool (L2 0.5)", "rotation-translation (largest angle 30 degrees)"]
+
+
+def test_of_an_inversion_means_are_kept_but_of_no_class_so_small_that_its_mean_shows_a_patient():
+    x = np.linspace(0, 1, 21, dtype=np.float32)[:, None, None, None].repeat(4, 2).repeat(4, 3)
+    train = Split(x, (np.arange(21) >= 12).astype(np.int64), ImageSpace(), CLASSES, np.arange(21))
+    found, start = np.stack([x[0], x[20]]), x.mean(0)
+    kept = inverted(found, start, train)
+    assert kept["picture_classes"].tolist() == ["clear"]  # of the other there are nine
+    assert (kept["picture_start"] == 128).all() and (kept["picture_means"] == round(255 * 5.5 / 20)).all()
+    assert (kept["picture_rebuilt"] == 0).all() and kept["picture_rebuilt"].shape == (1, 4, 4)
+    assert inverted(found[:, 0, 0], start[0, 0], Split(x[:, 0, 0], train.y, Space(0.0, 1.0), CLASSES, train.rows)) == {}
+    assert inverted(found, start, train.take(slice(9, 15))) == {}

@@ -5,10 +5,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pytest
 
+from suite.artifacts import Fitted
 from suite.attack import InversionAttack, MembershipAttack
-from suite.classifier import Classifier
+from suite.classifier import Classifier, EstimatorClassifier
 from suite.errors import InputError
 from suite.evaluate import measure
+from suite.recipe import Recipe
 from tests.suite._toy import dataset, sheet, split, subject, value
 
 
@@ -138,12 +140,40 @@ class TestPrivacy:
                 return np.stack([people.train.x[people.train.y == k].mean(0) for k in range(2)])
 
         out = sheet()
-        measure(Perfect(), subject(Memory(people.train, True), people), out)
+        arrays = measure(Perfect(), subject(Memory(people.train, True), people, Fitted(None)), out)
+        assert list(arrays) == ["reconstructions"]  # a table has no pictures
+        assert not [r for r in out.rows if "recognized" in r.metric or "evaluator" in r.metric]  # it cannot be trained
         for name, k in (("well", 0), ("ill", 1)):
             centre = people.train.x[people.train.y == k].mean(0)
             apart = np.sqrt(((people.train.x.mean(0) - centre) ** 2).mean())
             assert value(out, f"inversion_distance[{name}]") == pytest.approx(0, abs=1e-6)
             assert value(out, f"inversion_prior_distance[{name}]") == pytest.approx(apart, rel=1e-4)
+
+    def test_a_model_of_the_test_patients_judges_the_reconstructions(self, people):
+        @dataclass(frozen=True)
+        class Asks(Recipe):
+            """Trains a model that finds those ill whose first column is above 5."""
+
+            def fit(self, train, val, seed=0, device="cpu"):
+                assert train is people.test and val is people.val and seed == 1
+                return EstimatorClassifier(First(), 2, train.space, recipe=self)
+
+        class First:
+            def predict_proba(self, x):
+                p = (x[:, 0] > 5) * 0.9 + 0.05
+                return np.stack([1 - p, p], 1)
+
+        @dataclass(frozen=True)
+        class Far(InversionAttack):
+            def __call__(self, classifier, start, seed=0):
+                return np.float32([[0, 0], [9, 0]])
+
+        out = sheet()
+        measure(Far(), subject(Memory(people.train, True), people, Asks()), out)
+        assert value(out, "inversion_recognized[well]") == pytest.approx(0.95)
+        assert value(out, "inversion_recognized[ill]") == pytest.approx(0.95)
+        assert value(out, "inversion_prior_recognized[ill]") == pytest.approx(0.05)  # of the mean of all
+        assert value(out, "inversion_evaluator_accuracy") == pytest.approx(np.mean(people.train.y == 0))
 
     def test_attribute_inference_is_told_as_gain_over_imputation(self, people):
         from suite.attack import AttributeAttack

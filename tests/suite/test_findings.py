@@ -199,6 +199,21 @@ def test_inversion_farther_than_the_prior_is_no_leak():
     assert only(rows, "inversion").level == "high"
 
 
+def test_inversion_tells_what_another_model_makes_of_the_best_reconstruction():
+    rows = [row(f"inversion_{m}[ill]", v, attack="i") for m, v in (
+        ("distance", 0.04), ("prior_distance", 0.1), ("recognized", 0.93), ("prior_recognized", 0.41))]
+    text = only(rows, "inversion").text
+    assert "takes it for “ill” with a probability of 93%, and the mean of everyone with 41%" in text
+
+
+@pytest.mark.parametrize(("rebuilt", "level"), [((1.0, 0.93, 1.0), "high"), ((0.0, 0.0, 0.005), "good"),
+                                                ((0.06, 0.02, 0.16), "medium"), ((0.02, 0.0, 0.1), "low")])
+def test_reconstruction_is_judged_by_how_many_patients_are_rebuilt(rebuilt, level):
+    rows = [row("rows_rebuilt", *rebuilt, n=50, attack="r"), row("rows_rebuilt_baseline", 0.0, 0.0, 0.07, attack="r")]
+    found = only(rows, "reconstruction")
+    assert found.level == level and "left-out training patients" in found.text
+
+
 @pytest.mark.parametrize(("independent", "level"), [(3.0, "good"), (3.1, "good"), (4.0, "high"), (None, "low")])
 def test_a_claimed_epsilon_needs_confirmation(independent, level):
     rows = [row("note[epsilon_claimed]", 3.0, defense="dp"), row("note[delta]", 1e-3, defense="dp")]

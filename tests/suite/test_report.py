@@ -14,7 +14,7 @@ from suite.report.known import parameters
 from suite.report.page import render
 from suite.report.rows import Rows
 from suite.report.sections.defenses import leakage
-from suite.report.sections.privacy import attribute, epsilon, extraction
+from suite.report.sections.privacy import attribute, epsilon, extraction, inversion, reconstruction
 from suite.report.show import brief, interval, number, percent, points, share
 from suite.run import Run
 from tests.suite._rows import clean, evasion, manifest, row
@@ -49,6 +49,8 @@ def full_rows():
              *budget("dp", 3.0, 0.4), *budget("none", None, 1.7),
              row("attribute_gain", 0.12, 0.08, 0.17, attack="at", column="a"),
              row("inversion_distance[ill]", 0.2, attack="inv"), row("inversion_prior_distance[ill]", 0.3, attack="inv"),
+             row("inversion_recognized[ill]", 0.9, attack="inv"), row("rows_rebuilt", 0.9, 0.8, 1.0, attack="db"),
+             row("rows_rebuilt_baseline", 0.0, 0.0, 0.1, attack="db"),
              row("fidelity", 0.91, 0.85, 0.95, attack="steal", budget=25),
              row("fidelity", 0.96, 0.9, 0.99, attack="steal", budget=50),
              row("surrogate_accuracy", 0.72, 0.6, 0.8, attack="steal", budget=25),
@@ -308,3 +310,31 @@ def test_what_comes_of_a_stolen_copy_stands_beside_the_budget_at_which_it_was_me
     first, last = ([cell.text for cell in cells] for _, group in table.groups for cells in group)
     assert first[-4:] == ["–"] * 4
     assert last[-4:] == ["0.19 (0.12–0.27)", "0.04 (0.01–0.09)", "47", "0.15"]
+
+
+def test_reconstructions_stand_beside_the_mean_of_everyone_and_scores_that_nobody_took_have_no_column():
+    def found(attack, distance, **scores):
+        return [row(f"inversion_{m}[ill]", v, attack=attack) for m, v in
+                {"distance": distance, "prior_distance": 0.3, "confidence": 0.99, **scores}.items()]
+
+    rows = found("near", 0.2, recognized=0.9, prior_recognized=0.4) + found("far", 0.4)
+    table = inversion(Rows(rows, manifest()))
+    assert table.head == ["class", "attack", "distance to the class's mean", "another model says so",
+                          "confidence of the model"]
+    (_, lines), = table.groups
+    assert [[c.text for c in line] for line in lines] == [
+        ["ill", "near", "0.200 (0.300)", "0.900 (0.400)", "0.990"], ["ill", "far", "0.400 (0.300)", "–", "0.990"]]
+    assert [line[2].tone for line in lines] == ["warn", ""]
+
+
+def test_rebuilt_rows_are_marked_where_the_mean_of_their_class_would_not_do():
+    def table(share, low):
+        rows = [row("rows_rebuilt", share, low, 1.0, n=50, attack="db"),
+                row("rows_rebuilt_baseline", 0.02, 0.0, 0.1, n=50, attack="db"),
+                row("reconstruction_error", 0.001, attack="db"), row("reconstruction_error_baseline", 0.2, attack="db")]
+        ((_, (line,)),) = reconstruction(Rows(rows, manifest())).groups
+        return line
+
+    line = table(0.9, 0.8)
+    assert [c.text for c in line] == ["db", "0.90 (0.80–1.00)", "0.02 (0.00–0.10)", "0.001", "0.200", "50"]
+    assert line[1].tone == "warn" and table(0.05, 0.01)[1].tone == ""

@@ -7,7 +7,7 @@ from typing import ClassVar
 import numpy as np
 import pytest
 
-from suite.report import figures
+from suite.report import figures, pictures
 from suite.report.findings import findings
 from suite.report.page import render
 from suite.report.rows import Rows
@@ -206,3 +206,17 @@ class TestPage:
         page = render(clean(), images())
         listed = page.split("<caption>Thresholds</caption>")[1].split("</table>")[0]
         assert re.findall(r'<th scope="row">([^<]+)</th>', listed) == ["performance"]
+
+
+def test_reconstructions_are_shown_once_an_attack_between_the_means():
+    rows = [r for defense in ("none", "x") for steps in (1, 2) for r in (
+        row("inversion_distance[ill]", 0.1 * steps, attack="inv", defense=defense),)]
+    kept = {"picture_start": np.zeros((1, 8, 8), np.uint8), "picture_means": np.zeros((2, 8, 8), np.uint8),
+            "picture_rebuilt": np.full((2, 8, 8), 255, np.uint8), "picture_classes": np.array(["well", "ill"])}
+    (of, shown), = pictures.rebuilt(Rows(rows, images()), lambda _: kept).items()
+    assert of == "inv on m"
+    assert [p.title for p in shown] == ["mean of all", "mean of “well”", "“well”, rebuilt", "mean of “ill”",
+                                        "“ill”, rebuilt"]
+    assert shown[1].uri == shown[3].uri != shown[2].uri
+    assert pictures.rebuilt(Rows(rows, images()), lambda _: {}) == {}
+    assert 'alt="inv on m: “ill”, rebuilt"' in render(rows, images(), lambda _: kept)

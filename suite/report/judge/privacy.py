@@ -80,7 +80,27 @@ def inversion(rows: Rows) -> list[Finding]:
             text = (f"{attack} reconstructs “{best}” at a distance of {number(row.value, 3)} of the scale from its "
                     f"mean patient, {nearer} it than the mean of everyone ({number(prior[best].value, 3)}); the best "
                     f"of {len(tried)} reconstructions, which the attacker cannot tell from the others.")
+            says, of_all = (next((r for r in rows.of(f"inversion_{score}[{best}]", model, attack=attack)
+                                  if r.attack_params == row.attack_params), None)
+                            for score in ("recognized", "prior_recognized"))
+            if says and of_all:
+                text += (f" Another model, which learned from other patients, takes it for “{best}” with a probability "
+                         f"of {share(says.value)}, and the mean of everyone with {share(of_all.value)}.")
             out.append(Finding(level, model, text, "inversion", figure=share(max(gain, 0.0)), weight=gain))
+    return out
+
+
+def reconstruction(rows: Rows) -> list[Finding]:
+    """Training patients rebuilt from the model and all others."""
+    out = []
+    for model in rows.models:
+        for attack in rows.attacks(model, "none", "rows_rebuilt"):
+            found, guess = (rows.one(m, model, attack=attack) for m in ("rows_rebuilt", "rows_rebuilt_baseline"))
+            text = (f"{attack} rebuilds {percent(found)} of left-out training patients, with all their values, from "
+                    f"the model and all other rows, n = {found.n}; the mean of their class is within 1% of "
+                    f"{share(guess.value)}.")
+            level = grade("reconstruction", found.ci_low - guess.value, found.ci_high - guess.value)
+            out.append(Finding(level, model, text, "reconstruction", figure=share(found.value), weight=found.value))
     return out
 
 

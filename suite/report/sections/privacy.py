@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import NamedTuple
 
 from suite.measurement import Measurement
@@ -101,23 +102,54 @@ def attribute(rows: Rows) -> Table:
 
 def inversion(rows: Rows) -> Table:
     """Reconstructions of each class."""
-    table = Table("Model inversion", ["class", "attack", "distance to the class's mean", "the same for everyone's mean",
-                                      "confidence of the model", "queries"],
-                  note="Root mean square difference in units of each column's scale. A reconstruction that is farther "
-                       "away than everyone's mean is an input that the model likes, not a patient.")
+    head = {"distance": "distance to the class's mean", "recognized": "another model says so",
+            "ssim_mean": "SSIM to the class's mean", "ssim_nearest": "SSIM to the nearest training image"}
+    table = Table("Model inversion", ["class", "attack", *head.values(), "confidence of the model", "queries"],
+                  note="In brackets: the same of everyone's mean, which needs no model. Distance: root mean square "
+                       "in units of each column's scale. Another model: its probability of the class; it "
+                       "learned from the test patients. Marked: nearer to the class's mean than everyone's mean is. "
+                       "What is not is an input that the model likes, not a patient.")
     for model, defense in rows.pairs():
         group = model + ("" if defense == "none" else f" behind {defense}")
         ran = dict.fromkeys(r.attack for r in rows.all if (r.model, r.defense) == (model, defense)
                             and r.metric.startswith("inversion_distance["))
         for attack in ran:
             for name in rows.named("inversion_distance", model, defense, attack):
-                tried = [rows.of(f"inversion_{m}[{name}]", model, defense, attack)
-                         for m in ("distance", "prior_distance", "confidence")]
-                for away, prior, sure in zip(*tried, strict=False):
-                    cell = words(number(away.value, 3), "warn" if away.value < prior.value else "")
+                for away in rows.of(f"inversion_distance[{name}]", model, defense, attack):
+                    def found(score: str, away: Measurement = away, name: str = name) -> Measurement | None:
+                        same = rows.of(f"inversion_{score}[{name}]", away.model, away.defense, away.attack)
+                        return next((r for r in same if r.attack_params == away.attack_params), None)
+
+                    prior = found("prior_distance")
+                    nearer = prior is not None and away.value < prior.value
+                    pairs = [beside(found(score), found(f"prior_{score}")) for score in head]
+                    pairs[0] = replace(pairs[0], tone="warn" if nearer else "")
                     how = known.parameters(attack, away.attack_params)
-                    table.add(group, [words(name), words(f"{attack} ({how})" if how else attack), cell, plain(prior, 3),
-                                      plain(sure, 3), amount(away.queries)])
+                    table.add(group, [words(name), words(f"{attack} ({how})" if how else attack), *pairs,
+                                      plain(found("confidence"), 3), amount(away.queries)])
+    return table.pruned()
+
+
+def beside(row: Measurement | None, prior: Measurement | None) -> Cell:
+    """A value, and in brackets that of everyone's mean."""
+    if row is None:
+        return Cell(NONE, num=True)
+    return Cell(number(row.value, 3) + (f" ({number(prior.value, 3)})" if prior else ""), num=True)
+
+
+def reconstruction(rows: Rows) -> Table:
+    """Training rows rebuilt, each from all others."""
+    table = Table("Database reconstruction", ["attack", "rows rebuilt", "by the mean of their class", "distance",
+                                              "of the mean of their class", "n"],
+                  note="The attacker has the model and all training rows but one. Rebuilt: the label, and every column "
+                       "within 1% of its scale. Distance: root mean square in units of scale, mean over rows.")
+    for model, defense in rows.pairs():
+        for attack in rows.attacks(model, defense, "rows_rebuilt"):
+            found, guessed, error, far = (rows.one(metric, model, defense, attack) for metric in (
+                "rows_rebuilt", "rows_rebuilt_baseline", "reconstruction_error", "reconstruction_error_baseline"))
+            table.add(model + ("" if defense == "none" else f" behind {defense}"), [
+                words(attack), est(found, "warn" if found.ci_low > guessed.value else ""), est(guessed),
+                plain(error, 3), plain(far, 3), amount(found.n)])
     return table
 
 
