@@ -34,6 +34,10 @@ class DPSGD(TorchDefense):
     point is chosen where the recipe asks for one. The noise comes from a seeded generator, so that results can
     be repeated; a model that is to be published needs noise that nobody can repeat.
 
+    Logistic regression is trained so too, by Adam and not by its usual solver. On Pima (460 rows) its AUROC is 0.805 at
+    epsilon 1 and 0.809 at 3, means of 10 seeds on validation; plain, 0.813. Objective and output perturbation
+    (Chaudhuri, Monteleoni and Sarwate 2011, arXiv 0912.0071), which need no delta, came to 0.789 and 0.806 at most.
+
     `notes` holds "epsilon_claimed" (PRV accountant), "epsilon_independent" (another library's PLD accountant for the
     same noise), "delta", "noise_multiplier", "sample_rate", "steps", "accountant", and "replaced" where batch
     normalisation, which mixes rows, had to give way.

@@ -240,6 +240,15 @@ def test_seed_decides_everything_and_no_global_randomness_is_used(defended):
     assert torch.equal(torch.random.get_rng_state(), state)
 
 
+def test_logistic_regression_is_trained_by_private_steps_and_never_by_its_solver(monkeypatch):
+    monkeypatch.setattr(LogisticRegression, "fit", None)
+    monkeypatch.setattr("sklearn.linear_model.LogisticRegression.fit", None)
+    private = DPSGD(epsilon=8.0, epochs=10, batch=60)(LogisticRegression(), TRAIN, VAL)
+    assert (private.predict(VAL.x) == VAL.y).mean() > 0.9 and private.notes["steps"] == 50
+    other = DPSGD(epsilon=8.0, epochs=10, batch=60)(LogisticRegression(c=1e-6), TRAIN, VAL)
+    assert np.array_equal(other.predict_proba(VAL.x), private.predict_proba(VAL.x))  # its penalty has no part in it
+
+
 def test_more_noise_costs_accuracy():
     weak, strong = (np.mean([(DPSGD(epsilon=e, epochs=10, batch=60)(LogisticRegression(), TRAIN, VAL, seed=s)
                               .predict(VAL.x) == VAL.y).mean() for s in range(3)]) for e in (8.0, 0.05))
