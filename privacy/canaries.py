@@ -88,16 +88,21 @@ class OneRunAudit(PrivacyAudit):
         return [max(int(share * m / 2), 1) for share in self.shares]
 
     def _check(self, train: Split, fresh: Split) -> None:
-        name, m = type(self).__name__, len(fresh)
-        if len(train.classes) < 2:
-            raise InputError(f"{name}: with one class there is no wrong label")
-        impossible = ~train.space.possible(torch.from_numpy(fresh.x).to(train.space.lower.device)).cpu().numpy()
-        if impossible.any():
-            raise InputError(f"{name}: row {fresh.rows[impossible][0]} is no possible input, so it makes no canary")
+        m = len(fresh)
+        check_possible(type(self).__name__, train, fresh)
         by_chance = 0.5 ** (2 * max(self._guesses(m)))
         if by_chance * len(self.shares) >= 1 - self.confidence:
-            raise InputError(f"{name}: {m} held-out rows are too few: about so few canaries, all guesses may be right "
-                             "by chance")
+            raise InputError(f"{type(self).__name__}: {m} held-out rows are too few: about so few canaries, all "
+                             "guesses may be right by chance")
+
+
+def check_possible(name: str, train: Split, fresh: Split) -> None:
+    """Raise `InputError` if held-out rows make no canaries for an audit of this name."""
+    if len(train.classes) < 2:
+        raise InputError(f"{name}: with one class there is no wrong label")
+    impossible = ~train.space.possible(torch.from_numpy(fresh.x).to(train.space.lower.device)).cpu().numpy()
+    if impossible.any():
+        raise InputError(f"{name}: row {fresh.rows[impossible][0]} is no possible input, so it makes no canary")
 
 
 def mislabeled(model: Classifier, rows: Split) -> Split:

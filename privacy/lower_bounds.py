@@ -67,7 +67,22 @@ def from_scores(inside: np.ndarray, outside: np.ndarray, delta: float, confidenc
     Raises:
         InputError: NaN among the scores, no scores, delta or confidence out of range.
     """
-    risk, inside, outside = _risk(delta, confidence), _numbers(inside), _numbers(outside)
+    return _best_threshold(inside, outside, _risk(delta, confidence), lambda tpr, fpr: _epsilon(tpr, fpr, delta))
+
+
+def from_scores_gdp(inside: np.ndarray, outside: np.ndarray, confidence: float = 0.95) -> float:
+    """As `from_scores`, for trainings whose trade-off curve is Gaussian: a lower bound on their mu.
+
+    mu-Gaussian differential privacy allows no test with Phi^-1(TPR) > Phi^-1(FPR) + mu (Dong, Roth and Su 2019, arXiv
+    1905.02383); the bounds on the rates are the same (Nasr et al. 2023, arXiv 2302.07956).
+    """
+    return _best_threshold(inside, outside, _risk(0.0, confidence), lambda tpr, fpr: float(ndtri(tpr) - ndtri(fpr)))
+
+
+def _best_threshold(inside: np.ndarray, outside: np.ndarray, risk: float,
+                    bound: Callable[[float, float], float]) -> float:
+    """The largest of 0 and `bound(least TPR, greatest FPR)` over the thresholds that `from_scores` tries."""
+    inside, outside = _numbers(inside), _numbers(outside)
     sides = [(inside, outside), (-outside, -inside)]  # "not in" is a test too, with the roles exchanged
     risk /= 2 * sum(len(_ranks(rare)) for _, rare in sides)
     best = 0.0
@@ -75,7 +90,7 @@ def from_scores(inside: np.ndarray, outside: np.ndarray, delta: float, confidenc
         for k in _ranks(rare):
             hits = int((common > np.sort(rare)[-k]).sum())
             alarms = float(betainccinv(k, len(rare) - k + 1, risk))
-            best = max(best, _epsilon(_least(hits, len(common), risk), alarms, delta))
+            best = max(best, bound(_least(hits, len(common), risk), alarms))
     return best
 
 

@@ -216,12 +216,12 @@ class MembershipAttack(Attack):
 
 @dataclass(frozen=True)
 class Audited:
-    """What one training gave away of the rows that an auditor put into it.
+    """What a training gave away of the rows that an auditor put into it, each of many once, or one of them many times.
 
     Attributes:
         model: As trained with them. What is claimed of its privacy is in its notes.
-        score: (m,) float64, one of each row: higher means more likely in the training.
-        inside: (m,) bool, which of them were.
+        score: (m,) float64, one of each row, or of each training: higher means more likely that the row was in it.
+        inside: (m,) bool, whether it was.
         delta: That of the bounds.
         epsilon: No training with a smaller epsilon gives that much away, at the audit's confidence; 0 where nothing was
             shown.
@@ -243,7 +243,7 @@ class Audited:
 
 @dataclass(frozen=True)
 class PrivacyAudit(Attack):
-    """Trains once more with rows of the auditor's own, to see how much the training gives away of them."""
+    """Trains again with rows of the auditor's own, to see how much the training gives away of them."""
 
     retrains: ClassVar[bool] = True
 

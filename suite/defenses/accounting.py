@@ -15,12 +15,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from suite.cache import folder
+from suite.errors import InputError
 
 if TYPE_CHECKING:
     from dp_accounting.pld import PLDAccountant
 
 TOLERANCE = 0.01
 """How far below its target a calibrated epsilon may lie, relative to the target."""
+
+LEAST = 1e-4
+"""Epsilon below which the PRV accountant's own error is what it finds, so that no noise would do."""
 
 
 def usual_delta(rows: int) -> float:
@@ -43,17 +47,28 @@ def noise_multiplier(epsilon: float, delta: float, rate: float, steps: int) -> f
 
     Returns:
         Standard deviation of the noise, in units of the clipping norm.
+
+    Raises:
+        InputError: No noise is enough.
     """
+    unreachable = InputError(f"epsilon {epsilon:g} at delta {delta:g} is out of reach of {steps} steps at a sampling "
+                             f"rate of {rate:.3g} (about {steps * rate:.2g} epochs): take a larger epsilon, or fewer "
+                             "epochs")
+    if epsilon < LEAST:
+        raise unreachable
     key = f"opacus {version('opacus')}, PRV: epsilon {epsilon!r}, delta {delta!r}, rate {rate!r}, steps {steps}"
     file = folder() / "noise_multipliers.json"
     if (known := _read(file).get(key)) is not None:
         return known
     from opacus.accountants.utils import get_noise_multiplier
 
-    with _quiet():
-        sigma = float(get_noise_multiplier(
-            target_epsilon=epsilon, target_delta=delta, sample_rate=rate, steps=steps, accountant="prv",
-            epsilon_tolerance=TOLERANCE * epsilon, eps_error=_mesh(epsilon)))
+    try:
+        with _quiet():
+            sigma = float(get_noise_multiplier(
+                target_epsilon=epsilon, target_delta=delta, sample_rate=rate, steps=steps, accountant="prv",
+                epsilon_tolerance=TOLERANCE * epsilon, eps_error=_mesh(epsilon)))
+    except ValueError as e:  # it gives up at a noise of a million
+        raise unreachable from e
     _write(file, _read(file) | {key: sigma})
     return sigma
 

@@ -7,13 +7,14 @@ import dp_accounting
 import numpy as np
 import pytest
 from scipy.optimize import linprog
-from scipy.special import expit, ndtr
+from scipy.special import expit, ndtr, ndtri
 from scipy.stats import binom, binomtest, norm
 
 from privacy.lower_bounds import (
     Guesses,
     from_counts,
     from_scores,
+    from_scores_gdp,
     gaussian_epsilon,
     guess,
     one_run,
@@ -88,6 +89,24 @@ def test_many_scores_bring_the_bound_near_to_the_epsilon_of_the_gaussian_mechani
     assert 0.6 * truth < from_scores(*gaussian_trials(5000, 1.0, 0), 0.01) <= truth
     weaker = from_scores(*gaussian_trials(200, 1.0, 0), 0.01)
     assert 0 < weaker < 0.6 * truth
+
+
+def test_a_bound_on_mu_is_too_high_no_more_often_than_stated_and_comes_near():
+    mu, found = 1.5, []
+    for seed in range(REPEATS):
+        rng = np.random.default_rng(seed)
+        found.append(from_scores_gdp(rng.normal(mu, 1, 60), rng.normal(0, 1, 60)))
+    assert np.mean(np.array(found) > mu) <= ALLOWED and np.median(found) > 0.3
+    rng = np.random.default_rng(0)
+    assert 0.9 * mu < from_scores_gdp(rng.normal(mu, 1, 20000), rng.normal(0, 1, 20000)) <= mu
+
+
+def test_the_bound_on_mu_is_that_of_the_best_threshold_either_way():
+    many = from_scores_gdp(np.ones(64), np.zeros(64))
+    low = (0.05 / (2 * 2 * 6)) ** (1 / 64)  # two rates of six thresholds from either side
+    assert many == pytest.approx(2 * ndtri(low)) and many > 2
+    assert from_scores_gdp(-np.zeros(64), -np.ones(64)) == many
+    assert from_scores_gdp(np.zeros(64), np.zeros(64)) == 0
 
 
 def test_scores_that_separate_the_sides_have_a_closed_form():

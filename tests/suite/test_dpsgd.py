@@ -17,7 +17,8 @@ from suite.attack import Info
 from suite.data import Split
 from suite.defenses import accounting
 from suite.defenses.accounting import epsilon_pld, epsilon_prv, noise_multiplier
-from suite.defenses.dpsgd import DPSGD, per_row, private_step, standardise
+from suite.defenses.clipping import BookKeeping
+from suite.defenses.dpsgd import DPSGD, PrivateGradient, per_row, standardise
 from suite.errors import InputError, NotApplicable
 from suite.recipe import TorchRecipe
 from suite.space import Space
@@ -25,7 +26,6 @@ from suite.training import Normalize, build
 from tabular.models import MLP, LogisticRegression, RandomForest
 from tests.suite._images import SmallCNN
 
-pytestmark = pytest.mark.filterwarnings("ignore:Full backward hook")
 TABLE = Space(torch.tensor([0.0, 10.0, -1.0]), torch.tensor([1.0, 30.0, -1.0]))
 
 
@@ -112,19 +112,25 @@ def test_calibration_is_remembered_across_processes_and_survives_a_broken_cache(
         noise_multiplier(5.0, 1e-4, 0.5, 4)
 
 
+def test_an_epsilon_out_of_reach_is_told_before_anything_is_trained(monkeypatch):
+    monkeypatch.setattr("suite.defenses.dpsgd.build", None)
+    with pytest.raises(InputError, match=r"^epsilon 1e-05 at delta 0.001 is out of reach .* \(about 40 epochs\)"):
+        DPSGD(epsilon=1e-5)(MLP(), TRAIN, VAL)
+    with monkeypatch.context() as patch:  # Opacus says "The privacy budget is too low.", and of what, it does not
+        patch.setattr("opacus.accountants.utils.MAX_SIGMA", 1.0)
+        with pytest.raises(InputError, match=r"^epsilon 0.77 at delta 0.001 is out of reach of 3 steps"):
+            noise_multiplier(0.77, 1e-3, 0.4, 3)
+    assert noise_multiplier(0.77, 1e-3, 0.4, 3) > 1
+
+
 # ---- one step
 
 
 def stepper(net, sigma, clip=1.0, expected=1):
-    from opacus.grad_sample import GradSampleModule
-    from opacus.optimizers import DPOptimizer
-
-    network = GradSampleModule(net.train(), loss_reduction="sum")
-    optimizer = DPOptimizer(torch.optim.SGD(network.parameters(), 0.0), noise_multiplier=sigma, max_grad_norm=clip,
-                            expected_batch_size=expected, generator=torch.Generator().manual_seed(0))
+    private = PrivateGradient(BookKeeping(net.train()), clip, sigma, expected, torch.Generator().manual_seed(0))
 
     def gradient(x, y):
-        private_step(network, optimizer, x, y)
+        private(x, y)
         return torch.cat([p.grad.flatten() for p in net.parameters()])
 
     return gradient
@@ -182,12 +188,13 @@ def test_learns_and_says_what_it_spent(defended):
 def test_takes_the_steps_that_were_accounted_for_on_poisson_batches(monkeypatch):
     sizes, noise = [], []
 
-    def recorded(network, optimizer, x, y):
-        sizes.append(len(y))
-        noise.append(optimizer.noise_multiplier * optimizer.max_grad_norm / optimizer.expected_batch_size)
-        private_step(network, optimizer, x, y)
+    class Recorded(PrivateGradient):
+        def __call__(self, x, y):
+            sizes.append(len(y))
+            noise.append(self.sigma * self.norm / self.expected)
+            super().__call__(x, y)
 
-    monkeypatch.setattr("suite.defenses.dpsgd.private_step", recorded)
+    monkeypatch.setattr("suite.defenses.dpsgd.PrivateGradient", Recorded)
     classifier = DPSGD(epsilon=8.0, epochs=10, batch=60, max_grad_norm=0.7)(MLP(hidden=(4,)), TRAIN, VAL)
     assert len(sizes) == classifier.notes["steps"] == 50
     assert set(noise) == {classifier.notes["noise_multiplier"] * 0.7 / 60}
@@ -231,6 +238,15 @@ def test_seed_decides_everything_and_no_global_randomness_is_used(defended):
     assert np.array_equal(same, defended.predict_proba(VAL.x))
     assert not np.array_equal(other, same)
     assert torch.equal(torch.random.get_rng_state(), state)
+
+
+def test_logistic_regression_is_trained_by_private_steps_and_never_by_its_solver(monkeypatch):
+    monkeypatch.setattr(LogisticRegression, "fit", None)
+    monkeypatch.setattr("sklearn.linear_model.LogisticRegression.fit", None)
+    private = DPSGD(epsilon=8.0, epochs=10, batch=60)(LogisticRegression(), TRAIN, VAL)
+    assert (private.predict(VAL.x) == VAL.y).mean() > 0.9 and private.notes["steps"] == 50
+    other = DPSGD(epsilon=8.0, epochs=10, batch=60)(LogisticRegression(c=1e-6), TRAIN, VAL)
+    assert np.array_equal(other.predict_proba(VAL.x), private.predict_proba(VAL.x))  # its penalty has no part in it
 
 
 def test_more_noise_costs_accuracy():

@@ -244,6 +244,7 @@ def test_claimed_independent_and_audited_epsilon_stand_on_one_line():
     assert [c.text for c in plain][2:6] == ["–", "–", "≥ 1.70", "≥ 3.40"]
     tones = [[c.tone for c in line][4:6] for line in (plain, honest, broken)]
     assert tones == [["", ""], ["", ""], ["bad", "bad"]]
+    assert re.search(r"No ε here covers .*hyper-parameters tuned on them.*validation rows", table.note)
 
 
 def test_a_second_audit_of_the_same_training_has_its_own_line():

@@ -1,0 +1,115 @@
+"""PATE: differential privacy for any kind of model, trees among them, by a vote of teachers who share no patient."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import numpy as np
+
+from suite.attack import Info
+from suite.classifier import Classifier
+from suite.data import Split
+from suite.defenses.accounting import epsilon_pld, epsilon_prv, noise_multiplier, usual_delta
+from suite.errors import InputError
+from suite.progress import advance
+from suite.recipe import Defense, Recipe
+
+
+@dataclass(frozen=True)
+class PATE(Defense):
+    """A student that learns from noisy votes of teachers, each of whom has seen a part of the training rows.
+
+    Which teacher a row goes to depends on that row and the seed alone, and rows of one patient go to the same. So a
+    row, or all rows of a patient, added or removed, changes one vote a question: counts move by an L2 distance of
+    sqrt(2) at most, and the answers to all questions are a composition of Gaussian mechanisms. Epsilon is that of
+    these, whatever the votes are.
+
+    The student asks about validation rows, and knows their inputs and the noisy answers: these inputs are public here
+    and not protected, and their labels are not looked at. Nor does epsilon cover what was decided from the training
+    rows before: medians filled in, hyper-parameters tuned on the same patients. The noise comes from a seeded
+    generator, so that results can be repeated; a model that is to be published needs noise that nobody can repeat.
+
+    Many teachers outvote the noise and know few rows each; few questions need little noise and teach the student
+    little. On Pima (460 rows, 5 seeds, test) the balanced accuracy of a random forest is 0.754 plain, 0.721 at epsilon
+    8 and 0.709 at 3; that of XGBoost 0.733, 0.705 and 0.640.
+
+    `notes` holds what `suite.defenses.dpsgd.DPSGD` notes, a step being a question.
+
+    Attributes:
+        epsilon: Target, positive.
+        delta: Target, in (0, 1); None takes the largest power of ten below 1 / rows.
+        teachers: How many the training rows are dealt out to.
+        questions: Validation rows that are asked about at most.
+    """
+
+    info: ClassVar[Info] = Info(
+        "PATE", "Papernot, Abadi, Erlingsson, Goodfellow and Talwar 2017, arXiv 1610.05755; Gaussian votes: Papernot "
+        "et al. 2018, arXiv 1802.08908", threats=("membership",),
+        cost="`teachers` trainings on a part of the rows each, one on the voted labels, and some seconds to calibrate",
+        departs="epsilon for any votes, not for those that were cast; every question is answered; the student is of "
+                "the same kind as the teachers")
+    epsilon: float = 3.0
+    delta: float | None = None
+    teachers: int = 30
+    questions: int = 100
+
+    def __post_init__(self) -> None:
+        if not self.epsilon > 0 or not (self.delta is None or 0 < self.delta < 1):
+            raise InputError(f"PATE: needs epsilon > 0 and delta in (0, 1), got {self.epsilon} and {self.delta}")
+        if self.teachers < 2 or self.questions < 1:
+            raise InputError(f"PATE: needs 2 teachers and 1 question at least, got {self.teachers} and "
+                             f"{self.questions}")
+
+    def __call__(self, recipe: Recipe, train: Split, val: Split, seed: int = 0, device: str = "cpu") -> Classifier:
+        delta = self.delta if self.delta is not None else usual_delta(len(train))
+        rng = np.random.default_rng([seed, 4])
+        asked = val.take(np.sort(rng.permutation(len(val))[:self.questions]))
+        sigma = noise_multiplier(self.epsilon, delta, 1.0, len(asked))
+
+        counts = self.votes(recipe, train, asked.x, seed, device)
+        noisy = counts + rng.normal(0, sigma * 2**0.5, counts.shape)
+        voted = asked.with_data(asked.x, noisy.argmax(1))
+        for label in np.flatnonzero(np.bincount(voted.y, minlength=len(train.classes)) == 0):
+            raise InputError(f"PATE: none of {len(asked)} answers is '{train.classes[label]}', so no student can learn "
+                             "it; a larger epsilon or other numbers of teachers and questions may help")
+        student = recipe.fit(voted, voted, seed, device)
+        student.notes |= {
+            "epsilon_claimed": epsilon_prv(sigma, delta, 1.0, len(asked)),
+            "epsilon_independent": epsilon_pld(sigma, delta, 1.0, len(asked)),
+            "delta": delta, "noise_multiplier": sigma, "sample_rate": 1.0, "steps": len(asked),
+            "accountant": "PRV (Opacus); independent: PLD (dp-accounting)"}
+        return student
+
+    def votes(self, recipe: Recipe, train: Split, x: np.ndarray, seed: int, device: str = "cpu") -> np.ndarray:
+        """(n, classes) int64: for how many teachers each class is the likeliest of each of (n, ...) inputs.
+
+        A teacher without rows does not vote, and one who knows a single class votes for it.
+        """
+        counts = np.zeros((len(x), len(train.classes)), np.int64)
+        teacher = dealt(train, self.teachers, seed)
+        seeds = [int(s) for s in np.random.SeedSequence([seed, 5]).generate_state(self.teachers) % 2**31]
+        for k in range(self.teachers):
+            part = train.take(teacher == k)
+            known, labels = np.unique(part.y, return_inverse=True)
+            if len(known) > 1:  # labels without a gap, as some learners want them
+                part = replace(part, y=labels.astype(np.int64), classes=tuple(train.classes[c] for c in known))
+                said = recipe.fit(part, part, seeds[k], device).predict(x)
+                counts[np.arange(len(x)), known[said]] += 1
+            elif len(known):
+                counts[:, known[0]] += 1
+            advance("teachers", k + 1, self.teachers)
+        return counts
+
+
+def dealt(split: Split, parts: int, seed: int) -> np.ndarray:
+    """(n,) int64 in [0, parts): a part for each row, by a digest of its patient or, where nobody knows them, of itself.
+
+    No other row has a say, so that adding one leaves all others where they are.
+    """
+    keys = ([row.tobytes() + label.tobytes() for row, label in zip(split.x, split.y, strict=True)]
+            if split.patients is None else [patient.tobytes() for patient in split.patients.astype(np.int64)])
+    salt = str(seed).encode()
+    return np.array([int.from_bytes(hashlib.blake2b(key, key=salt, digest_size=8).digest()) % parts for key in keys],
+                    np.int64)

@@ -1,0 +1,157 @@
+"""Clipped gradients: against autograd row by row and against Opacus, for each layer and each way through it."""
+
+import copy
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from imaging.models import ResNetSmall, SimpleCNN
+from suite.defenses import clipping
+from suite.defenses.clipping import BookKeeping, PerRow, clipped_sum
+from suite.defenses.dpsgd import per_row
+from suite.seeding import seeded
+from tabular.models import MLP
+
+IMAGE = (1, 12, 12)
+
+
+class Twice(nn.Module):
+    """Sends its input through one layer two times, with another in between."""
+
+    def __init__(self):
+        super().__init__()
+        self.own, self.between, self.last = nn.Linear(6, 6), nn.LayerNorm(6), nn.Linear(6, 3)
+
+    def forward(self, x):
+        return self.last(self.between(self.own(self.between(self.own(x)).relu())).relu())
+
+
+class Places(nn.Module):
+    """Linear layers and a normalisation over several places of each row, as a transformer has them."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner = nn.Sequential(nn.Linear(4, 40), nn.GELU(), nn.Linear(40, 5), nn.LayerNorm((9, 5)))
+        self.last = nn.Linear(5, 3)
+
+    def forward(self, x):
+        return self.last(self.inner(x.flatten(1).view(-1, 9, 16)[..., :4]).mean(1))
+
+
+class Scale(nn.Module):
+    """A layer that nobody knows."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(3))
+
+    def forward(self, x):
+        return self.weight * x
+
+
+with seeded(0):
+    NETWORKS = {
+        "mlp": (MLP().network((6,), 3), (6,)),
+        "simple cnn": (SimpleCNN().network(IMAGE, 3), IMAGE),
+        "resnet": (per_row(ResNetSmall(widths=(16, 32)).network((3, 20, 20), 3))[0], (3, 20, 20)),
+        "twice": (Twice(), (6,)),
+        "places": (Places(), (1, 12, 12)),
+        "dilated": (nn.Sequential(nn.Conv2d(1, 3, 3, (2, 1), (1, 2), (1, 2), bias=False), nn.GroupNorm(3, 3), nn.Tanh(),
+                                  nn.Flatten(), nn.LazyLinear(3)), IMAGE),
+    }
+
+
+def prepared(name, n=9):
+    network, inputs = NETWORKS[name]
+    torch.manual_seed(0)
+    x = torch.randn(n, *inputs) * torch.logspace(-2, 1, n).view(-1, *[1] * len(inputs))  # some clipped, some not
+    network(x)
+    return copy.deepcopy(network), x, torch.arange(n) % 3
+
+
+def gradients(network):
+    return torch.cat([p.grad.flatten() for p in network.parameters()])
+
+
+def by_hand(network, x, y, norm):
+    """One row after the other."""
+    total = 0
+    for a, b in zip(x, y, strict=True):
+        parts = torch.autograd.grad(F.cross_entropy(network(a[None]), b[None]), tuple(network.parameters()))
+        own = torch.cat([g.flatten() for g in parts])
+        total = total + own * min(1.0, norm / own.norm())
+    return total
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("norm", [0.3, 1.5, 1e6])
+def test_it_is_the_sum_of_clipped_rows_as_autograd_and_opacus_have_it(name, norm):
+    network, x, y = prepared(name)
+    assert clipping.suited(network)
+    BookKeeping(network)(x, y, norm)
+    expected = by_hand(network, x, y, norm)
+    assert torch.allclose(gradients(network), expected, rtol=1e-4, atol=1e-5 * float(expected.abs().max()))
+    theirs = peer(network)
+    theirs(x, y, norm)
+    assert torch.allclose(gradients(network), gradients(theirs.network), rtol=1e-4, atol=1e-5)
+
+
+def peer(network):
+    from opacus.grad_sample import GradSampleModule
+
+    return PerRow(GradSampleModule(copy.deepcopy(network), loss_reduction="sum"))
+
+
+@pytest.mark.parametrize("size", [(4, 4), (28, 28)])
+def test_both_ways_through_a_layer_are_the_same(size):
+    """Few places: norms without gradients of rows. Many: gradients written out. The first layer has both here."""
+    torch.manual_seed(0)
+    seen, back = torch.randn(5, 20, size[0] ** 2), torch.randn(5, 30, size[0] ** 2)
+    squares, weighted = clipping._products(nn.Linear(20, 30), seen, back)
+    rows = torch.einsum("nit,not->noi", seen, back)
+    assert torch.allclose(squares, rows.square().sum((1, 2)) + back.sum(2).square().sum(1), rtol=1e-4)
+    w = torch.rand(5)
+    weight, bias = weighted(w)
+    assert torch.allclose(weight.view(30, 20), torch.einsum("n,noi->oi", w, rows), rtol=1e-4, atol=1e-3)
+    assert torch.allclose(bias, w @ back.sum(2), rtol=1e-4, atol=1e-4)
+
+
+def test_a_row_alone_is_never_longer_than_the_norm_and_no_shorter_if_clipped():
+    for name in NETWORKS:
+        network, x, _ = prepared(name)
+        with torch.no_grad():
+            worst = network(x[-1:]).argmin(1)  # a row that is judged rightly may have no gradient to clip
+        BookKeeping(network)(x[-1:], worst, 0.01)
+        assert gradients(network).norm() == pytest.approx(0.01, rel=1e-3)
+
+
+@pytest.mark.parametrize("unknown", [
+    Scale(), nn.Conv2d(2, 2, 1, groups=2), nn.Conv2d(1, 1, 3, padding="same"), nn.Conv2d(1, 1, 3, 1, 1,
+    padding_mode="reflect"), nn.Conv1d(1, 1, 1), nn.Linear(2, 2).requires_grad_(False)])
+def test_layers_it_does_not_know_are_left_to_opacus(unknown):
+    assert not clipping.suited(nn.Sequential(nn.Linear(3, 3), unknown))
+
+
+def test_a_shared_weight_is_left_to_opacus():
+    one, other = nn.Linear(3, 3), nn.Linear(3, 3)
+    assert clipping.suited(nn.Sequential(one, other))
+    other.weight = one.weight
+    assert not clipping.suited(nn.Sequential(one, other))
+
+
+@pytest.mark.filterwarnings("ignore:Full backward hook")
+def test_opacus_leaves_nothing_behind():
+    torch.manual_seed(0)
+    network, x, y = nn.Sequential(nn.Linear(6, 3), Scale()), 3 * torch.randn(8, 6), torch.arange(8) % 3
+    expected = by_hand(network, x, y, 0.7)
+    with clipped_sum(network) as clipped:
+        assert isinstance(clipped, PerRow)
+        for _ in range(2):  # nothing adds up
+            clipped(x, y, 0.7)
+            assert torch.allclose(gradients(network), expected, atol=1e-5)
+    assert not any(m._forward_hooks or m._backward_hooks for m in network.modules())
+    assert not any(hasattr(p, "grad_sample") for p in network.parameters())
+    with clipped_sum(network[0]) as clipped:
+        assert isinstance(clipped, BookKeeping)
