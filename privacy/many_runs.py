@@ -45,6 +45,7 @@ class ManyRunsAudit(PrivacyAudit):
         "Many-runs audit", "Jagielski, Ullman and Oprea 2020, arXiv 2006.07709; Nasr et al. 2021, arXiv 2101.04535",
         "training", ("membership",), "`runs` trainings",
         "one canary from the data or by chance, not crafted; thresholds are chosen by the scores, corrected for")
+    trials: ClassVar[str] = "trainings"
     runs: Annotated[int, Field(ge=4, multiple_of=2)] = 64
     source: Literal["held-out", "random"] = "held-out"
     confidence: Annotated[float, Field(gt=0, lt=1)] = 0.95

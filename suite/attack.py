@@ -246,6 +246,8 @@ class PrivacyAudit(Attack):
     """Trains again with rows of the auditor's own, to see how much the training gives away of them."""
 
     retrains: ClassVar[bool] = True
+    trials: ClassVar[str] = "canaries"
+    """What `Audited.score` is of."""
 
     @abstractmethod
     def __call__(self, retrain: Callable[[Split, int], Classifier], reference: Classifier, train: Split, fresh: Split,

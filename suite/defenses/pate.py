@@ -32,8 +32,7 @@ class PATE(Defense):
     generator, so that results can be repeated; a model that is to be published needs noise that nobody can repeat.
 
     Many teachers outvote the noise and know few rows each; few questions need little noise and teach the student
-    little. On Pima (460 rows, 5 seeds, test) the balanced accuracy of a random forest is 0.754 plain, 0.721 at epsilon
-    8 and 0.709 at 3; that of XGBoost 0.733, 0.705 and 0.640.
+    little. `medsec audit privacy --data pima --model random-forest --defenses pate` shows the price on Pima.
 
     `notes` holds what `suite.defenses.dpsgd.DPSGD` notes, a step being a question.
 

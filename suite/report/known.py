@@ -31,6 +31,11 @@ def norm(row: Measurement) -> str:
         return "linf"
 
 
+def trials(row: Measurement) -> str:
+    """What an audit of a privacy budget counts: "canaries" or "trainings"."""
+    return getattr(_found(row.attack), "trials", "canaries")
+
+
 def budget(row: Measurement, voice: Voice) -> str:
     """The budget of an evasion row with its unit, as "5%", "L2 0.5", "3 pixels" or "largest angle 30 degrees"."""
     eps, kind = row.attack_params.get("eps"), norm(row)

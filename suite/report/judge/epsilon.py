@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from suite.report import known
 from suite.report.findings import Finding, Level
 from suite.report.rows import Rows
 from suite.report.sections.privacy import Audit, audits
@@ -47,15 +48,16 @@ def audited(rows: Rows) -> list[Finding]:
 
 def _held(model: str, defense: str, found: Audit) -> Finding:
     shown, gaussian, claimed, right = (r.value for r in (found.shown, found.gaussian, found.claimed, found.right))
+    of = known.trials(found.shown)
     claim = f"ε = {number(claimed)}" + (f" at δ = {found.delta.value:g}" if found.delta else "")
     sure = f"at {found.confidence} confidence" + (f" ({found.how})" if found.how else "")
     if shown > claimed:
         level: Level = "high"
-        text = (f"The claim of {claim} is false {sure}: {share(right)} of {found.right.n} guesses about canaries were "
+        text = (f"The claim of {claim} is false {sure}: {share(right)} of {found.right.n} guesses about {of} were "
                 f"right, so ε is at least {number(shown)}.")
     elif found.false:
         level = "high"
-        text = (f"The claim of {claim} is false {sure}: guesses about canaries were right more often than the "
+        text = (f"The claim of {claim} is false {sure}: guesses about {of} were right more often than the "
                 f"training's own trade-off curve allows. Whatever the curve, ε is at least {number(shown)}; for a "
                 f"Gaussian one, {number(gaussian)}.")
     elif gaussian > claimed and found.refuted is None:
@@ -64,6 +66,6 @@ def _held(model: str, defense: str, found: Audit) -> Finding:
                 f"{number(gaussian)} then. Without that, at least {number(shown)}.")
     else:
         level = "good"
-        text = (f"The claim of {claim} is not refuted: {found.shown.n} canaries speak for an ε of at least "
+        text = (f"The claim of {claim} is not refuted: {found.shown.n} {of} speak for an ε of at least "
                 f"{number(shown)} {sure}. An audit can refute a claim and never prove one.")
     return Finding(level, model, text, "privacy budget", defense, weight=shown - claimed)

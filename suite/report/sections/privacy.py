@@ -15,9 +15,10 @@ from suite.report.tables import Cell, Table, amount, est, plain, words
 def epsilon(rows: Rows) -> Table:
     """Epsilon as claimed, as another accountant has it, and as an audit has shown it, on one line."""
     head = ["defense", "δ", "ε claimed", "ε, another accountant", "ε audited", "ε audited, Gaussian", "claim",
-            "canaries", "guesses that were right", "n", "confidence"]
+            "audited by", "guesses that were right", "n", "confidence"]
     table = Table("Privacy budget", head, note="Claimed: at most this much, of the training with canaries among its "
-                  "rows. Audited: at least this much, by guesses about which canaries those are; 0 says only that "
+                  "rows. Audited: at least this much, by guesses about which canaries those are, or which "
+                  "trainings had one; 0 says only that "
                   "nothing was shown. Gaussian: at least this much if the trade-off curve is that of Gaussian noise, "
                   "as that of DP-SGD nearly is. Claim: held against the training's own curve where that is known. Red: "
                   "more was shown than is claimed. No ε here covers what was decided from the patients before the "
@@ -32,7 +33,7 @@ def epsilon(rows: Rows) -> Table:
             claim = words("refuted", "bad") if found.false else words("not refuted" if found.claimed else "", "muted")
             table.add(model, [words(defense + (f" ({found.how})" if found.how else "")),
                               Cell(f"{delta.value:g}" if delta else NONE, num=True), plain(found.claimed),
-                              plain(found.independent), *bounds, claim, amount(found.shown.n),
+                              plain(found.independent), *bounds, claim, words(f"{found.shown.n} {known.trials(found.shown)}"),
                               Cell(percent(right), num=True), amount(right and right.n), words(found.confidence)])
     return table.pruned()
 
