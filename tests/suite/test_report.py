@@ -238,8 +238,8 @@ def test_claimed_independent_and_audited_epsilon_stand_on_one_line():
     table = epsilon(Rows(budget("none", None, 1.7) + budget("dp", 3.0, 0.4) + budget("broken", 3.0, 3.2), manifest()))
     (model, (plain, honest, broken)), = table.groups
     assert model == "m"
-    assert [c.text for c in honest] == ["dp", "0.001", "3.00", "2.98", "≥ 0.40", "≥ 0.80", "not refuted", "154",
-                                        "75% (64–83%)", "76", "95%"]
+    assert [c.text for c in honest] == ["dp", "0.001", "3.00", "2.98", "≥ 0.40", "≥ 0.80", "not refuted",
+                                        "154 canaries", "75% (64–83%)", "76", "95%"]
     assert (plain[6].text, broken[6].text) == ("–", "refuted")
     assert [c.text for c in plain][2:6] == ["–", "–", "≥ 1.70", "≥ 3.40"]
     tones = [[c.tone for c in line][4:6] for line in (plain, honest, broken)]

@@ -33,7 +33,8 @@ def epsilon(rows: Rows) -> Table:
             claim = words("refuted", "bad") if found.false else words("not refuted" if found.claimed else "", "muted")
             table.add(model, [words(defense + (f" ({found.how})" if found.how else "")),
                               Cell(f"{delta.value:g}" if delta else NONE, num=True), plain(found.claimed),
-                              plain(found.independent), *bounds, claim, words(f"{found.shown.n} {known.trials(found.shown)}"),
+                              plain(found.independent), *bounds, claim,
+                              words(f"{found.shown.n} {known.trials(found.shown)}"),
                               Cell(percent(right), num=True), amount(right and right.n), words(found.confidence)])
     return table.pruned()
 
