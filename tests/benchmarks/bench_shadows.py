@@ -106,7 +106,8 @@ def convolutions(repeats: int) -> None:
     print("\nConvolutional networks, 28 x 28, a step of 8: time of one after another over that stacked by torch.func")
     for widths, batch in (((16, 32, 64), 8), ((16, 32, 64), 64), ((32, 64, 128), 64)):
         steps = [stacked_step(widths, batch) for _ in range(repeats + 1)][1:]
-        print(f"  {'-'.join(map(str, widths)):<12} batches of {batch:<4}{statistics.median(steps):>6.2f} x", flush=True)
+        name = "-".join(map(str, widths))
+        print(f"  {name:<12} batches of {batch:<4}{statistics.median(steps):>6.2f} x", flush=True)
 
 
 def stacked_step(widths: tuple[int, ...], batch: int) -> float:
