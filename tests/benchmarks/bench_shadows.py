@@ -111,7 +111,7 @@ def convolutions(repeats: int) -> None:
 
 
 def stacked_step(widths: tuple[int, ...], batch: int) -> float:
-    """Time of eight networks' gradients and steps one after another, over the time of all at once; the third of each."""
+    """Time of eight networks' gradients and steps one after another, over that of all at once; the third of each."""
     from torch.func import functional_call, grad, stack_module_state, vmap
 
     networks = [SimpleCNN(widths=widths).network((1, 28, 28), 2) for _ in range(8)]
