@@ -199,8 +199,8 @@ def main() -> None:
     if args.only != "forests":
         networks(whole, args)
     if args.only != "networks":
-        compare(f"{args.models} random forests of 100 full trees, {ROWS} rows, and their answers about {2 * ROWS}; wall "
-                "clock", {"medsec": forests(whole, args.models)} | peers(SACRO=lambda: sacro(whole, args.models)),
+        compare(f"{args.models} random forests of 100 full trees, {ROWS} rows, and their answers about {2 * ROWS}; "
+                "wall clock", {"medsec": forests(whole, args.models)} | peers(SACRO=lambda: sacro(whole, args.models)),
                 {"SACRO": 2.0}, args.repeats, time.perf_counter)
         with contextlib.suppress(ImportError):
             agreement(whole, args.models)
