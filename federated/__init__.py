@@ -1,0 +1,8 @@
+"""A federation of hospitals on Flower: honest, hostile, private. May use all other packages."""
+
+import os
+
+# Flower and Ray read these when they are imported; without them each run calls home, or installs what it thinks fit
+for _name, _value in {"FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1",
+                      "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1", "RAY_USAGE_STATS_ENABLED": "0"}.items():
+    os.environ.setdefault(_name, _value)

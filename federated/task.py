@@ -1,0 +1,132 @@
+"""What the hospitals of a federation train together, and what one of them does in a round. Knows nothing of Flower."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from suite.classifier import TorchClassifier
+from suite.data import Split
+from suite.defenses.dpsgd import per_row, standardise
+from suite.recipe import TorchRecipe
+from suite.seeding import seeded, torch_generator
+from suite.space import Space
+from suite.training import build, class_weights, tensors
+
+
+@dataclass(frozen=True)
+class Task:
+    """A network that all hospitals know the shape of, and how each trains it on its own rows.
+
+    All parameters travel as one flat vector. Nothing else does: inputs are standardised by the bounds of the space, so
+    that no mean of anybody's patients is needed, and batch normalisation, whose averages would be of one hospital,
+    gives way to group normalisation.
+
+    Attributes:
+        recipe: The network. Its own way of training is not used, but for class balancing, augmentation and weight
+            decay.
+        inputs: Shape of one input.
+        classes: Their names, the same at every hospital.
+        space: The possible inputs, the same at every hospital.
+        epochs, batch, lr: Of a hospital's training in one round (SGD with momentum 0.9, which starts anew each round).
+        proximal: Pull towards the model that came in (FedProx: Li et al. 2020, arXiv 1812.06127); 0 for none.
+        seed: Of the first model, and with round and hospital of all else.
+        device: Where networks are trained.
+    """
+
+    recipe: TorchRecipe
+    inputs: tuple[int, ...]
+    classes: tuple[str, ...]
+    space: Space
+    epochs: int = 1
+    batch: int = 32
+    lr: float = 0.05
+    proximal: float = 0.0
+    seed: int = 0
+    device: str = "cpu"
+
+    def network(self) -> tuple[nn.Sequential, str]:
+        """The untrained module, and what was replaced in it."""
+        module = build(self.recipe, self.inputs, len(self.classes), self.seed)
+        standardise(module[0], self.space, self.inputs)
+        module[1], replaced = per_row(module[1])
+        return module.to(self.device), replaced
+
+    @cached_property
+    def _module(self) -> nn.Sequential:
+        """One that is filled again and again: building takes longer than a small hospital's round."""
+        return self.network()[0]
+
+    @property
+    def size(self) -> int:
+        """Number of parameters."""
+        return sum(p.numel() for p in self._module.parameters())
+
+    def initial(self) -> np.ndarray:
+        """(d,) float32, the parameters of the untrained network."""
+        return self._flat()
+
+    def train(self, weights: np.ndarray, rows: Split, number: int, turn: int) -> np.ndarray:
+        """The parameters after a hospital's part of a round.
+
+        Args:
+            weights: (d,) float32, as they came in.
+            rows: What the hospital has.
+            number: Of the hospital, from 0 up.
+            turn: The round, from 1 up.
+
+        Returns:
+            (d,) float32.
+        """
+        module, came = self._filled(weights), torch.from_numpy(np.array(weights, np.float32)).to(self.device)
+        module.train()
+        optimizer = torch.optim.SGD(module.parameters(), self.lr, momentum=0.9, weight_decay=self.recipe.weight_decay)
+        x, y = tensors(rows, self.device)
+        costs = class_weights(y, len(self.classes), self.recipe.balanced)
+        seed = int(np.random.SeedSequence([self.seed, number, turn]).generate_state(1)[0])
+        generator = torch_generator(seed)
+        with seeded(seed):  # dropout knows the global generator only
+            for _ in range(self.epochs):
+                for index in torch.randperm(len(y), generator=generator).split(self.batch):
+                    index = index.to(self.device)
+                    inputs, labels = self.recipe.augment(x[index], generator), y[index]
+                    losses = F.cross_entropy(module(inputs), labels, reduction="none") * costs[labels]
+                    optimizer.zero_grad(set_to_none=True)
+                    losses.mean().backward()
+                    if self.proximal:
+                        self._pull(module, came)
+                    optimizer.step()
+        return self._flat()
+
+    def _pull(self, module: nn.Module, came: Tensor) -> None:
+        """Add the gradient of `proximal / 2` times the squared distance from what came in."""
+        start = 0
+        for p in module.parameters():
+            p.grad.add_(p.detach() - came[start:start + p.numel()].view_as(p), alpha=self.proximal)
+            start += p.numel()
+
+    def _filled(self, weights: np.ndarray) -> nn.Sequential:
+        vector = torch.from_numpy(np.array(weights, np.float32)).to(self.device)
+        nn.utils.vector_to_parameters(vector, self._module.parameters())
+        return self._module
+
+    def _flat(self) -> np.ndarray:
+        with torch.no_grad():
+            return nn.utils.parameters_to_vector(self._module.parameters()).cpu().numpy()
+
+    def classifier(self, weights: np.ndarray) -> TorchClassifier:
+        """The model of (d,) parameters, with a module of its own."""
+        module, replaced = self.network()
+        vector = torch.from_numpy(np.array(weights, np.float32)).to(self.device)
+        nn.utils.vector_to_parameters(vector, module.parameters())
+        for p in module.parameters():
+            p.data = p.data.clone()
+        made = TorchClassifier(module.eval(), len(self.classes), self.space, device=self.device, recipe=self.recipe)
+        if replaced:
+            made.notes["replaced"] = replaced
+        return made
