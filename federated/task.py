@@ -69,7 +69,7 @@ class Task:
 
     def initial(self) -> np.ndarray:
         """(d,) float32, the parameters of the untrained network."""
-        return self._flat()
+        return _flat(self.network()[0])
 
     def train(self, weights: np.ndarray, rows: Split, number: int, turn: int) -> np.ndarray:
         """The parameters after a hospital's part of a round.
@@ -101,7 +101,7 @@ class Task:
                     if self.proximal:
                         self._pull(module, came)
                     optimizer.step()
-        return self._flat()
+        return _flat(module)
 
     def _pull(self, module: nn.Module, came: Tensor) -> None:
         """Add the gradient of `proximal / 2` times the squared distance from what came in."""
@@ -115,10 +115,6 @@ class Task:
         nn.utils.vector_to_parameters(vector, self._module.parameters())
         return self._module
 
-    def _flat(self) -> np.ndarray:
-        with torch.no_grad():
-            return nn.utils.parameters_to_vector(self._module.parameters()).cpu().numpy()
-
     def classifier(self, weights: np.ndarray) -> TorchClassifier:
         """The model of (d,) parameters, with a module of its own."""
         module, replaced = self.network()
@@ -130,3 +126,9 @@ class Task:
         if replaced:
             made.notes["replaced"] = replaced
         return made
+
+
+def _flat(module: nn.Module) -> np.ndarray:
+    """(d,) float32, all parameters in a row."""
+    with torch.no_grad():
+        return nn.utils.parameters_to_vector(module.parameters()).cpu().numpy()
