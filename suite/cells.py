@@ -193,9 +193,12 @@ class Layout:
         elif item.defenses is None and defended.against_poisoning:
             return False
         recipe = self.models[model.name]
-        if model.name in self.fitted and not isinstance(defended, Front):
+        if model.name in self.fitted:
+            if self.fitted[model.name].labels_only and attack.info.knowledge == "score":
+                return False
             try:
-                attack.check(self.fitted[model.name])
+                if not isinstance(defended, Front):
+                    attack.check(self.fitted[model.name])
             except NotApplicable:
                 return False
         # a guard in front of trees is no tree; in front of a network it is still a network

@@ -234,6 +234,8 @@ class Plan(BaseModel):
     @field_validator("models", "defenses", "detectors")
     @classmethod
     def _distinct(cls, value: tuple[Item, ...]) -> tuple[Item, ...]:
+        if renamed := next((item for item in value if item.use and item.name == "none"), None):
+            raise ValueError(f"'{renamed.use}' cannot be called none, which stands for no defense")
         slugs = [item.slug for item in value]
         for item in value:
             if slugs.count(item.slug) > 1:  # rows and files are told apart by it

@@ -4,7 +4,8 @@ Opacus keeps the gradient of every row by every weight. Of a linear layer or a c
 of what comes in and what the loss does to what goes out, so its norm and the weighted sum over rows need these two
 only: one pass forward, one back to the layers' outputs, and two small products a layer ("book-keeping": Bu, Wang, Zha
 and Karypis 2022, arXiv 2210.00038). Where an image has many places and a layer few weights, the gradient of each row is
-the smaller thing and is written out ("mixed": Bu, Mao and Xu 2022, arXiv 2205.10683). Both are exact.
+the smaller thing and is written out ("mixed": Bu, Mao and Xu 2022, arXiv 2205.10683). Both are exact but for
+rounding.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from contextlib import contextmanager
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from suite.errors import InputError
 
 TINY = 1e-6
 """Added to each norm before it divides, as Opacus does: no row of norm zero divides by it, and none gets larger."""
@@ -54,7 +57,7 @@ def suited(network: nn.Module) -> bool:
     layers = [m for m in network.modules() if any(True for _ in m.parameters(recurse=False))]
     own = [p for m in layers for p in m.parameters(recurse=False)]
     return (all(type(m) in LAYERS and _plain(m) for m in layers) and len(own) == len({id(p) for p in own})
-            and all(p.requires_grad for p in own))
+            and all(p.requires_grad for p in own))  # Opacus leaves frozen ones alone
 
 
 def _plain(layer: nn.Module) -> bool:
@@ -64,10 +67,14 @@ def _plain(layer: nn.Module) -> bool:
 
 
 class BookKeeping:
-    """Clipped gradients from what goes into each layer, and from what the loss does to what comes out."""
+    """Clipped gradients from what goes into each layer, and from what the loss does to what comes out.
+
+    The first batch is differentiated once more as a whole, and a network of which the sum over its rows comes out
+    otherwise is refused: its layers' outputs are overwritten, or their weights used behind their backs.
+    """
 
     def __init__(self, network: nn.Module) -> None:
-        self.network = network
+        self.network, self._tried = network, False
         self.layers = [m for m in network.modules() if any(True for _ in m.parameters(recurse=False))]
 
     def __call__(self, x: Tensor, y: Tensor, norm: float) -> None:
@@ -79,13 +86,40 @@ class BookKeeping:
         finally:
             for hook in hooks:
                 hook.remove()
-        back = iter(torch.autograd.grad(loss, [out for parts in calls.values() for _, out in parts]))
+        outputs = [out for parts in calls.values() for _, out in parts]
+        for out in outputs:
+            _check_rows(len(out), len(x))
+        back = iter(torch.autograd.grad(loss, outputs, retain_graph=not self._tried, materialize_grads=True))
         with torch.no_grad():
             found = {m: LAYERS[type(m)](m, [(seen, next(back)) for seen, _ in parts]) for m, parts in calls.items()}
             weights = factors(sum(squares for squares, _ in found.values()).clamp(min=0).sqrt(), norm)
-            for m, (_, weighted) in found.items():
-                for p, grad in zip(m.parameters(recurse=False), weighted(weights), strict=True):
-                    p.grad = grad.view_as(p)
+        if not self._tried:
+            self._try(loss, found, weights)
+        for m in self.layers:
+            own = [*m.parameters(recurse=False)]
+            # a layer that was not called has learned nothing
+            grads = found[m][1](weights) if m in found else [torch.zeros_like(p) for p in own]
+            for p, grad in zip(own, grads, strict=True):
+                p.grad = grad.view_as(p)
+
+    def _try(self, loss: Tensor, found: dict[nn.Module, tuple[Tensor, Weighted]], weights: Tensor) -> None:
+        """Compare the unclipped sums with those of autograd."""
+        own = [p for m in found for p in m.parameters(recurse=False)]
+        truth = torch.autograd.grad(loss, own, materialize_grads=True)
+        sums = [grad.view_as(p) for m in found
+                for p, grad in zip(m.parameters(recurse=False), found[m][1](torch.ones_like(weights)), strict=True)]
+        far = sum((a - b).square().sum() for a, b in zip(sums, truth, strict=True)).sqrt()
+        if far > 1e-2 * max(float(sum(g.square().sum() for g in truth).sqrt()), TINY):
+            raise InputError("private training cannot follow this network: it overwrites what its layers return, or "
+                             "uses their weights outside of them")
+        self._tried = True
+
+
+def _check_rows(there: int, rows: int) -> None:
+    """Raise `InputError` unless a layer has as many rows as the batch: parts of one would be clipped one by one."""
+    if there != rows:
+        raise InputError(f"private training needs rows that stay apart: of {rows} rows this network makes {there}, and "
+                         "the parts of one would be clipped one by one")
 
 
 class PerRow:
@@ -99,9 +133,12 @@ class PerRow:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*[Bb]ackward hook")  # the first layer's input needs no gradient
             F.cross_entropy(self.network(x), y, reduction="sum").backward()
-        rows = [p.grad_sample for p in self.network.parameters()]
+        learning = [p for p in self.network.parameters() if p.requires_grad]
+        rows = [p.new_zeros(len(x), *p.shape) if p.grad_sample is None else p.grad_sample for p in learning]
+        for r in rows:
+            _check_rows(len(r), len(x))
         weights = factors(torch.stack([r.flatten(1).norm(dim=1) for r in rows]).norm(dim=0), norm)
-        for p, r in zip(self.network.parameters(), rows, strict=True):
+        for p, r in zip(learning, rows, strict=True):
             p.grad, p.grad_sample = torch.tensordot(weights, r, 1), None
 
 
@@ -161,7 +198,7 @@ def _scaled(layer: nn.GroupNorm | nn.LayerNorm, x: Tensor, back: Tensor) -> tupl
     """(n, parameters) gradients of each row by the scale, and by the shift, of normalised values."""
     if type(layer) is nn.GroupNorm:
         normal = F.group_norm(x, layer.num_groups, eps=layer.eps)
-        return (normal * back).flatten(2).sum(2), back.flatten(2).sum(2)
+        return tuple(t.reshape(*x.shape[:2], -1).sum(2) for t in (normal * back, back))
     normal, own = F.layer_norm(x, layer.normalized_shape, eps=layer.eps), math.prod(layer.normalized_shape)
     return tuple(t.reshape(len(x), -1, own).sum(1) for t in (normal * back, back))
 

@@ -1,4 +1,4 @@
-"""DP-SGD: training that provably hides whether any one patient took part."""
+"""DP-SGD: training that provably hides whether any one row took part."""
 
 from __future__ import annotations
 
@@ -131,7 +131,7 @@ class PrivateGradient:
 
     def __call__(self, x: Tensor, y: Tensor) -> None:
         """Put it into the `grad` of each parameter, from a Poisson batch of (b, ...) inputs and (b,) labels, b >= 0."""
-        parameters = [*self.clipped.network.parameters()]
+        parameters = [p for p in self.clipped.network.parameters() if p.requires_grad]
         if len(y):
             self.clipped(x, y, self.norm)
         else:  # skipping the step would tell that the batch was empty, and not every layer takes zero rows
@@ -152,6 +152,10 @@ def per_row(network: nn.Module) -> tuple[nn.Module, str]:
     if ModuleValidator.is_valid(network.train()):
         return network, ""
     fixed = ModuleValidator.fix(network)
+    for name, layer in network.named_modules():
+        if type(layer) is nn.BatchNorm1d:
+            # Opacus makes groups of one value, of which nothing is left once they are normalised
+            fixed.set_submodule(name, nn.GroupNorm(1, layer.num_features, layer.eps, layer.affine))
     old, new = dict(network.named_modules()), dict(fixed.named_modules())
     changed = [f"{type(old[name]).__name__} by {type(new[name]).__name__}"
                for name in new if name in old and type(old[name]) is not type(new[name])]

@@ -54,7 +54,6 @@ class OtherDataDistillation(TorchDefense):
         def judged(module: nn.Module, batch: Batch) -> Tensor:
             return F.cross_entropy(module(batch.x), batch.y, reduction="none")
 
-        other.y[:] = soft.argmax(1).cpu().numpy()  # what class weights go by
         student = fit(replace(recipe, balanced=False), other, val, seed=seed, device=device, objective=match,
                       val_objective=judged)
         student.recipe = recipe
@@ -66,4 +65,4 @@ class OtherDataDistillation(TorchDefense):
         space, rng = val.space.to("cpu"), np.random.default_rng([seed, 3])
         base = torch.from_numpy(rows.x[len(val):])
         noise = torch.from_numpy(rng.uniform(-self.noise, self.noise, base.shape).astype(np.float32)) * space.scale
-        return replace(rows, x=np.concatenate([val.x, space.snap(base + noise, base).numpy()]), y=rows.y.copy())
+        return replace(rows, x=np.concatenate([val.x, space.snap(base + noise, base).numpy()]))

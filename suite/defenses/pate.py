@@ -21,7 +21,8 @@ from suite.recipe import Defense, Recipe
 class PATE(Defense):
     """A student that learns from noisy votes of teachers, each of whom has seen a part of the training rows.
 
-    Which teacher a row goes to depends on that row and the seed alone, and rows of one patient go to the same. So a
+    Which teacher a row goes to depends on that row and the seed alone or, where patients are known, on the patient's
+    number, and rows of one patient go to the same: numbers have to be given before it is settled who takes part. So a
     row, or all rows of a patient, added or removed, changes one vote a question: counts move by an L2 distance of
     sqrt(2) at most, and the answers to all questions are a composition of Gaussian mechanisms. Epsilon is that of
     these, whatever the votes are.
@@ -65,7 +66,11 @@ class PATE(Defense):
         delta = self.delta if self.delta is not None else usual_delta(len(train))
         rng = np.random.default_rng([seed, 4])
         asked = val.take(np.sort(rng.permutation(len(val))[:self.questions]))
-        sigma = noise_multiplier(self.epsilon, delta, 1.0, len(asked))
+        try:
+            sigma = noise_multiplier(self.epsilon, delta, 1.0, len(asked))
+        except InputError:
+            raise InputError(f"PATE: epsilon {self.epsilon:g} at delta {delta:g} is out of reach of {len(asked)} "
+                             "questions: take a larger epsilon, or fewer questions") from None
 
         counts = self.votes(recipe, train, asked.x, seed, device)
         noisy = counts + rng.normal(0, sigma * 2**0.5, counts.shape)

@@ -100,7 +100,8 @@ def transferred(copy: TorchClassifier, victim: Classifier, test: Split, eps: flo
 def _honest(victim: Classifier, split: Split, seed: int) -> list[tuple[np.ndarray, np.ndarray]]:
     """What PRADA sees of clients who ask about the rows of a split in random order."""
     rng, x, labels = np.random.default_rng(seed), split.x / _scale(split), victim.predict_proba(split.x).argmax(1)
-    return [(x[order], labels[order]) for order in (rng.permutation(len(x)) for _ in range(STREAMS))]
+    orders = (rng.permutation(len(x))[:BUDGETS[-1]] for _ in range(STREAMS))  # no longer than the thief's
+    return [(x[order], labels[order]) for order in orders]
 
 
 def _scale(split: Split) -> np.ndarray:

@@ -9,6 +9,7 @@ from torch import Tensor
 from suite.classifier import Classifier, TorchClassifier
 from suite.data import Split
 from suite.evaluate.subject import Arrays
+from suite.shadows import patients_of
 
 MOST = 3
 """Inputs that are shown of each attack: the first that it fooled, so that nobody chose the prettiest."""
@@ -58,11 +59,12 @@ def inverted(found: np.ndarray, start: np.ndarray, train: Split) -> Arrays:
         train: The rows the model learned from.
 
     Returns:
-        Arrays `picture_*` of the k classes of at least `FEW` images, as the mean of fewer shows these: "start"
+        Arrays `picture_*` of the k classes of at least `FEW` patients, as the mean of fewer shows these: "start"
         (1, ...), "means" and "rebuilt" (k, ...), all uint8 as `picture` gives them, and "classes" (k,) str. Empty where
         inputs are no pictures or all classes are small.
     """
-    chosen = [k for k in range(len(train.classes)) if (train.y == k).sum() >= FEW]
+    people = patients_of(train)
+    chosen = [k for k in range(len(train.classes)) if len(np.unique(people[train.y == k])) >= FEW]
     if not chosen or train.space.pictures(torch.from_numpy(start[None])) is None:
         return {}
     shown = {"start": start[None], "means": np.stack([train.x[train.y == k].mean(0) for k in chosen]),

@@ -103,7 +103,8 @@ def evaluator(subject: Subject) -> Classifier | None:
     """A model of the target's recipe, undefended, that has learned from the test patients instead; None where it cannot
     be trained.
 
-    It shares no patient and no weights with the target, so an input that only the target likes does not convince it.
+    It shares no weights with the target and no patient that either has learned from, so an input that only the target
+    likes does not convince it; both were stopped by the validation split.
     """
     test = subject.data.test
     if len(np.unique(test.y)) < len(test.classes):

@@ -69,7 +69,7 @@ def test_gaussian_noise_of_known_mu_is_neared():
 
 def test_trainings_that_tell_all_have_a_closed_form():
     found = run(lambda there, rng: 0.9 if there else 0.1, runs=32, delta=1e-3)
-    assert found.made == found.right == 32 and found.inside.sum() == 16
+    assert found.made == found.right == 16 and found.inside.sum() == 16
     assert found.epsilon == from_scores(np.ones(16), np.zeros(16), 1e-3) > 0.5
     assert found.epsilon_gdp == gaussian_epsilon(from_scores_gdp(np.ones(16), np.zeros(16)), 1e-3) > 1
     assert run(lambda there, rng: 0.5, runs=32).epsilon == 0

@@ -11,6 +11,7 @@ from imaging.models import ResNetSmall, SimpleCNN
 from suite.defenses import clipping
 from suite.defenses.clipping import BookKeeping, PerRow, clipped_sum
 from suite.defenses.dpsgd import per_row
+from suite.errors import InputError
 from suite.seeding import seeded
 from tabular.models import MLP
 
@@ -58,6 +59,8 @@ with seeded(0):
         "resnet": (per_row(ResNetSmall(widths=(16, 32)).network((3, 20, 20), 3))[0], (3, 20, 20)),
         "twice": (Twice(), (6,)),
         "places": (Places(), (1, 12, 12)),
+        "normalised table": (per_row(nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 3)))[0],
+                             (6,)),
         "dilated": (nn.Sequential(nn.Conv2d(1, 3, 3, (2, 1), (1, 2), (1, 2), bias=False), nn.GroupNorm(3, 3), nn.Tanh(),
                                   nn.Flatten(), nn.LazyLinear(3)), IMAGE),
     }
@@ -155,3 +158,75 @@ def test_opacus_leaves_nothing_behind():
     assert not any(hasattr(p, "grad_sample") for p in network.parameters())
     with clipped_sum(network[0]) as clipped:
         assert isinstance(clipped, BookKeeping)
+
+
+class Folds(nn.Module):
+    """Judges four parts of each row, as if they were rows, and takes the mean."""
+
+    def __init__(self):
+        super().__init__()
+        self.a = nn.Linear(4, 3)
+
+    def forward(self, x):
+        return self.a(x.reshape(-1, 4)).reshape(len(x), -1, 3).mean(1)
+
+
+class Overwrites(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Linear(4, 8), nn.Linear(8, 3)
+
+    def forward(self, x):
+        return self.b(torch.relu_(self.a(x)))
+
+
+class Behind(Overwrites):
+    """Uses a layer's weight outside of it."""
+
+    def forward(self, x):
+        return F.linear(self.a(x), self.a.weight.T)[:, :3] + self.b(self.a(x))
+
+
+class Idle(Overwrites):
+    """Does not call one of its layers."""
+
+    def forward(self, x):
+        return self.a(x)[:, :3]
+
+
+@pytest.mark.parametrize("rows", [1, 6])
+@pytest.mark.parametrize("opacus", [False, True])
+def test_parts_of_a_row_are_not_clipped_one_by_one(rows, opacus):
+    network = Folds()
+    clip = peer(network) if opacus else BookKeeping(network)
+    with pytest.raises(InputError, match=f"of {rows} rows this network makes {4 * rows}"):
+        clip(torch.randn(rows, 16), torch.zeros(rows, dtype=torch.long), 1.0)
+
+
+@pytest.mark.parametrize("kind", [Overwrites, Behind])
+def test_a_network_that_cannot_be_followed_is_refused(kind):
+    torch.manual_seed(0)
+    with pytest.raises(InputError, match="cannot follow this network"):
+        BookKeeping(kind())(torch.randn(6, 4), torch.arange(6) % 3, 1.0)
+
+
+@pytest.mark.parametrize("opacus", [False, True])
+def test_a_layer_that_is_not_called_learns_nothing(opacus):
+    torch.manual_seed(0)
+    network, x, y = Idle(), torch.randn(6, 4), torch.arange(6) % 3
+    clip = peer(network) if opacus else BookKeeping(network)
+    clip(x, y, 1e6)
+    grads = [p.grad for p in clip.network.parameters()]
+    assert all(g.abs().sum() > 0 for g in grads[:2]) and all((g == 0).all() for g in grads[2:])
+
+
+def test_frozen_layers_go_to_opacus_and_stay_as_they_are():
+    torch.manual_seed(0)
+    network, x, y = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3)), torch.randn(6, 4), torch.arange(6) % 3
+    network[0].requires_grad_(False)
+    with clipping.clipped_sum(network) as clip:
+        clip(x, y, 1e6)
+    truth = torch.autograd.grad(F.cross_entropy(network(x), y, reduction="sum"), [*network[2].parameters()])
+    assert network[0].weight.grad is None
+    for p, g in zip(network[2].parameters(), truth, strict=True):
+        torch.testing.assert_close(p.grad, g)

@@ -319,3 +319,16 @@ def test_refuses_what_it_cannot_promise():
         DPSGD(epsilon=8.0, epochs=10, batch=60)(MLP(), rows(300, 0, Space(0.0, float("inf"))), VAL)
     with pytest.raises(NotApplicable, match="RandomForest"):
         DPSGD()(RandomForest(), TRAIN, VAL)
+
+
+def test_a_normalised_table_keeps_its_values():
+    """Opacus puts each column into a group of its own, where nothing but zeros is left of it."""
+    from opacus.validators import ModuleValidator
+
+    network = nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 3))
+    x = torch.randn(5, 6, generator=torch.Generator().manual_seed(0))
+    theirs = ModuleValidator.fix(network.train())
+    assert theirs(x).std(0).max() < 1e-4
+    ours, replaced = per_row(network)
+    assert replaced == "BatchNorm1d by GroupNorm" and ours(x).std(0).min() > 1e-3
+    assert torch.allclose(ours(x[:1]), ours(x)[:1], atol=1e-6)  # a row alone, as in a small batch

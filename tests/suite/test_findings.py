@@ -236,8 +236,8 @@ def audit(shown, gaussian, claimed):
 
 
 @pytest.mark.parametrize(("shown", "gaussian", "level", "says"), [
-    (1.2, 2.6, "high", "The claim of ε = 0.99 at δ = 0.0001 is false at 90% confidence: 95% of 80 guesses about "
-     "canaries were right, so ε is at least 1.20."),
+    (1.2, 2.6, "high", "The claim of ε = 0.99 at δ = 0.0001 is false at 90% confidence: 150 canaries "
+     "show an ε of at least 1.20, with 95% of 80 guesses right."),
     (0.8, 1.4, "medium", "if the trade-off curve is that of Gaussian noise: ε is at least 1.40 then. Without that, at "
      "least 0.80."),
     (0.0, 0.7, "good", "is not refuted: 150 canaries speak for an ε of at least 0.00 at 90% confidence")])

@@ -1,4 +1,4 @@
-"""MemGuard: blinds an attack on answers, within its distortion; labels stay; does not blind one that knows labels."""
+"""MemGuard: blinds an attack on answers, within its distortion; labels stay."""
 
 import numpy as np
 import pytest

@@ -53,8 +53,8 @@ def _held(model: str, defense: str, found: Audit) -> Finding:
     sure = f"at {found.confidence} confidence" + (f" ({found.how})" if found.how else "")
     if shown > claimed:
         level: Level = "high"
-        text = (f"The claim of {claim} is false {sure}: {share(right)} of {found.right.n} guesses about {of} were "
-                f"right, so ε is at least {number(shown)}.")
+        text = (f"The claim of {claim} is false {sure}: {found.shown.n} {of} show an ε of at least {number(shown)}, "
+                f"with {share(right)} of {found.right.n} guesses right.")
     elif found.false:
         level = "high"
         text = (f"The claim of {claim} is false {sure}: guesses about {of} were right more often than the "

@@ -17,13 +17,13 @@ def epsilon(rows: Rows) -> Table:
     head = ["defense", "δ", "ε claimed", "ε, another accountant", "ε audited", "ε audited, Gaussian", "claim",
             "audited by", "guesses that were right", "n", "confidence"]
     table = Table("Privacy budget", head, note="Claimed: at most this much, of the training with canaries among its "
-                  "rows. Audited: at least this much, by guesses about which canaries those are, or which "
-                  "trainings had one; 0 says only that "
-                  "nothing was shown. Gaussian: at least this much if the trade-off curve is that of Gaussian noise, "
-                  "as that of DP-SGD nearly is. Claim: held against the training's own curve where that is known. Red: "
-                  "more was shown than is claimed. No ε here covers what was decided from the patients before the "
-                  "training (hyper-parameters tuned on them, bounds, medians or other values read off them), nor the "
-                  "validation rows.")
+                  "rows. Audited: at least this much, by guesses about which canaries those are, or which trainings "
+                  "had one; 0 says only that nothing was shown. Gaussian: at least this much if the trade-off curve is "
+                  "that of Gaussian noise, as that of DP-SGD nearly is. Claim: held against the training's own curve "
+                  "where that is known. Red: more was shown than is claimed. ε of DP-SGD is for one row, that of PATE "
+                  "for all rows of a patient where patients are known. No ε here covers what was decided from the "
+                  "patients before the training (hyper-parameters tuned on them, bounds, medians or other values read "
+                  "off them), nor the validation rows.")
     for model, defense in rows.pairs():
         for found in audits(rows, model, defense):
             bounds = [Cell(f"≥ {number(row.value)}" if row else NONE, num=True,
