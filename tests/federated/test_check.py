@@ -21,11 +21,11 @@ def space(**chol):
     return Schema.model_validate({"columns": COLUMNS | {"chol": COLUMNS["chol"] | chol}}).space()
 
 
-def site(name, seed, n=60, age=50, chol=240, women=0.5):
+def site(name, seed, n=60, age=50, chol=240, women=0.5, spread=0.2):
     """A hospital of patients of about this age and cholesterol, whose first 60 % train."""
     rng = np.random.default_rng(seed)
-    x = np.stack([rng.normal(age, 9, n), rng.normal(chol, chol / 5, n), rng.random(n) < women], 1).astype(np.float32)
-    rows = Split(x, np.arange(n) % 2, space(), ("well", "ill"), np.arange(n))
+    x = np.stack([rng.normal(age, 9, n), rng.normal(chol, chol * spread, n), rng.random(n) < women], 1)
+    rows = Split(x.astype(np.float32), np.arange(n) % 2, space(), ("well", "ill"), np.arange(n))
     cuts = (slice(0, 6 * n // 10), slice(6 * n // 10, 8 * n // 10), slice(8 * n // 10, n))
     return Site(name, *(rows.take(cut) for cut in cuts), features=tuple(COLUMNS))
 
@@ -53,6 +53,9 @@ def test_another_unit_is_seen_at_the_hospital_that_has_it_whatever_its_place():
         assert line == (f"hospital 'odd': column 'chol' has the median {medians[0]:g}, the other hospitals' is "
                         f"{np.median(medians[1:]):g}; is it in another unit?")
     assert len(check_sites([A, odd])) == 1
+    # what differs a lot between patients differs little in units of its own spread
+    wide = [site(name, k, chol=chol, spread=0.4) for k, (name, chol) in enumerate({"A": 240, "B": 240, "C": 6}.items())]
+    assert [line[:12] for line in check_sites(wide)] == ["hospital 'C'"]
 
 
 def test_zeros_for_what_was_not_measured_and_impossible_medians_are_seen():

@@ -91,6 +91,14 @@ def test_a_changed_entry_with_a_new_hash_breaks_the_next(written):
         verify(path)
 
 
+def test_a_first_entry_that_counts_on_from_others_is_not_the_first(written):
+    path, _ = written
+    late = hashed(json.loads(path.read_bytes().splitlines()[0]) | {"n": 3})
+    path.write_text(json.dumps(late, sort_keys=True, separators=(",", ":"), ensure_ascii=False) + "\n", "utf-8")
+    with pytest.raises(InputError, match="line 1 does not follow"):
+        verify(path)
+
+
 def test_whole_last_entries_are_missed_only_with_the_head(written):
     path, heads = written
     edit(path, lambda x: x[:3])

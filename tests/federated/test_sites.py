@@ -168,6 +168,8 @@ def test_a_scanner_multiplies_intensities_evenly_spread_over_hospitals_and_split
     for site in sites:
         assert len(np.unique(np.concatenate([getattr(site, part).x for part in PARTS]))) == 1
     assert max(site.train.x.max() for site in FeatureShift(5, gain=0.2, noise=0.0)(grey(0.9))) == 1
+    other = FeatureShift(5, gain=0.2, noise=0.0)(grey(), seed=1)
+    assert [float(site.train.x.mean()) for site in other] != [float(site.train.x.mean()) for site in sites]
 
 
 def test_noise_and_blur_are_as_strong_as_told():
