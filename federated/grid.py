@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -81,8 +81,8 @@ class InProcessGrid(Grid):
         return self.pull_messages(self.push_messages(messages))
 
 
-Tamper = Callable[[list[Message]], list[Message]]
-"""What colluding hospitals make of a round's replies, all of which they see."""
+Tamper = Callable[[np.ndarray, list[Message]], list[Message]]
+"""What colluding hospitals make of the (d,) parameters that came in and of a round's replies, all of which they see."""
 
 
 @dataclass
@@ -128,18 +128,17 @@ class Border(Grid):
         return list(self.inner.push_messages(messages))
 
     def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
-        return self._let_in(list(self.inner.pull_messages(message_ids)))
+        return self._let_in(list(self.inner.pull_messages(message_ids)), set())
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> list[Message]:
         sent = list(messages)
-        replies = self._let_in(list(self.inner.send_and_receive(sent, timeout=timeout)), sent)
-        there = {reply.metadata.src_node_id for reply in replies}
-        return replies if there or not sent else []
-
-    def _let_in(self, replies: list[Message], sent: Sequence[Message] = ()) -> list[Message]:
-        asked = {m.metadata.dst_node_id for m in sent}
+        replies = list(self.inner.send_and_receive(sent, timeout=timeout))
         if self.tamper and replies:
-            replies = self.tamper(replies)
+            replies = self.tamper(sent[0].content["arrays"][WEIGHTS].numpy(), replies)
+        return self._let_in(replies, {m.metadata.dst_node_id for m in sent})
+
+    def _let_in(self, replies: list[Message], asked: set[int]) -> list[Message]:
+        """The sound ones of some replies, by node; where it is known who was `asked`, of these only."""
         seen: set[int] = set()
         out = []
         for reply in sorted(replies, key=lambda r: r.metadata.src_node_id):

@@ -14,9 +14,13 @@ pytest.importorskip("flwr")
 from flwr.app import Array, ArrayRecord, MetricRecord
 from flwr.serverapp.strategy import FedAvg, FedMedian, FedTrimmedAvg
 
+from federated.aggregate import Mean, Median
 from federated.client_app import COUNT, WEIGHTS, hospital
+from federated.collusion import Collusion
 from federated.grid import FIRST, Border, InProcessGrid
+from federated.hostile import IPM, SignFlip
 from federated.server_app import Joined, rounds
+from federated.simulate import federate
 from federated.task import Task
 from tabular.models import MLP
 from tests.breast import breast
@@ -103,7 +107,8 @@ def test_the_proximal_term_pulls_back_to_what_came_in(task, sites):
 def test_runs_repeat_and_the_order_of_arrival_does_not_matter(task, sites):
     first, again = (rounds(grid(task, sites), Joined(mean, SITES), task.initial(), 2) for _ in range(2))
     np.testing.assert_array_equal(first, again)
-    turned = rounds(grid(task, sites, tamper=lambda replies: replies[::-1]), Joined(mean, SITES), task.initial(), 2)
+    other_way = grid(task, sites, tamper=lambda came, replies: replies[::-1])
+    turned = rounds(other_way, Joined(mean, SITES), task.initial(), 2)
     np.testing.assert_array_equal(first, turned)
     other = rounds(grid(replace(task, seed=1), sites), Joined(mean, SITES), task.initial(), 2)
     assert not np.array_equal(first, other)
@@ -197,7 +202,7 @@ def test_a_crash_and_an_absence_are_events(task, sites):
 
 def test_a_replayed_message_counts_once(task, sites):
     events = []
-    twice = grid(task, sites, events=events, tamper=lambda replies: [*replies, replies[0]])
+    twice = grid(task, sites, events=events, tamper=lambda came, replies: [*replies, replies[0]])
     np.testing.assert_array_equal(rounds(twice, Joined(mean, SITES), task.initial(), 1), plain(task, sites, 1))
     (what, facts), = events
     assert what == "refused" and facts["why"] == "it has answered already"
@@ -224,3 +229,29 @@ def test_flowers_trimmed_mean_runs_here_too(task, sites):
     came = task.initial()
     trained = np.sort([task.train(came, rows, n, 1) for n, rows in enumerate(sites)], 0)
     np.testing.assert_allclose(found, trained[1:3].mean(0), atol=1e-6)
+
+
+def test_colluding_hospitals_send_what_the_attack_makes_of_everybodys_updates(task, sites):
+    """By hand: one of four turns its own update round, three times as long."""
+    found = rounds(grid(task, sites, tamper=Collusion(SignFlip(3.0), frozenset({1}))), Joined(mean, SITES),
+                   task.initial(), 1)
+    came = torch.from_numpy(task.initial())
+    changes = torch.stack([torch.from_numpy(task.train(task.initial(), rows, n, 1)) - came
+                           for n, rows in enumerate(sites)])
+    changes[1] *= -3
+    wanted = came + mean(changes, torch.tensor([float(len(rows)) for rows in sites]))
+    np.testing.assert_allclose(found, wanted.numpy(), atol=1e-6)
+
+
+@pytest.mark.parametrize("attack", [SignFlip(5.0), IPM(3.0)], ids=lambda a: type(a).__name__)
+def test_a_robust_rule_bears_an_attack_that_takes_the_mean_over(attack, task, whole):
+    train, test, right = whole[0], whole[2], []
+    for rule in (Mean(), Median()):
+        equal = [train.take(slice(k, None, 6)) for k in range(6)]
+        found = federate(task, equal, rule, 15, Collusion(attack, frozenset({5})))
+        right.append((task.classifier(found).predict(test.x) == test.y).mean())
+    assert right[1] > 0.85 > right[0] + 0.1
+
+
+def test_one_call_is_the_same_federation(task, sites):
+    np.testing.assert_array_equal(federate(task, sites, mean, 2), plain(task, sites, 2))

@@ -1,0 +1,49 @@
+"""Hostile hospitals in a running federation: between the replies and the border, they see each other's updates."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from flwr.app import Message
+
+from federated.client_app import WEIGHTS, packed
+from federated.grid import FIRST
+from federated.hostile import UpdateAttack
+
+
+@dataclass
+class Collusion:
+    """What `federated.grid.Border` takes as `tamper`: some hospitals send what an attack makes of everybody's updates.
+
+    The attacker knows the updates of all honest hospitals that answered, those that its own hospitals would honestly
+    have sent, and how the model changed in the last round. Where no honest hospital answers with numbers, it does
+    nothing.
+
+    Attributes:
+        attack: What they send.
+        bad: Numbers of the hospitals, from 0 up.
+        seed: Of the attack, with the number of the round.
+    """
+
+    attack: UpdateAttack
+    bad: frozenset[int]
+    seed: int = 0
+    _rounds: int = 0
+    _came: np.ndarray | None = field(default=None, repr=False)
+
+    def __call__(self, came: np.ndarray, replies: list[Message]) -> list[Message]:
+        last = None if self._came is None else torch.from_numpy(came - self._came)
+        self._rounds, self._came = self._rounds + 1, np.array(came)
+        answers = [r for r in replies
+                   if not r.has_error() and np.isfinite(r.content["arrays"][WEIGHTS].numpy()).all()]
+        theirs, others = ([r for r in answers if (r.metadata.src_node_id - FIRST in self.bad) == bad]
+                          for bad in (True, False))
+        if theirs and others:
+            honest, own = (torch.from_numpy(np.stack([r.content["arrays"][WEIGHTS].numpy() - came for r in part]))
+                           for part in (others, theirs))
+            made = self.attack(honest, len(theirs), self.seed + self._rounds, own, last)
+            for reply, update in zip(theirs, made, strict=True):
+                reply.content["arrays"] = packed(came + update.numpy())
+        return replies
