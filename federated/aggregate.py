@@ -201,7 +201,7 @@ class Bulyan(Bounded):
             first = farther.argmin(1, keepdim=True)
             return ascending.gather(1, first + torch.arange(keep, device=first.device)).mean(1)
 
-        return by_column(updates[picked], reduce)
+        return by_column(updates, reduce, picked)
 
 
 @dataclass(frozen=True)

@@ -249,6 +249,23 @@ def test_one_outlier_of_any_size_moves_no_rule_far(rule, size):
     assert (Mean()(x) - before).norm() > 100
 
 
+@pytest.mark.parametrize("rule", [Median(), TrimmedMean(5), Krum(4), MultiKrum(4), Bulyan(2), GeometricMedian(),
+                                  NormClipping(), FLAME(noise=0.0), NNM(4, Krum(4)), Bucketing(1, Krum(4))])
+@pytest.mark.parametrize("size", [1e3, 1e9])
+def test_as_many_colluders_as_the_rule_tolerates_move_it_by_no_more_than_the_honest_are_spread(rule, size):
+    n = 11
+    x, bad = some(n, spread=0.3), rule.tolerates(n)
+    inner = x[:n - bad].mean(0)
+    spread = float(torch.cdist(x, x).max())
+    x[n - bad:] = inner + size
+    moved = (rule(x) - inner).norm()
+    # all lengths cut to the median one: what is left of the bad ones is as long as an honest update
+    assert moved < (2 * inner.norm() if isinstance(rule, NormClipping) else 2 * spread)
+    x[n - bad - 1] = inner + size
+    if isinstance(rule, (Median, GeometricMedian)):
+        assert (rule(x) - inner).norm() > 100
+
+
 def test_a_huge_update_hides_no_other_bad_one():
     # with rounding errors as large as the huge one, the merely bad one would look as near as any
     x = some(11, spread=0.01)
