@@ -124,6 +124,13 @@ def test_geometric_median_is_that_of_a_convex_optimizer(seed):
     close(GeometricMedian()(torch.from_numpy(x).float()), best.x, atol=1e-5, rtol=0)
 
 
+def test_geometric_median_sees_small_differences_of_large_updates_beside_a_huge_one():
+    x = torch.round(8 * some(9, 50)) / 8
+    x[8] = 1e9
+    large = x + 2.0**16  # exact, the huge one aside
+    close(GeometricMedian()(large) - 2.0**16, GeometricMedian()(x), atol=0.02, rtol=0)
+
+
 def test_norm_clipping_by_hand():
     x = torch.tensor([[3.0, 4.0], [0.0, 1.0], [0.0, -20.0]])
     close(NormClipping(1.0)(x), [0.2, (0.8 + 1 - 1) / 3])
