@@ -201,7 +201,7 @@ class Bulyan(Bounded):
             first = farther.argmin(1, keepdim=True)
             return ascending.gather(1, first + torch.arange(keep, device=first.device)).mean(1)
 
-        return by_column(updates[picked], reduce)
+        return by_column(updates, reduce, picked)
 
 
 @dataclass(frozen=True)
@@ -231,11 +231,7 @@ class GeometricMedian(Aggregator):
 
     def _aggregate(self, updates: Tensor, weights: Tensor | None, reference: Tensor | None) -> Tensor:
         products = gram(updates)
-        typical = squared_distances_of(products).sqrt().median(1).values
-        inner = typical.argmin()
-        # seen from a row in the midst of most others, nothing cancels: neither what all share, nor a huge update
-        products = products - products[inner] - products[:, inner, None] + products[inner, inner]
-        shares = self._shares(typical)
+        shares = self._shares(squared_distances_of(products).sqrt().median(1).values)
         for _ in range(1000):
             against = products @ shares
             new = self._shares((products.diagonal() - 2 * against + shares @ against).clamp_min(0).sqrt())

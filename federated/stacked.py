@@ -1,7 +1,7 @@
 """Arithmetic on the updates of all sites at once: (n, d) float32, one row a site, always in the same order of sites.
 
-Everything is computed in chunks of columns, so that no more than the updates and a few MiB is ever held. An update may
-be as large as float32 allows: where squares of it would overflow, they are taken in float64.
+Everything is computed in chunks of columns, so that little more than the updates and the result is ever held. An
+update may be as large as float32 allows: where squares of it would overflow, they are taken in float64.
 """
 
 from __future__ import annotations
@@ -43,9 +43,12 @@ def combine(coefficients: Tensor, updates: Tensor) -> Tensor:
     return coefficients.to(updates) @ updates
 
 
-def by_column(updates: Tensor, reduce: Callable[[Tensor], Tensor]) -> Tensor:
-    """(d,) float32: `reduce`, (c, n) -> (c,), of the values of each coordinate, which it gets in ascending order."""
-    return torch.cat([reduce(_ascending(block)) for block in _chunks(updates)])
+def by_column(updates: Tensor, reduce: Callable[[Tensor], Tensor], rows: slice | list[int] = slice(None)) -> Tensor:
+    """(d,) float32: `reduce`, (c, n) -> (c,), of the values of each coordinate, which it gets in ascending order.
+
+    Only those of `rows`, if any are named.
+    """
+    return torch.cat([reduce(_ascending(block[rows])) for block in _chunks(updates)])
 
 
 def _ascending(block: Tensor) -> Tensor:

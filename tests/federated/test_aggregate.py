@@ -124,6 +124,13 @@ def test_geometric_median_is_that_of_a_convex_optimizer(seed):
     close(GeometricMedian()(torch.from_numpy(x).float()), best.x, atol=1e-5, rtol=0)
 
 
+def test_geometric_median_sees_small_differences_of_large_updates_beside_a_huge_one():
+    x = torch.round(8 * some(9, 50)) / 8
+    x[8] = 1e9
+    large = x + 2.0**16  # exact, the huge one aside
+    close(GeometricMedian()(large) - 2.0**16, GeometricMedian()(x), atol=0.02, rtol=0)
+
+
 def test_norm_clipping_by_hand():
     x = torch.tensor([[3.0, 4.0], [0.0, 1.0], [0.0, -20.0]])
     close(NormClipping(1.0)(x), [0.2, (0.8 + 1 - 1) / 3])
@@ -247,6 +254,23 @@ def test_one_outlier_of_any_size_moves_no_rule_far(rule, size):
     x[4] = size * torch.tensor([1.0, -1.0, 1.0, 1.0, -1.0, 1.0, 1.0])
     assert (rule(x, reference=HONEST_REFERENCE) - before).norm() < 1.5
     assert (Mean()(x) - before).norm() > 100
+
+
+@pytest.mark.parametrize("rule", [Median(), TrimmedMean(5), Krum(4), MultiKrum(4), Bulyan(2), GeometricMedian(),
+                                  NormClipping(), FLAME(noise=0.0), NNM(4, Krum(4)), Bucketing(1, Krum(4))])
+@pytest.mark.parametrize("size", [1e3, 1e9])
+def test_as_many_colluders_as_the_rule_tolerates_move_it_by_no_more_than_the_honest_are_spread(rule, size):
+    n = 11
+    x, bad = some(n, spread=0.3), rule.tolerates(n)
+    inner = x[:n - bad].mean(0)
+    spread = float(torch.cdist(x, x).max())
+    x[n - bad:] = inner + size
+    moved = (rule(x) - inner).norm()
+    # all lengths cut to the median one: what is left of the bad ones is as long as an honest update
+    assert moved < (2 * inner.norm() if isinstance(rule, NormClipping) else 2 * spread)
+    x[n - bad - 1] = inner + size
+    if isinstance(rule, (Median, GeometricMedian)):
+        assert (rule(x) - inner).norm() > 100
 
 
 def test_a_huge_update_hides_no_other_bad_one():
