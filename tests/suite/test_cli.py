@@ -341,7 +341,7 @@ class TestBadWords:
         (["--model", "mlp,mlp"], "command line: models: 'mlp' is there twice"),
         (["--model", "none.json"], "model none.json: no such file"),
         (["--model", "none.py:Net"], "model 'none.py:Net': no file none.py"),
-        (["--bogus"], "No such option: --bogus"),
+        (["--bogus"], "No such option"),
         (["tabluar"], "unknown preset 'tabluar'; did you mean 'tabular'?"),
         (["none.toml"], "plan none.toml: no such file"),
         (["--data", "x.parquet"], "no reader for .parquet files"),
