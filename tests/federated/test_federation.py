@@ -1,6 +1,9 @@
 """A federation in one process: equal to plain FedAvg, to a central step, and not to be broken by a dull hospital."""
 
+import os
 import re
+import subprocess
+import sys
 from dataclasses import replace
 from itertools import pairwise
 
@@ -255,3 +258,13 @@ def test_a_robust_rule_bears_an_attack_that_takes_the_mean_over(attack, task, wh
 
 def test_one_call_is_the_same_federation(task, sites):
     np.testing.assert_array_equal(federate(task, sites, mean, 2), plain(task, sites, 2))
+
+
+def test_flower_is_kept_off_the_network():
+    """In a fresh process: Flower reads its switches when it is imported, so ours have to be there before."""
+    code = ("import federated.simulate, os; from flwr.supercore import telemetry; "
+            "print(telemetry.FLWR_TELEMETRY_ENABLED, os.environ['FLWR_DISABLE_UPDATE_CHECK'], "
+            "os.environ['FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION'], os.environ['RAY_USAGE_STATS_ENABLED'])")
+    bare = {k: v for k, v in os.environ.items() if not k.startswith(("FLWR_", "RAY_"))}
+    done = subprocess.run([sys.executable, "-c", code], env=bare, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["0", "1", "1", "0"]
