@@ -29,7 +29,7 @@ for warning in check_sites(sites):
 task, rows = Task(MLP(hidden=(16,)), data.train.x.shape[1:], data.classes, data.space), [s.train for s in sites]
 
 
-def broken(came, replies):
+def broken(_, came, replies):
     """The hostile hospital sends no number."""
     for reply in replies:
         if reply.metadata.src_node_id == HOSTILE + FIRST:

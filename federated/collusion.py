@@ -17,9 +17,8 @@ from federated.hostile import UpdateAttack
 class Collusion:
     """What `federated.grid.Border` takes as `tamper`: some hospitals send what an attack makes of everybody's updates.
 
-    The attacker knows the updates of all honest hospitals that answered, those that its own hospitals would honestly
-    have sent, and how the model changed in the last round. Where no honest hospital answers with numbers, it does
-    nothing.
+    The attacker knows the updates of all honest hospitals whose replies are sound, those that its own hospitals would
+    honestly have sent, and how the model changed in the last round. Where no honest hospital answers, it does nothing.
 
     Attributes:
         attack: What they send.
@@ -30,20 +29,18 @@ class Collusion:
     attack: UpdateAttack
     bad: frozenset[int]
     seed: int = 0
-    _rounds: int = 0
     _came: np.ndarray | None = field(default=None, repr=False)
 
-    def __call__(self, came: np.ndarray, replies: list[Message]) -> list[Message]:
-        last = None if self._came is None else torch.from_numpy(came - self._came)
-        self._rounds, self._came = self._rounds + 1, np.array(came)
-        answers = [r for r in replies
-                   if not r.has_error() and np.isfinite(r.content["arrays"][WEIGHTS].numpy()).all()]
-        theirs, others = ([r for r in answers if (r.metadata.src_node_id - FIRST in self.bad) == bad]
+    def __call__(self, turn: int, came: np.ndarray, replies: list[Message]) -> list[Message]:
+        last = None if turn == 1 or self._came is None else torch.from_numpy(came - self._came)
+        self._came = np.array(came)
+        theirs, others = ([r for r in replies if (r.metadata.src_node_id - FIRST in self.bad) == bad]
                           for bad in (True, False))
         if theirs and others:
             honest, own = (torch.from_numpy(np.stack([r.content["arrays"][WEIGHTS].numpy() - came for r in part]))
                            for part in (others, theirs))
-            made = self.attack(honest, len(theirs), self.seed + self._rounds, own, last)
+            seed = int(np.random.SeedSequence([self.seed, turn]).generate_state(1)[0])
+            made = self.attack(honest, len(theirs), seed, own, last)
             for reply, update in zip(theirs, made, strict=True):
                 reply.content["arrays"] = packed(came + update.numpy())
         return replies

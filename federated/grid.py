@@ -6,25 +6,30 @@ grid that calls the client app runs the same apps and strategies as plain functi
 
 from __future__ import annotations
 
+import copy
 import itertools
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from flwr.app import Context, Error, Message, RecordDict
+from flwr.app import Context, Error, Message, MessageType, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid
 from flwr.supercore.task_identity import TaskIdentity
 
-from federated.client_app import COUNT, WEIGHTS
+from federated.client_app import COUNT, TURN, WEIGHTS
 
 logging.getLogger("flwr").setLevel(logging.ERROR)  # importing it makes it talk of every round
 FIRST = 2
 """Node 1 is the server."""
-CRASHED = 1
-"""Flower's code for an error of unknown kind."""
+CRASHED = 2
+"""Flower's code for a client app that raised an exception."""
+SAID = {MessageType.TRAIN: {COUNT}, MessageType.EVALUATE: {COUNT, "accuracy"}}
+"""Metrics that a reply holds, by the kind of message; one to train also holds parameters."""
+Event = Callable[[str, dict[str, Any]], None]
+"""`(what, facts)`: who is told what went wrong, and did not stop the federation."""
 
 
 class InProcessGrid(Grid):
@@ -68,8 +73,10 @@ class InProcessGrid(Grid):
             node = message.metadata.dst_node_id
             if self._absent(node - FIRST, message):
                 continue
+            own = copy.copy(message)  # all of a round share their content, which an app may change
+            own.content = RecordDict(dict(message.content))
             try:
-                self._replies[name] = self._app(message, self.contexts[node])
+                self._replies[name] = self._app(own, self.contexts[node])
             except Exception as e:
                 self._replies[name] = Message(Error(CRASHED, f"{type(e).__name__}: {e}"), reply_to=message)
         return sent
@@ -81,8 +88,8 @@ class InProcessGrid(Grid):
         return self.pull_messages(self.push_messages(messages))
 
 
-Tamper = Callable[[np.ndarray, list[Message]], list[Message]]
-"""What colluding hospitals make of the (d,) parameters that came in and of a round's replies, all of which they see."""
+Tamper = Callable[[int, np.ndarray, list[Message]], list[Message]]
+"""What colluding hospitals make of a round (1, 2, ...), the (d,) parameters that came in, and all sound replies."""
 
 
 @dataclass
@@ -98,18 +105,18 @@ class Border(Grid):
         counts: The rows that each hospital has declared, by node; a reply that claims more is refused. Hospitals that
             have declared nothing may claim `most` each.
         most: See there.
-        norm: Greatest L2 norm of parameters that is let in.
-        tamper: Collusion between the hospitals and this border.
-        event: `(what, facts)`.
+        norm: Greatest L2 norm of a change of the parameters that is let in.
+        tamper: Collusion between the hospitals and this border, in rounds of training.
+        event: `(what, facts)`: "refused" or "absent".
     """
 
     inner: Grid
     size: int
     counts: dict[int, int] = field(default_factory=dict)
     most: int = 10**9
-    norm: float = 1e6
+    norm: float = 1e3
     tamper: Tamper | None = None
-    event: Callable[[str, dict[str, Any]], None] = lambda *_: None
+    event: Event = lambda *_: None
 
     def set_run(self, run: Any) -> None:
         self.inner.set_run(run)
@@ -125,61 +132,69 @@ class Border(Grid):
         return sorted(self.inner.get_node_ids())
 
     def push_messages(self, messages: Iterable[Message]) -> list[str]:
-        return list(self.inner.push_messages(messages))
+        raise NotImplementedError("a border knows what was asked, so messages pass it by send_and_receive only")
 
-    def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
-        return self._let_in(list(self.inner.pull_messages(message_ids)), set())
+    pull_messages = push_messages
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> list[Message]:
-        sent = list(messages)
-        replies = list(self.inner.send_and_receive(sent, timeout=timeout))
-        if self.tamper and replies:
-            replies = self.tamper(sent[0].content["arrays"][WEIGHTS].numpy(), replies)
-        return self._let_in(replies, {m.metadata.dst_node_id for m in sent})
+        sent = {m.metadata.dst_node_id: m for m in sorted(messages, key=lambda m: m.metadata.dst_node_id)}
+        if not sent:
+            return []
+        replies = list(self.inner.send_and_receive(list(sent.values()), timeout=timeout))
+        for node in sorted(sent.keys() - {r.metadata.src_node_id for r in replies}):
+            self.event("absent", {"hospital": node - FIRST})
+        replies, first = self._let_in(replies, sent), next(iter(sent.values()))
+        if self.tamper and replies and first.metadata.message_type == MessageType.TRAIN:
+            came = first.content["arrays"][WEIGHTS].numpy()
+            replies = self._let_in(self.tamper(int(first.content["config"][TURN]), came, replies), sent)
+        return replies
 
-    def _let_in(self, replies: list[Message], asked: set[int]) -> list[Message]:
-        """The sound ones of some replies, by node; where it is known who was `asked`, of these only."""
-        seen: set[int] = set()
-        out = []
+    def _let_in(self, replies: list[Message], sent: Mapping[int, Message]) -> list[Message]:
+        """The sound ones of the replies to messages, by node."""
+        out: dict[int, Message] = {}
         for reply in sorted(replies, key=lambda r: r.metadata.src_node_id):
             node = reply.metadata.src_node_id
-            why = self._wrong(reply)
-            if not why and node in seen:
-                why = "it has answered already"
-            if not why and asked and node not in asked:
-                why = "nobody asked it"
+            try:
+                why = "it has answered already" if node in out else self._wrong(reply, sent.get(node))
+            except Exception as e:  # whatever a hospital has packed that nobody thought of
+                why = f"it cannot be read: {type(e).__name__}: {e}"
             if why:
                 self.event("refused", {"hospital": node - FIRST, "why": why})
-                continue
-            seen.add(node)
-            out.append(reply)
-        for node in sorted(asked - {r.metadata.src_node_id for r in replies}):
-            self.event("absent", {"hospital": node - FIRST})
-        return out
+            else:
+                out[node] = reply
+        return list(out.values())
 
-    def _wrong(self, reply: Message) -> str:
+    def _wrong(self, reply: Message, message: Message | None) -> str:
         """Why a reply cannot be used; empty for a sound one."""
+        if message is None:
+            return "nobody asked it"
         if reply.has_error():
             return f"it failed: {reply.error.reason}"
-        metrics = list(reply.content.metric_records.values())
-        if len(metrics) != 1 or COUNT not in metrics[0]:
-            return f"it tells no {COUNT}"
-        count, node = metrics[0][COUNT], reply.metadata.src_node_id
-        if not isinstance(count, int) or not 1 <= count <= self.counts.get(node, self.most):
-            return f"{COUNT} is {count}, and may be from 1 to {self.counts.get(node, self.most)}"
-        if not all(np.isfinite(v).all() for v in metrics[0].values()):
-            return "a metric is not finite"
-        if reply.metadata.message_type.startswith("train"):
-            return self._broken(list(reply.content.array_records.values()))
-        return ""
+        kind, asked = message.metadata.message_type, message.metadata.message_id
+        if reply.metadata.message_type != kind or (asked and reply.metadata.reply_to_message_id != asked):
+            return "it answers another message"
+        train = kind == MessageType.TRAIN
+        if set(reply.content) != ({"arrays", "metrics"} if train else {"metrics"}):
+            return f"it holds {', '.join(sorted(reply.content)) or 'nothing'}"
+        said = dict(reply.content["metrics"])
+        if said.keys() != SAID[kind]:
+            return f"it tells {', '.join(sorted(said)) or 'nothing'}, and {', '.join(sorted(SAID[kind]))} is wanted"
+        most = self.counts.get(reply.metadata.src_node_id, self.most)
+        if not isinstance(said[COUNT], int) or not 1 <= said[COUNT] <= most:
+            return f"{COUNT} is {said[COUNT]}, and may be from 1 to {most}"
+        if train:
+            return self._broken(reply.content["arrays"], message.content["arrays"][WEIGHTS].numpy())
+        right = said["accuracy"]
+        return "" if isinstance(right, float) and 0 <= right <= 1 else f"its accuracy is {right}"
 
-    def _broken(self, arrays: list[Any]) -> str:
-        if len(arrays) != 1 or list(arrays[0]) != [WEIGHTS]:
+    def _broken(self, arrays: Any, came: np.ndarray) -> str:
+        if list(arrays) != [WEIGHTS]:
             return f"it holds other arrays than {WEIGHTS}"
-        weights = arrays[0][WEIGHTS].numpy()
+        weights = arrays[WEIGHTS].numpy()
         if weights.shape != (self.size,) or weights.dtype != np.float32:
             return f"its parameters are {weights.dtype} of shape {weights.shape}, and {self.size} float32 are wanted"
-        length = float(np.linalg.norm(weights.astype(np.float64)))  # NaN or infinite where any of them is
+        # NaN or infinite where any of them is
+        length = float(np.linalg.norm(weights.astype(np.float64) - came))
         if not length <= self.norm:
-            return f"its parameters have a norm of {length:g}, and at most {self.norm:g} is let in"
+            return f"its change has a norm of {length:g}, and at most {self.norm:g} is let in"
         return ""

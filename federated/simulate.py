@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 from flwr.app import Context
 
 from federated.client_app import hospital
-from federated.grid import FIRST, Border, InProcessGrid, Tamper
+from federated.grid import FIRST, Border, Event, InProcessGrid, Tamper
 from federated.server_app import Joined, Rule, rounds
 from federated.task import Task
 from suite.data import Split
 
 
 def federate(task: Task, hospitals: Sequence[Split], rule: Rule, number: int, tamper: Tamper | None = None,
-             event: Callable[[str, dict[str, Any]], None] = lambda *_: None) -> np.ndarray:
+             event: Event = lambda *_: None) -> np.ndarray:
     """Train a task at hospitals that take part in every round.
 
     Args:
@@ -25,10 +24,13 @@ def federate(task: Task, hospitals: Sequence[Split], rule: Rule, number: int, ta
         rule: Joins their updates, as in `federated.aggregate`.
         number: Rounds.
         tamper: What hostile hospitals do, as `federated.collusion.Collusion`.
-        event: Told what the border refused or missed: "refused" or "absent", and the facts.
+        event: Told what the border refused or missed ("refused", "absent"), and rounds without a result ("no result").
 
     Returns:
         (d,) float32 parameters; `task.classifier` makes a model of them.
+
+    Raises:
+        InputError: No hospitals, too few for the rule, or a rule that lacks what it needs.
     """
     def own(context: Context) -> tuple[Task, Split, int]:
         which = context.node_config["partition-id"]
@@ -36,4 +38,4 @@ def federate(task: Task, hospitals: Sequence[Split], rule: Rule, number: int, ta
 
     counts = {FIRST + k: len(rows) for k, rows in enumerate(hospitals)}
     grid = Border(InProcessGrid(hospital(own), len(hospitals)), task.size, counts, tamper=tamper, event=event)
-    return rounds(grid, Joined(rule, len(hospitals)), task.initial(), number)
+    return rounds(grid, Joined(rule, len(hospitals), event=event), task.initial(), number)

@@ -14,24 +14,27 @@ import torch.nn.functional as F
 
 pytest.importorskip("flwr")
 
-from flwr.app import Array, ArrayRecord, MetricRecord
+from flwr.app import Array, ArrayRecord, MessageType, MetricRecord
 from flwr.serverapp.strategy import FedAvg, FedMedian, FedTrimmedAvg
 
-from federated.aggregate import Mean, Median
-from federated.client_app import COUNT, WEIGHTS, hospital
+from federated.aggregate import Mean, Median, TrimmedMean
+from federated.client_app import COUNT, WEIGHTS, hospital, packed
 from federated.collusion import Collusion
 from federated.grid import FIRST, Border, InProcessGrid
-from federated.hostile import IPM, SignFlip
-from federated.server_app import Joined, rounds
+from federated.hostile import IPM, FreeRider, GaussianUpdate, SignFlip
+from federated.mixing import Bucketing
+from federated.server_app import Joined, of_round, rounds
 from federated.simulate import federate
 from federated.task import Task
+from federated.trust import FLTrust
+from suite.errors import InputError
 from tabular.models import MLP
 from tests.breast import breast
 
 SITES = 4
 
 
-def mean(changes, counts):
+def mean(changes, counts, _=None):
     return (changes * (counts / counts.sum())[:, None]).sum(0)
 
 
@@ -110,7 +113,7 @@ def test_the_proximal_term_pulls_back_to_what_came_in(task, sites):
 def test_runs_repeat_and_the_order_of_arrival_does_not_matter(task, sites):
     first, again = (rounds(grid(task, sites), Joined(mean, SITES), task.initial(), 2) for _ in range(2))
     np.testing.assert_array_equal(first, again)
-    other_way = grid(task, sites, tamper=lambda came, replies: replies[::-1])
+    other_way = grid(task, sites, tamper=lambda turn, came, replies: replies[::-1])
     turned = rounds(other_way, Joined(mean, SITES), task.initial(), 2)
     np.testing.assert_array_equal(first, turned)
     other = rounds(grid(replace(task, seed=1), sites), Joined(mean, SITES), task.initial(), 2)
@@ -149,18 +152,47 @@ def drop(name):
     return change
 
 
+def metrics(**values):
+    def change(content):
+        content["metrics"] = MetricRecord(values)
+
+    return change
+
+
+def rename(old, new):
+    def change(content):
+        content[new] = content[old]
+        del content[old]
+
+    return change
+
+
+def arrays(**values):
+    def change(content):
+        content["arrays"] = ArrayRecord(values)
+
+    return change
+
+
 DULL = {
     "NaN": (weights_of(lambda w: np.where(np.arange(len(w)) == 3, np.nan, w)), "norm of nan"),
     "infinite": (weights_of(lambda w: w + np.inf), "norm of inf"),
-    "huge": (weights_of(lambda w: w + 1e9), "and at most 1e\\+06 is let in"),
+    "huge": (weights_of(lambda w: w + 1e9), "and at most 1000 is let in"),
     "short": (weights_of(lambda w: w[:-1]), "parameters are float32 of shape"),
     "double": (weights_of(lambda w: w, np.float64), "parameters are float64"),
     "count": (count_of(10**9), "num-examples is 1000000000, and may be from 1 to 40"),
     "negative": (count_of(-5), "num-examples is -5"),
     "zero": (count_of(0), "num-examples is 0"),
     "fraction": (count_of(3.5), "num-examples is 3.5"),
-    "no metrics": (drop("metrics"), "tells no num-examples"),
-    "no arrays": (drop("arrays"), "other arrays than weights"),
+    "no metrics": (drop("metrics"), "it holds arrays$"),
+    "no arrays": (drop("arrays"), "it holds metrics$"),
+    "no count": (metrics(rows=40), "it tells rows, and num-examples is wanted"),
+    "one metric more": (metrics(**{COUNT: 40, "loss": 0.5}), "it tells loss, num-examples"),
+    "beyond all numbers": (count_of(10**30), "num-examples is 1000000000000000000000000000000"),
+    "another name": (rename("arrays", "model"), "it holds metrics, model"),
+    "another array": (arrays(bias=Array(np.zeros(3, np.float32))), "other arrays than weights"),
+    "junk": (arrays(**{WEIGHTS: Array("float32", (3,), "numpy.ndarray", b"junk")}), "cannot be read: ValueError"),
+    "torch's own": (arrays(**{WEIGHTS: Array("float32", (3,), "torch", b"junk")}), "cannot be read: TypeError"),
 }
 
 
@@ -199,16 +231,120 @@ def test_a_crash_and_an_absence_are_events(task, sites):
     found = rounds(grid(task, sites, crash, events, absent=lambda number, _: number == 2), Joined(mean, SITES),
                    task.initial(), 1)
     np.testing.assert_array_equal(found, plain(task, sites, 1, who={1, 3}))
-    assert events == [("refused", {"hospital": 0, "why": "it failed: RuntimeError: scanner offline"}),
-                      ("absent", {"hospital": 2})]
+    assert events == [("absent", {"hospital": 2}),
+                      ("refused", {"hospital": 0, "why": "it failed: RuntimeError: scanner offline"})]
 
 
 def test_a_replayed_message_counts_once(task, sites):
     events = []
-    twice = grid(task, sites, events=events, tamper=lambda came, replies: [*replies, replies[0]])
+    twice = grid(task, sites, events=events, tamper=lambda turn, came, replies: [*replies, replies[0]])
     np.testing.assert_array_equal(rounds(twice, Joined(mean, SITES), task.initial(), 1), plain(task, sites, 1))
-    (what, facts), = events
-    assert what == "refused" and facts["why"] == "it has answered already"
+    assert events == [("refused", {"hospital": 0, "why": "it has answered already"})]
+
+
+def test_an_old_answer_is_none_to_a_new_question(task, sites):
+    kept, events = {}, []
+
+    def replay(turn, came, replies):
+        kept.setdefault("old", replies[1])
+        return [kept["old"] if reply.metadata.src_node_id == 1 + FIRST else reply for reply in replies]
+
+    rounds(grid(task, sites, events=events, tamper=replay), Joined(mean, SITES), task.initial(), 3)
+    assert events == [("refused", {"hospital": 1, "why": "it answers another message"})] * 2
+
+
+def test_a_reply_that_calls_itself_something_else_is_refused(task, sites):
+    """Else its parameters would not be looked at."""
+    def disguise(message, reply):
+        if message.metadata.dst_node_id == FIRST:
+            weights_of(lambda w: w * np.nan)(reply.content)
+            reply.metadata.message_type = MessageType.EVALUATE
+        return reply
+
+    events = []
+    found = rounds(grid(task, sites, disguise, events), Joined(mean, SITES), task.initial(), 1)
+    np.testing.assert_array_equal(found, plain(task, sites, 1, who={1, 2, 3}))
+    assert events == [("refused", {"hospital": 0, "why": "it answers another message"})]
+
+
+def test_hospitals_also_judge_the_model_on_their_own_rows(task, sites):
+    """Flower's own strategy asks them; one that answers with a list is refused."""
+    def spoil(message, reply):
+        if message.metadata.message_type == MessageType.EVALUATE and message.metadata.dst_node_id == FIRST:
+            reply.content["metrics"] = MetricRecord({"accuracy": [1.0], COUNT: 20})
+        return reply
+
+    events = []
+    result = FedAvg(min_available_nodes=SITES).start(grid=grid(task, sites, spoil, events),
+                                                     initial_arrays=packed(task.initial()), num_rounds=1)
+    model = task.classifier(plain(task, sites, 1))
+    right = [int((model.predict(rows.x) == rows.y).sum()) for rows in sites[1:]]
+    wanted = sum(right) / sum(len(rows) for rows in sites[1:])
+    assert result.evaluate_metrics_clientapp[1]["accuracy"] == pytest.approx(wanted, abs=0.02)
+    assert events == [("refused", {"hospital": 0, "why": "its accuracy is [1.0]"})]
+
+
+def test_an_app_that_changes_its_message_changes_it_for_itself_only(task, sites):
+    seen = []
+
+    def rows(context):
+        return task, sites[context.node_config["partition-id"]], context.node_config["partition-id"]
+
+    sound = hospital(rows)
+
+    def app(message, context):
+        seen.append(message.content["arrays"][WEIGHTS].numpy()[0])
+        reply = sound(message, context)
+        message.content["arrays"] = packed(np.full(task.size, 7.0))
+        return reply
+
+    rounds(Border(InProcessGrid(app, SITES), task.size), Joined(mean, SITES), task.initial(), 1)
+    assert len(set(seen)) == 1
+
+
+def test_a_rule_that_too_few_have_answered_for_leaves_the_model_as_it_was(task, sites):
+    events, rule = [], TrimmedMean(1)
+    with pytest.raises(InputError, match="TrimmedMean"):
+        Joined(rule, 2)
+    half = grid(task, sites, events=events, absent=lambda number, message: number > 1)
+    kept = rounds(half, Joined(rule, SITES, event=lambda *told: events.append(told)), task.initial(), 1)
+    np.testing.assert_array_equal(kept, task.initial())
+    assert events[-1][0] == "no result" and events[-1][1]["answered"] == 2
+
+
+def test_random_rules_draw_anew_each_round():
+    rule = Bucketing(2, Mean(), seed=5)
+    first, again, second = (of_round(rule, turn) for turn in (1, 1, 2))
+    assert first == again and first.seed != second.seed and first.then == Mean()
+
+
+def test_a_rule_gets_the_last_change_as_its_reference(task, sites):
+    seen = []
+
+    def rule(changes, counts, reference):
+        seen.append(reference)
+        return mean(changes, counts)
+
+    rounds(grid(task, sites), Joined(rule, SITES), task.initial(), 2)
+    assert seen[0] is None
+    np.testing.assert_allclose(seen[1].numpy(), plain(task, sites, 1) - task.initial(), atol=1e-6)
+    with pytest.raises(InputError, match="FLTrust"):
+        federate(task, sites, FLTrust(), 1)
+
+
+def test_colluders_repeat_with_their_seed_also_when_they_are_used_again(task, sites):
+    noisy = Collusion(GaussianUpdate(1.0), frozenset({0, 3}))
+    first, again = (federate(task, sites, Mean(), 2, noisy) for _ in range(2))
+    np.testing.assert_array_equal(first, again)
+    lazy = Collusion(FreeRider(), frozenset({2}))
+    np.testing.assert_array_equal(*(federate(task, sites, Mean(), 3, lazy) for _ in range(2)))
+    other = federate(task, sites, Mean(), 2, replace(noisy, seed=1))
+    assert not np.array_equal(first, other)
+
+
+def test_a_federation_of_nobody_is_refused(task):
+    with pytest.raises(InputError, match="needs hospitals, and there are none"):
+        federate(task, [], Mean(), 1)
 
 
 def test_nobody_answers_and_the_model_stays(task, sites):
@@ -217,13 +353,20 @@ def test_nobody_answers_and_the_model_stays(task, sites):
 
 
 def test_a_hospital_that_changes_nothing_is_let_in(task, sites):
-    """A free rider, or one with nothing to learn: no division by its zero update."""
+    """A free rider, or one with nothing to learn: its zero counts, and nothing is divided by it."""
     def same(message, reply):
-        reply.content["arrays"] = ArrayRecord({WEIGHTS: Array(message.content["arrays"][WEIGHTS].numpy())})
+        if message.metadata.dst_node_id == FIRST:
+            reply.content["arrays"] = ArrayRecord({WEIGHTS: Array(message.content["arrays"][WEIGHTS].numpy())})
         return reply
 
-    found = rounds(grid(task, sites, same), Joined(mean, SITES), task.initial(), 1)
-    np.testing.assert_array_equal(found, task.initial())
+    events = []
+    found = rounds(grid(task, sites, same, events), Joined(mean, SITES), task.initial(), 1)
+    came = torch.from_numpy(task.initial())
+    changes = torch.stack([torch.from_numpy(task.train(task.initial(), rows, n, 1)) - came if n else 0 * came
+                           for n, rows in enumerate(sites)])
+    wanted = came + mean(changes, torch.tensor([float(len(rows)) for rows in sites]))
+    np.testing.assert_array_equal(found, wanted.numpy())
+    assert events == []
 
 
 def test_flowers_trimmed_mean_runs_here_too(task, sites):
