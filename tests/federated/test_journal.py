@@ -115,7 +115,7 @@ def test_whole_last_entries_are_missed_only_with_the_head(written):
 
 
 @pytest.mark.parametrize("value", [float("nan"), [1, {"a": float("inf")}], (1, 2), {1: 2}, {"a", "b"}, b"x", "\ud800",
-                                   object()], ids=repr)
+                                   object()], ids=lambda v: type(v).__name__)
 def test_what_json_cannot_hold_is_refused_and_nothing_written(written, value):
     path, heads = written
     journal, before = Journal(path), path.read_bytes()
