@@ -38,19 +38,23 @@ def broken(_, came, replies):
 
 
 def right(weights, part):
-    return percent(proportion(task.classifier(weights).predict(part.x) == part.y))
+    return proportion(task.classifier(weights).predict(part.x) == part.y)
 
 
 together = federate(task, rows, Mean(), ROUNDS)
 show("Right about a hospital's own test patients", ["hospital", "training rows", "alone", "federated", "n"],
-     [[s.name, str(len(s.train)), right(federate(task, [s.train], Mean(), ROUNDS), s.test), right(together, s.test),
-       str(len(s.test))] for s in sites])
+     [[s.name, str(len(s.train)), percent(right(federate(task, [s.train], Mean(), ROUNDS), s.test)),
+       percent(right(together, s.test)), str(len(s.test))] for s in sites])
 sent = {"its own updates": None, "NaN": broken, "sign flip x 5": Collusion(SignFlip(5.0), frozenset({HOSTILE})),
         "inner product": Collusion(IPM(3.0), frozenset({HOSTILE}))}
-rules, lines = {"mean": Mean(), "median": Median(), "geometric median": GeometricMedian()}, []
+rules, lines, lost = {"mean": Mean(), "median": Median(), "geometric median": GeometricMedian()}, [], {}
 for what, tamper in sent.items():
     refused = []
-    found = [federate(task, rows, rule, ROUNDS, tamper, lambda *told, to=refused: to.append(told))
+    found = [right(federate(task, rows, rule, ROUNDS, tamper, lambda *told, to=refused: to.append(told)), data.test)
              for rule in rules.values()]
-    lines.append([what, *(right(weights, data.test) for weights in found), f"{len(refused)} of {3 * ROUNDS}"])
+    lines.append([what, *map(percent, found), f"{len(refused)} of {3 * ROUNDS}"])
+    lost[what] = [f"{100 * f.value:.0f}%" for f in found]
 show(f"Right about all {len(data.test)} test patients", [f"{sites[HOSTILE].name} sends", *rules, "refused"], lines)
+console.print(f"An update that turns the mean round leaves the mean {lost['inner product'][0]} right, the median "
+              f"{lost['inner product'][1]}; honest updates give {lost['its own updates'][0]} and "
+              f"{lost['its own updates'][1]}.")

@@ -69,7 +69,7 @@ class Attack(ABC):
         if not classifier.space.suits(self.inputs):
             raise NotApplicable(f"{type(self).__name__} is for {self.inputs}s, and the inputs of this model are "
                                 f"{classifier.space.kind}s")
-        if self.info.knowledge == "score" and classifier.labels_only:
+        if classifier.labels_only and self.info.knowledge == "score":
             raise NotApplicable(f"{type(self).__name__} needs probabilities, and this model tells labels only")
 
 

@@ -78,7 +78,7 @@ def test_every_threat_has_its_example():
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.stem)
 def test_is_short_and_says_how_to_run_it(script):
     text = script.read_text(encoding="utf-8")
-    assert len(text.splitlines()) < 60
+    assert len(text.splitlines()) < 70
     doc = text.split('"""')[1]
     assert "Threat" in doc
     assert f"python examples/{script.name}" in doc

@@ -11,7 +11,7 @@ def test_everything_that_a_preset_names_is_there(preset):
     plan = Plan.load(registry.load("presets", preset))
     for kind in ("models", "attacks", "defenses", "detectors"):
         for item in getattr(plan, kind):
-            made = registry.make(kind, item.name, item.params)
+            made = registry.make(kind, item.source, item.params)
             given = {k: tuple(v) if isinstance(v, list) else v for k, v in item.params.items()}
             assert {k: getattr(made, k) for k in given} == given
     assert set(plan.data) <= set(registry.names("datasets"))
