@@ -14,6 +14,7 @@ from suite.attack import Info
 from suite.classifier import Classifier
 from suite.data import Split
 from suite.defenses.answers import Discretion
+from suite.recipe import Front
 from suite.shadows import SURE
 
 TEMPERATURES = np.r_[1.0, np.geomspace(0.125, 8, 49)]
@@ -21,7 +22,7 @@ TEMPERATURES = np.r_[1.0, np.geomspace(0.125, 8, 49)]
 
 
 @dataclass(frozen=True)
-class MemGuard(Discretion):
+class MemGuard(Front):
     """Each answer is sharpened or flattened until the defender's attack cannot tell whether it is about a member.
 
     The defender's attack is a logistic regression on the log odds of the most probable classes, their squares, cubes
@@ -39,9 +40,6 @@ class MemGuard(Discretion):
         departs="looks along the temperature of an answer for the noise that the paper finds by gradient steps, and "
                 "bounds the distortion of each answer, where the paper bounds its mean by telling some as they are")
     distortion: Annotated[float, Field(gt=0, le=2)] = 0.5
-
-    def told(self, proba: Tensor) -> Tensor:
-        raise NotImplementedError("MemGuard bends the answers of the model that it was fitted to; see `wrap`")
 
     def wrap(self, classifier: Classifier, train: Split, val: Split) -> Classifier:
         from sklearn.linear_model import LogisticRegression
