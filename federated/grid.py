@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import itertools
 import logging
+import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -39,12 +40,15 @@ class InProcessGrid(Grid):
         app: The client app of all of them. The context tells it which one it is: `partition-id` from 0 up.
         sites: How many there are.
         absent: Says of a hospital's number and a message whether no reply ever comes.
+        done: Told `("worked", {"hospital", "seconds"})` whenever one has answered.
     """
 
-    def __init__(self, app: ClientApp, sites: int, absent: Callable[[int, Message], bool] = lambda *_: False) -> None:
+    def __init__(self, app: ClientApp, sites: int, absent: Callable[[int, Message], bool] = lambda *_: False,
+                 done: Event = lambda *_: None) -> None:
         # Flower's messages read who they are from; its own runtimes set this before they call a server app
         TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = 1, 1, 1
         self._app, self._absent, self._replies, self._numbers = app, absent, {}, itertools.count()
+        self._done = done
         self._run: Any = None
         self.contexts = {number + FIRST: Context(
             run_id=1, node_id=number + FIRST, node_config={"partition-id": number, "num-partitions": sites},
@@ -75,10 +79,12 @@ class InProcessGrid(Grid):
                 continue
             own = copy.copy(message)  # all of a round share their content, which an app may change
             own.content = RecordDict(dict(message.content))
+            began = time.perf_counter()
             try:
                 self._replies[name] = self._app(own, self.contexts[node])
             except Exception as e:
                 self._replies[name] = Message(Error(CRASHED, f"{type(e).__name__}: {e}"), reply_to=message)
+            self._done("worked", {"hospital": node - FIRST, "seconds": time.perf_counter() - began})
         return sent
 
     def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
@@ -86,6 +92,11 @@ class InProcessGrid(Grid):
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> list[Message]:
         return self.pull_messages(self.push_messages(messages))
+
+
+def size_of(message: Message) -> int:
+    """Bytes of the arrays in a message, as they are sent."""
+    return sum(len(array.data) for array in message.content["arrays"].values())
 
 
 Tamper = Callable[[int, np.ndarray, list[Message]], list[Message]]
@@ -108,6 +119,8 @@ class Border(Grid):
         norm: Greatest L2 norm of a change of the parameters that is let in.
         tamper: Collusion between the hospitals and this border, in rounds of training.
         event: `(what, facts)`: "refused" or "absent".
+        done: Told `("round", {"round", "asked", "answered", "bytes asked", "bytes answered", "seconds"})` after each
+            round of training: numbers of hospitals, and bytes of parameters to and from each of them.
     """
 
     inner: Grid
@@ -117,6 +130,7 @@ class Border(Grid):
     norm: float = 1e3
     tamper: Tamper | None = None
     event: Event = lambda *_: None
+    done: Event = lambda *_: None
 
     def set_run(self, run: Any) -> None:
         self.inner.set_run(run)
@@ -140,13 +154,21 @@ class Border(Grid):
         sent = {m.metadata.dst_node_id: m for m in sorted(messages, key=lambda m: m.metadata.dst_node_id)}
         if not sent:
             return []
+        began = time.perf_counter()
         replies = list(self.inner.send_and_receive(list(sent.values()), timeout=timeout))
         for node in sorted(sent.keys() - {r.metadata.src_node_id for r in replies}):
             self.event("absent", {"hospital": node - FIRST})
         replies, first = self._let_in(replies, sent), next(iter(sent.values()))
-        if self.tamper and replies and first.metadata.message_type == MessageType.TRAIN:
-            came = first.content["arrays"][WEIGHTS].numpy()
-            replies = self._let_in(self.tamper(int(first.content["config"][TURN]), came, replies), sent)
+        if first.metadata.message_type == MessageType.TRAIN:
+            turn = int(first.content["config"][TURN])
+            if self.tamper and replies:
+                came = np.asarray(first.content["arrays"][WEIGHTS].numpy(), np.float32)  # some strategies send float64
+                replies = self._let_in(self.tamper(turn, came, replies), sent)
+            self.done("round", {
+                "round": turn, "asked": [node - FIRST for node in sent],
+                "answered": [r.metadata.src_node_id - FIRST for r in replies],
+                "bytes asked": size_of(first), "bytes answered": size_of(replies[0]) if replies else 0,
+                "seconds": round(time.perf_counter() - began, 3)})
         return replies
 
     def _let_in(self, replies: list[Message], sent: Mapping[int, Message]) -> list[Message]:
