@@ -75,8 +75,11 @@ class Boosting:
         """What a hospital adds to a model for its rows: a model of the new trees only."""
         weights = class_weights(torch.from_numpy(rows.y), self.classes, self.recipe.balanced).numpy()
         data = xgboost.DMatrix(rows.x, rows.y, weight=weights[rows.y], nthread=1)
-        grown = xgboost.train(self._settings, data, self.trees, xgb_model=bytearray(model))
-        return bytes(grown[grown.num_boosted_rounds() - self.trees:].save_raw("json"))
+        booster = xgboost.Booster(self._settings, model_file=bytearray(model))
+        before = booster.num_boosted_rounds()
+        for turn in range(self.trees):  # `xgboost.train` would read the whole model once more
+            booster.update(data, before + turn)
+        return bytes(booster[before:].save_raw("json"))
 
     def add(self, model: dict[str, Any], grown: bytes) -> None:
         """Add a hospital's trees, which `flaw` has found to be sound, to a parsed model."""
@@ -104,9 +107,8 @@ class Boosting:
             nodes = min(nodes, 2 ** (self.recipe.depth + 1) - 1)
         if len(grown) > (most := HEAD + NODE * nodes * wanted):
             return f"it is of {len(grown)} bytes, and at most {most} are let in"
-        kind, own = (json.loads(model)["learner"]["learner_model_param"] for model in (grown, self.empty))
-        if kind != own:
-            return f"its model is of {kind}, and {own} is wanted"
+        if (kind := _kind(grown)) != (own := _kind(self.empty)):
+            return f"its model has {kind}, and {own} are wanted"
         trees = self._trees(grown)
         if len(trees) != wanted:
             return f"it holds {len(trees)} trees, and {wanted} are wanted"
@@ -148,3 +150,10 @@ class Boosting:
         booster = xgboost.XGBClassifier(n_jobs=1)
         booster.load_model(bytearray(model))
         return EstimatorClassifier(booster, self.classes, space, recipe=self.recipe)
+
+
+def _kind(model: bytes) -> str:
+    """What trees of two models must share to be one."""
+    about = json.loads(model)["learner"]["learner_model_param"]
+    start = np.unique(json.loads(about["base_score"])).tolist()  # of all classes, or told once for all
+    return f"{about['num_feature']} columns, {max(int(about['num_class']), 2)} classes and the base score {start}"

@@ -172,7 +172,7 @@ class FederatedTrees(Defense):
                 "number of hospitals, an option of Flower's examples; replies are checked; nothing is drawn at random")
     inputs: ClassVar[Kind] = "table"
     how: How = "bagging"
-    rounds: Count = 100
+    rounds: Count = 50
     trees: Count = 1
     column: str = "hospital"
 
