@@ -112,7 +112,12 @@ class Boosting:
         trees = self._trees(grown)
         if len(trees) != wanted:
             return f"it holds {len(trees)} trees, and {wanted} are wanted"
-        return next((why for tree in trees if (why := self._broken(tree, nodes, rows * self.rate))), "")
+        why = next((why for tree in trees if (why := self._broken(tree, nodes, rows * self.rate))), "")
+        if not why:
+            alone = json.loads(self.empty)
+            self.add(alone, grown)
+            xgboost.Booster(model_file=bytearray(json.dumps(alone).encode()))  # XGBoost has the last word
+        return why
 
     def _trees(self, grown: bytes) -> list[dict[str, Any]]:
         """The trees of a model, of which nothing is taken over but numbers."""
@@ -126,8 +131,10 @@ class Boosting:
     def _broken(self, tree: dict[str, Any], most: int, leaf: float) -> str:
         """Why a tree of at most so many nodes, with leaves of at most this value, cannot be used."""
         nodes = len(tree["left_children"])
-        if not 1 <= nodes <= most or any(len(tree[name]) != nodes for name in INTEGERS + NUMBERS):
-            return f"a tree has {nodes} nodes, or tells them by halves; from 1 to {most} are let in"
+        if not 1 <= nodes <= most:
+            return f"a tree has {nodes} nodes, and from 1 to {most} are let in"
+        if any(len(tree[name]) != nodes for name in INTEGERS + NUMBERS):
+            return "a tree tells some of its nodes by halves"
         left, right, parents, column, categorical, _ = (np.array(tree[name], np.int64) for name in INTEGERS)
         inner, number = left != -1, np.arange(nodes)
         children, of = np.concatenate([left[inner], right[inner]]), np.tile(number[inner], 2)
@@ -137,8 +144,9 @@ class Boosting:
             return "its nodes are no tree"
         if categorical.any() or not set(tree["default_left"]) <= {0, 1}:
             return "a tree splits otherwise than at a number"
-        if not ((column[inner] >= 0) & (column[inner] < self.columns)).all():
-            return f"a tree splits at column {column[inner].max()}, and there are {self.columns}"
+        # a leaf's too, as one of its numbers says that the leaf is deleted
+        if len(strange := column[(column < 0) | (column >= self.columns)]):
+            return f"a tree splits at column {strange[0]}, and there are {self.columns}"
         # what float32 cannot hold is infinite to XGBoost
         if not all((np.abs(tree[name]) <= np.finfo(np.float32).max).all() for name in NUMBERS):
             return "a tree holds a value that is not finite"

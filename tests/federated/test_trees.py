@@ -219,6 +219,7 @@ BROKEN = {
     "leaf beyond reason": (leaf(1e3), "a leaf is 1000, and at most 25.65 is let in"),
     "NaN cut": (cell("split_conditions", float("nan")), "not finite"),
     "no such column": (cell("split_indices", 30), "splits at column 30, and there are 30"),
+    "deleted leaf": (cell("split_indices", 2**31 - 1, at=-1), "splits at column 2147483647"),
     "negative column": (cell("split_indices", -1), "splits at column"),
     "child outside": (cell("left_children", 10**6), "no tree"),
     "circle": (cell("left_children", 0), "no tree"),
