@@ -79,14 +79,14 @@ def hostile(attack: HostileAttack, subject: Subject, sheet: Sheet, _: int | None
     began = time.perf_counter()
     own, poisoned = attack.poisoned(federation.rows, bad, seed)
     federation = replace(federation, rows=tuple(own))
-    trained = federation.train(attack.tamper(bad, seed), subject.log, attack=repr(attack),
-                               hostile=[federation.names[k] for k in sorted(bad)])
-    victim = federation.task.classifier(trained.weights)
+    weights, record = federation.train(attack.tamper(bad, seed), subject.log, attack=repr(attack),
+                                       hostile=[federation.names[k] for k in sorted(bad)])
+    victim = federation.task.classifier(weights)
     at = {"attack_params": asdict(attack), "seconds": time.perf_counter() - began}
     sheet.add("hostile_hospitals", float(len(bad)), sites, **at)
     sheet.add("tolerated", float(federation.rule.tolerates(sites)), sites, **at)
     replies = sites * federation.rounds
-    sheet.add("refused_replies", metrics.proportion(trained.events.get("refused", 0), replies), **at)
+    sheet.add("refused_replies", metrics.proportion(record.events.get("refused", 0), replies), **at)
     arrays = measure_victim(victim, poisoned, subject, sheet, at)
     right, before = arrays["pred"] == data.test.y, subject.classifier.predict(data.test.x) == data.test.y
     for label, which in subgroups(data.test):

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
@@ -12,13 +11,13 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 
-from federated.aggregate import Aggregator
+from federated.aggregate import Aggregator, Mean
 from federated.grid import Tamper
-from federated.hospitals import tell_hospitals
-from federated.journal import Journal
+from federated.hospitals import kept, tell_hospitals
+from federated.record import Record
 from federated.rules import FlowerStrategy, rule_of
 from federated.simulate import federate
-from federated.sites import HOSPITAL
+from federated.sites import HOSPITAL, hospital_of
 from federated.task import Task
 from federated.trust import FLTrust
 from suite.attack import Count, Info, Positive
@@ -30,23 +29,6 @@ from suite.logs import log_file
 from suite.measurement import Sheet
 from suite.progress import advance
 from suite.recipe import TorchDefense, TorchRecipe
-
-
-@dataclass(frozen=True)
-class Trained:
-    """What a federation made, and what it took.
-
-    Attributes:
-        weights: (d,) float32 parameters.
-        sent: (n,) int64, bytes of parameters to and from each hospital.
-        seconds: (n,) float64 of each hospital's own work.
-        events: How often something of each kind went wrong, and did not stop it ("refused", "absent", "no result").
-    """
-
-    weights: np.ndarray
-    sent: np.ndarray
-    seconds: np.ndarray
-    events: Mapping[str, int]
 
 
 @dataclass(frozen=True)
@@ -70,43 +52,30 @@ class Federation:
     server: Split
 
     def train(self, tamper: Tamper | None = None, journal: Path | None = None,
-              seen: Callable[[int, np.ndarray], None] = lambda *_: None, **about: Any) -> Trained:
+              seen: Callable[[int, np.ndarray], None] = lambda *_: None, **about: Any) -> tuple[np.ndarray, Record]:
         """Carry it out.
 
         Args:
             tamper: What hostile hospitals do.
-            journal: File of the log, which is continued where it is there already; None for no log.
+            journal: File of the log; None for no log.
             seen: Told the parameters before the first round (0) and after each.
             about: What the log's first entry says besides.
+
+        Returns:
+            (d,) float32 parameters, and the account of it.
         """
-        log = Journal(journal).append if journal else lambda *_, **__: None
-        sent, seconds = np.zeros(len(self.rows), np.int64), np.zeros(len(self.rows))
-        events: dict[str, int] = {}
-        log("began", hospitals=list(self.names), rows=[len(split) for split in self.rows], rounds=self.rounds,
-            rule=repr(self.rule), parameters=self.task.size, seed=self.task.seed, **about)
-
-        def event(what: str, facts: dict[str, Any]) -> None:
-            events[what] = events.get(what, 0) + 1
-            log(what, **facts)
-
-        def done(what: str, facts: dict[str, Any]) -> None:
-            if what == "worked":
-                seconds[facts["hospital"]] += facts["seconds"]
-                return
-            sent[facts["asked"]] += facts["bytes asked"]
-            sent[facts["answered"]] += facts["bytes answered"]
-            log(what, **facts)
+        record = Record(list(self.names), [len(split) for split in self.rows], journal, rounds=self.rounds,
+                        rule=repr(self.rule), parameters=self.task.size, seed=self.task.seed, **about)
 
         def through(turn: int, weights: np.ndarray) -> None:
-            log("model", round=turn, sha256=self.task.digest(weights))
+            record.log("model", round=turn, sha256=self.task.digest(weights))
             advance("rounds", turn, self.rounds)
             seen(turn, weights)
 
-        began = time.perf_counter()
-        weights = federate(self.task, self.rows, self.rule, self.rounds, tamper, event, self._reference, through, done)
-        log("ended", sha256=self.task.digest(weights), seconds=round(time.perf_counter() - began, 3),
-            sent=sent.tolist(), worked=[round(s, 3) for s in seconds.tolist()])
-        return Trained(weights, sent, seconds, events)
+        weights = federate(self.task, self.rows, self.rule, self.rounds, tamper, record.event, self._reference, through,
+                           record.done)
+        record.end(self.task.digest(weights))
+        return weights, record
 
     @property
     def _reference(self) -> Callable[[int, np.ndarray], torch.Tensor] | None:
@@ -179,11 +148,7 @@ class FederatedTraining(TorchDefense):
             self.aggregator.check(len(names))
 
     def _names(self, train: Split) -> list[str]:
-        if self.column not in train.subgroups:
-            known = ", ".join(train.subgroups) or "none"
-            raise InputError(f"rows have no subgroup '{self.column}' that names their hospital (they have: {known}); "
-                             "deal them out with the plan's `hospitals`")
-        return np.unique(train.subgroups[self.column]).tolist()
+        return np.unique(hospital_of(train, self.column, "the training split")).tolist()
 
     def federation(self, recipe: TorchRecipe, train: Split, val: Split, seed: int = 0,
                    device: str = "cpu") -> Federation:
@@ -204,12 +169,24 @@ class FederatedTraining(TorchDefense):
     def __call__(self, recipe: TorchRecipe, train: Split, val: Split, seed: int = 0,
                  device: str = "cpu") -> TorchClassifier:
         federation = self.federation(recipe, train, val, seed, device)
-        trained = federation.train(journal=log_file())
-        made = federation.task.classifier(trained.weights)
-        made.notes |= {"hospitals": len(federation.names), "rounds": self.rounds,
-                       "parameters": len(trained.weights)}
-        made.notes |= trained.events
+        weights, record = federation.train(journal=log_file())
+        made = federation.task.classifier(weights)
+        made.notes |= {"hospitals": len(federation.names), "rounds": self.rounds, "parameters": len(weights)}
+        made.notes |= record.events
         return made
 
     def tell(self, subject: Subject, sheet: Sheet) -> None:
-        tell_hospitals(self, subject, sheet)
+        data = subject.data
+        task = self.federation(subject.recipe, data.train, data.val, subject.seed, subject.device).task
+        came, alone = task.weights(subject.classifier), replace(task, proximal=0.0)
+        fitted = replace(alone, epochs=self.personal)
+
+        def by_itself(rows: Split, _: int) -> TorchClassifier:
+            key = repr((replace(alone, device=""), self.rounds))
+            return task.classifier(kept(subject.shelf, key, rows,
+                                        lambda: federate(alone, [rows], Mean(), self.rounds)))
+
+        def personal(rows: Split, number: int) -> TorchClassifier:
+            return task.classifier(fitted.train(came, rows, number, self.rounds + 1) if self.personal else came)
+
+        tell_hospitals(self.column, subject, sheet, by_itself, personal)

@@ -101,6 +101,8 @@ def size_of(message: Message) -> int:
 
 Tamper = Callable[[int, np.ndarray, list[Message]], list[Message]]
 """What colluding hospitals make of a round (1, 2, ...), the (d,) parameters that came in, and all sound replies."""
+Sound = Callable[[Message, Message], str]
+"""Of a reply to train and its message, why the arrays that it holds cannot be used; empty for sound ones."""
 
 
 @dataclass
@@ -112,25 +114,27 @@ class Border(Grid):
 
     Attributes:
         inner: What carries the messages: in this process, of Flower's simulation, or of its deployment.
-        size: Number of parameters that travel.
+        size: Number of parameters that travel; not used with `sound`.
         counts: The rows that each hospital has declared, by node; a reply that claims more is refused. Hospitals that
             have declared nothing may claim `most` each.
         most: See there.
-        norm: Greatest L2 norm of a change of the parameters that is let in.
+        norm: Greatest L2 norm of a change of the parameters that is let in; not used with `sound`.
         tamper: Collusion between the hospitals and this border, in rounds of training.
         event: `(what, facts)`: "refused" or "absent".
         done: Told `("round", {"round", "asked", "answered", "bytes asked", "bytes answered", "seconds"})` after each
             round of training: numbers of hospitals, and bytes of parameters to and from each of them.
+        sound: Judges what a reply to train holds, where that is not one vector of parameters.
     """
 
     inner: Grid
-    size: int
+    size: int = 0
     counts: dict[int, int] = field(default_factory=dict)
     most: int = 10**9
     norm: float = 1e3
     tamper: Tamper | None = None
     event: Event = lambda *_: None
     done: Event = lambda *_: None
+    sound: Sound | None = None
 
     def set_run(self, run: Any) -> None:
         self.inner.set_run(run)
@@ -205,11 +209,12 @@ class Border(Grid):
         if not isinstance(said[COUNT], int) or not 1 <= said[COUNT] <= most:
             return f"{COUNT} is {said[COUNT]}, and may be from 1 to {most}"
         if train:
-            return self._broken(reply.content["arrays"], message.content["arrays"][WEIGHTS].numpy())
+            return (self.sound or self._broken)(reply, message)
         right = said["accuracy"]
         return "" if isinstance(right, float) and 0 <= right <= 1 else f"its accuracy is {right}"
 
-    def _broken(self, arrays: Any, came: np.ndarray) -> str:
+    def _broken(self, reply: Message, message: Message) -> str:
+        arrays, came = reply.content["arrays"], message.content["arrays"][WEIGHTS].numpy()
         if list(arrays) != [WEIGHTS]:
             return f"it holds other arrays than {WEIGHTS}"
         weights = arrays[WEIGHTS].numpy()

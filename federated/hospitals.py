@@ -4,102 +4,97 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import replace
+from collections.abc import Callable
 from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
 
-from federated.aggregate import Mean
-from federated.simulate import federate
 from suite import metrics
+from suite.classifier import Classifier
 from suite.data import Split
 from suite.evaluate.subject import Subject
 from suite.measurement import Sheet
 from suite.shadows import patients_of
 
-if TYPE_CHECKING:
-    from federated.defense import FederatedTraining
-    from federated.task import Task
+OfHospital = Callable[[Split, int], Classifier]
+"""`(training rows of a hospital, its number) -> a model of its own`."""
 
 
-def tell_hospitals(defense: FederatedTraining, subject: Subject, sheet: Sheet) -> None:
+def tell_hospitals(column: str, subject: Subject, sheet: Sheet, alone: OfHospital,
+                   personal: OfHospital | None = None) -> None:
     """Add rows for each hospital, in the subgroup that names it.
 
     "hospital_rows" and "hospital_patients" it trains on; "label_share[...]" among them, and "label_distance", half the
-    sum of differences from the shares at all others; "local_accuracy" on its own test patients of a model that it
-    trains alone, for as many passes; "federated_accuracy" of the common one; "personal_accuracy" of that after
-    `defense.personal` more epochs on its own rows; "federation_gain" and "personal_gain", paired differences of the
-    second to the first and of the third to the second; the AUROC of each, where it has test patients of both of two
-    classes; "bytes_sent" to and from it, and "work_seconds" of its own training, where there is a log.
+    sum of differences from the shares at all others; "federated_accuracy" on its own test patients, and
+    "local_accuracy" and "personal_accuracy" of its own models; "federation_gain" and "personal_gain", paired
+    differences of the common model to the local one and of the personal one to the common one; the AUROC of each, where
+    it has test patients of both of two classes; "bytes_sent" to and from it, and "work_seconds" of its own training,
+    where there is a log.
+
+    Args:
+        column: Subgroup that names the hospital of a row.
+        subject: The federation's model.
+        sheet: Receives the rows.
+        alone: What a hospital trains without the others.
+        personal: What it makes of the federation's model with its own rows; None where nobody knows how.
     """
     train, test = subject.data.train, subject.data.test
-    federation = defense.federation(subject.recipe, train, subject.data.val, subject.seed, subject.device)
-    task, counts = federation.task, np.stack([np.bincount(s.y, minlength=len(s.classes)) for s in federation.rows])
+    names, whose = np.unique(train.subgroups[column], return_inverse=True)
+    counts = np.zeros((len(names), len(train.classes)), np.int64)
+    np.add.at(counts, (whose, train.y), 1)
     log = _last(subject.log)
-    for k, (name, rows) in enumerate(zip(federation.names, federation.rows, strict=True)):
-        at = {"subgroup": f"{defense.column}={name}"}
+    for k, name in enumerate(names.tolist()):
+        rows, at = train.take(np.flatnonzero(whose == k)), {"subgroup": f"{column}={name}"}
         sheet.add("hospital_rows", float(len(rows)), len(rows), **at)
         sheet.add("hospital_patients", float(len(np.unique(patients_of(rows)))), len(rows), **at)
-        for label, count in zip(rows.classes, counts[k], strict=True):
-            sheet.add(f"label_share[{label}]", metrics.proportion(int(count), len(rows)), **at)
+        for label, count in zip(rows.classes, counts[k].tolist(), strict=True):
+            sheet.add(f"label_share[{label}]", metrics.proportion(count, len(rows)), **at)
         if len(counts) > 1:
-            others = np.delete(counts, k, 0).sum(0)
-            apart = abs(counts[k] / counts[k].sum() - others / others.sum()).sum() / 2
-            sheet.add("label_distance", float(apart), len(rows), **at)
+            others = counts.sum(0) - counts[k]
+            sheet.add("label_distance", float(abs(counts[k] / len(rows) - others / others.sum()).sum() / 2), len(rows),
+                      **at)
         if log:
-            sheet.add("bytes_sent", float(log["sent"][k]), federation.rounds, **at)
-            sheet.add("work_seconds", float(log["worked"][k]), federation.rounds, **at)
-        own = test.take(np.flatnonzero(test.subgroups[defense.column] == name))
+            sheet.add("bytes_sent", float(log["sent"][k]), len(rows), **at)
+            sheet.add("work_seconds", float(log["worked"][k]), len(rows), **at)
+        own = test.take(np.flatnonzero(test.subgroups[column] == name))
         if len(own):
-            _compare(own, task, subject, _alone(task, rows, federation.rounds, subject.shelf),
-                     _fitted(defense, task, subject, rows, k), sheet, at)
+            models = {"local": alone(rows, k), "federated": subject.classifier}
+            _compare(own, models | ({"personal": personal(rows, k)} if personal else {}), subject.seed, sheet, at)
 
 
-def _compare(own: Split, task: Task, subject: Subject, local: np.ndarray, personal: np.ndarray, sheet: Sheet,
-             at: dict[str, str]) -> None:
-    """Three models on a hospital's own test rows."""
-    models = {"local": task.classifier(local), "federated": subject.classifier, "personal": task.classifier(personal)}
+def _compare(own: Split, models: dict[str, Classifier], seed: int, sheet: Sheet, at: dict[str, str]) -> None:
+    """Models on a hospital's own test rows."""
     right = {}
     for who, model in models.items():
         right[who] = model.predict(own.x) == own.y
         sheet.add(f"{who}_accuracy", metrics.proportion(right[who]), **at)
         if len(own.classes) == 2 and len(np.unique(own.y)) == 2:
             score = model.predict_proba(own.x)[:, 1]
-            sheet.add(f"{who}_auroc", metrics.weighted(metrics.resampled_auroc(score, own.y == 1), len(own),
-                                                       subject.seed, own.y), **at)
+            sheet.add(f"{who}_auroc", metrics.weighted(metrics.resampled_auroc(score, own.y == 1), len(own), seed,
+                                                       own.y), **at)
     sheet.add("federation_gain", metrics.paired(right["federated"], right["local"]), **at)
-    sheet.add("personal_gain", metrics.paired(right["personal"], right["federated"]), **at)
+    if "personal" in right:
+        sheet.add("personal_gain", metrics.paired(right["personal"], right["federated"]), **at)
 
 
-def _fitted(defense: FederatedTraining, task: Task, subject: Subject, rows: Split, number: int) -> np.ndarray:
-    """The federation's parameters after more epochs at one hospital."""
-    came = task.weights(subject.classifier)
-    if not defense.personal:
-        return came
-    return replace(task, epochs=defense.personal, proximal=0.0).train(came, rows, number, defense.rounds + 1)
-
-
-def _alone(task: Task, rows: Split, rounds: int, shelf: Path | None) -> np.ndarray:
-    """What a hospital trains without the others, in as many rounds; kept on the shelf, as it is the same behind every
-    rule."""
-    alone = replace(task, proximal=0.0)
-    key = sha256(repr((replace(alone, device=""), rounds, rows.rows.tolist())).encode())
-    key.update(rows.x.tobytes() + rows.y.tobytes())
-    file = shelf and shelf / f"alone-{key.hexdigest()[:32]}.npy"
+def kept(shelf: Path | None, about: str, rows: Split, made: Callable[[], np.ndarray]) -> np.ndarray:
+    """An array that depends on `about` and some rows alone: from the shelf, or else made and put there."""
+    key = sha256(about.encode() + rows.rows.tobytes() + rows.x.tobytes() + rows.y.tobytes()).hexdigest()[:32]
+    file = shelf and shelf / f"alone-{key}.npy"
     if file and file.is_file():
         return np.load(file)
-    weights = federate(alone, [rows], Mean(), rounds)
+    array = made()
     if file:
         file.parent.mkdir(parents=True, exist_ok=True)
         draft = file.with_suffix(f".{os.getpid()}.npy")
-        np.save(draft, weights)
+        np.save(draft, array)
         draft.replace(file)
-    return weights
+    return array
 
 
-def _last(log: Path | None) -> dict:
+def _last(log: Path | None) -> dict[str, Any]:
     """The last entry of a log; empty where there is none."""
     if log is None or not log.is_file():
         return {}

@@ -75,6 +75,20 @@ class Partition(ABC):
         return replace(whole, subgroups={HOSPITAL: names} | groups)
 
 
+def hospital_of(split: Split, column: str, of: str) -> np.ndarray:
+    """(n,) str, the hospital that each row is from, by the subgroup `column`; `of` says what the split is of.
+
+    Raises:
+        InputError: No such subgroup, or rows of unknown hospital.
+    """
+    if column not in split.subgroups:
+        raise InputError(f"{of} has no subgroup '{column}' to take hospitals from; it has "
+                         f"{', '.join(split.subgroups) or 'none'}")
+    if nowhere := int((split.subgroups[column] == "unknown").sum()):
+        raise InputError(f"{of}: of {nowhere} rows nobody knows the '{column}', so they belong to no hospital")
+    return split.subgroups[column]
+
+
 @dataclass(frozen=True)
 class BySubgroup(Partition):
     """The hospitals that the rows are from. Each row of a split goes to the same split of its hospital.
@@ -93,15 +107,9 @@ class BySubgroup(Partition):
             InputError: No such subgroup; rows of unknown hospital; a patient with rows at two hospitals.
         """
         splits = [getattr(data, part) for part in PARTS]
-        for split in splits:
-            if self.column not in split.subgroups:
-                raise InputError(f"{data.name} has no subgroup '{self.column}' to take hospitals from; it has "
-                                 f"{', '.join(split.subgroups) or 'none'}")
-            if nowhere := int((split.subgroups[self.column] == "unknown").sum()):
-                raise InputError(f"{data.name}: of {nowhere} rows nobody knows the '{self.column}', so they belong to "
-                                 "no hospital")
-        names = np.unique(np.concatenate([split.subgroups[self.column] for split in splits]))
-        owners = [np.searchsorted(names, split.subgroups[self.column]) for split in splits]
+        homes = [hospital_of(split, self.column, data.name) for split in splits]
+        names = np.unique(np.concatenate(homes))
+        owners = [np.searchsorted(names, home) for home in homes]
         self._check_patients(splits, owners, names)
         return _sites(data, [str(name) for name in names], owners)
 
