@@ -70,4 +70,4 @@ class HostileRows(HostileAttack):
 
 
 LABEL_FLIP = HostileRows({"name": "label-flip-random", "rate": 0.9})
-BACKDOOR = HostileRows({"name": "backdoor", "rate": 0.3}, replace_model=True)
+BACKDOOR = HostileRows({"name": "backdoor", "rate": 0.5}, replace_model=True)

@@ -197,8 +197,8 @@ class FederatedTrees(Defense):
         rows = [train.take(np.flatnonzero(whose == k)) for k in range(len(names))]
         record = Record(names.tolist(), [len(split) for split in rows], log_file(), rounds=self.rounds, rule=self.how)
         model = boost_here(boosting, rows, self.how, self.rounds, record.event, record.done)
-        record.end(sha256(model).hexdigest())
         made = boosting.classifier(model, train.space)
+        record.end(sha256(bytes(made.estimator.get_booster().save_raw("json"))).hexdigest())  # what will be stored
         made.notes |= {"hospitals": len(names), "rounds": self.rounds} | record.events
         return made
 

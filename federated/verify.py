@@ -6,6 +6,7 @@ import json
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 from federated.journal import verify
 from suite.errors import InputError
@@ -56,15 +57,20 @@ def verify_run(folder: Path, head: str | None = None) -> Verified:
     return Verified(len(logs), entries, models, found)
 
 
-def _check_model(folder: Path, last: dict) -> int:
-    """1 for a model whose parameters the log ends with, 0 where none is stored, or the training was cut short."""
-    file = folder / "weights.safetensors"
+def _check_model(folder: Path, last: dict[str, Any]) -> int:
+    """1 for a model that is the one with which its log ends, 0 where none is stored, or the training was cut short."""
+    network, trees = folder / "weights.safetensors", folder / "estimator.json"
+    file = network if network.is_file() else trees
     if not file.is_file() or last["event"] != "ended":
         return 0
-    from safetensors.torch import load_file
+    if file == trees:
+        found = sha256(file.read_bytes()).hexdigest()
+    else:
+        from safetensors.torch import load_file
 
-    from federated.task import digest
+        from federated.task import digest
 
-    if digest(load_file(file)) != last["sha256"]:
+        found = digest(load_file(file))
+    if found != last["sha256"]:
         raise InputError(f"{file}: is not the model with which its log ends")
     return 1
