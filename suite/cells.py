@@ -151,8 +151,8 @@ class Layout:
             out[0] += f"; shadow models of another recipe will do for {instead}"
             out[0] += "" if shadow else ', once the plan names one for this model, as in shadow = "random-forest"'
         if len(lost) < len(training):
-            out.append(f"{name}: its shadow models are of another recipe, {surrogate.described(shadow)}, as nobody can "
-                       "train its own; an attacker who can may find more")
+            out.append(f"{name}: its own recipe is not there, so that its shadow models are of another, "
+                       f"{surrogate.described(shadow)}; an attacker who has it may find more")
         return out
 
     def _can_train(self, attack: Attack, name: str) -> bool:

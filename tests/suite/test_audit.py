@@ -79,10 +79,10 @@ class TestCells:
         lost, kept, _ = audit.limits
         assert lost.endswith("attacks that would are out; shadow models of another recipe will do for "
                              "calibrated-loss, lira-offline, rmia-offline")
-        assert "another recipe, DecisionTree(depth=2), as nobody can train its own" in kept
+        assert "its shadow models are of another, DecisionTree(depth=2); an attacker" in kept
         skops.io.dump(DecisionTreeClassifier().fit(data.train.x, data.train.y), tmp_path / "tree.skops")
         audit = Audit(plan(models=[str(tmp_path / "tree.skops")], attacks=["calibrated-loss"]), data, "")
-        assert "another recipe, DecisionTree(depth=None, balanced=False)" in audit.limits[0]
+        assert "are of another, DecisionTree(depth=None, balanced=False); an" in audit.limits[0]
         run = audit.run(tmp_path / "r")
         assert not [r.error for r in run.rows() if r.error]
         row = rows_of(run, metric="membership_auroc", subgroup="")[0]
