@@ -5,7 +5,6 @@ import json
 import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
-from sklearn.neighbors import KNeighborsClassifier
 from sklearn.tree import DecisionTreeClassifier
 
 from suite import audit as audit_module
@@ -64,49 +63,6 @@ class TestCells:
         assert "the training split are taken for those it has learned from" in patients
         assert "tells no probabilities" in labels and "membership-label-only" in labels
         assert Audit(plan(attacks=["lira"]), data, "").limits == []
-
-    def test_shadow_models_of_another_recipe_serve_a_fitted_model_where_they_do_not_know_the_row(self, data, tmp_path):
-        import skops.io
-
-        name, attacks = str(tmp_path / "knn.skops"), ["lira", "lira-offline", "rmia-offline", "one-run-audit"]
-        skops.io.dump(KNeighborsClassifier().fit(data.train.x, data.train.y), name)
-        with pytest.raises(InputError, match=r"shadow models of another recipe will do for calibrated-loss, "
-                           r"lira-offline, rmia-offline, once the plan names one for this model, as in shadow = \"ran"):
-            Audit(plan(models=[name], attacks=attacks), data, "")
-        named = {"name": name, "shadow": {"name": "decision-tree", "depth": 2}}
-        audit = Audit(plan(models=[named], attacks=attacks), data, "")
-        assert [c.attack.name for c in audit.cells if c.attack] == ["lira-offline", "rmia-offline"]
-        lost, kept, _ = audit.limits
-        assert lost.endswith("attacks that would are out; shadow models of another recipe will do for "
-                             "calibrated-loss, lira-offline, rmia-offline")
-        assert "its shadow models are of another, DecisionTree(depth=2); an attacker" in kept
-        skops.io.dump(DecisionTreeClassifier().fit(data.train.x, data.train.y), tmp_path / "tree.skops")
-        audit = Audit(plan(models=[str(tmp_path / "tree.skops")], attacks=["calibrated-loss"]), data, "")
-        assert "are of another, DecisionTree(depth=None, balanced=False); an" in audit.limits[0]
-        run = audit.run(tmp_path / "r")
-        assert not [r.error for r in run.rows() if r.error]
-        row = rows_of(run, metric="membership_auroc", subgroup="")[0]
-        assert row.attack_params["shadow_recipe"] == "DecisionTree(depth=None, balanced=False)"
-
-    @pytest.mark.parametrize(("params", "said"), [
-        ({"shadow": "radom-forest"}, "unknown model 'radom-forest'; did you mean 'random-forest'?"),
-        ({"shadow": {"name": "random-forest", "deep": 3}}, "model 'random-forest' has no parameter 'deep'"),
-        ({"shadow": 3}, "shadow is the name of a recipe, or a table with its name, and not 3"),
-        ({"shadow": {"depth": 3}}, "a table with its name, and not {'depth': 3}"),
-        ({"shadow": "simple-cnn"}, "the recipe of its shadow models is for images, and the inputs of .* are tables"),
-        ({"shadow": "ITSELF"}, "shadow: .*tree.skops is already trained, and no recipe"),
-        ({"depth": 3}, "is already trained, so that 'depth' means nothing; the plan can only name the recipe"),
-    ], ids=lambda v: v[:20] if isinstance(v, str) else "")
-    def test_a_shadow_recipe_that_is_none_is_refused(self, data, tmp_path, params, said):
-        import skops.io
-
-        name = str(tmp_path / "tree.skops")
-        skops.io.dump(DecisionTreeClassifier(max_depth=2).fit(data.train.x, data.train.y), name)
-        item = {"name": name} | {k: name if v == "ITSELF" else v for k, v in params.items()}
-        with pytest.raises(InputError, match=said):
-            Audit(plan(models=[item], attacks=["lira-offline"]), data, "")
-        with pytest.raises(InputError, match="has no parameter 'shadow'"):
-            Audit(plan(models=[{"name": "mlp", "shadow": "mlp"}]), data, "")
 
     def test_each_stands_after_those_it_needs(self, data):
         audit = Audit(plan(models=["logistic-regression", "random-forest"],
