@@ -60,6 +60,11 @@ class Attack(ABC):
     retrains: ClassVar[bool] = False
     """Trains the model's recipe again, which a model that came fitted does not have."""
 
+    @property
+    def surrogates(self) -> bool:
+        """Whether an attack that `retrains` can do with another recipe: see `suite.surrogate`."""
+        return False
+
     def meets(self, recipe: Recipe) -> bool:
         """Whether the models of a recipe have what this attack needs."""
         return not self.needs or self.needs in recipe.offers

@@ -14,7 +14,7 @@ import torch
 
 from suite import artifacts, cache, registry, threats, workers
 from suite.attack import Attack, EvasionAttack, PoisoningAttack
-from suite.cells import NONE, WORST, Cell, Layout
+from suite.cells import NONE, WORST, Cell, Layout, shadow_item
 from suite.checkpoints import checkpoints
 from suite.classifier import Classifier
 from suite.data import Dataset
@@ -62,6 +62,8 @@ class Audit(Layout):
         plan = self.plan
         names = [item.source for item in (*plan.models, *plan.attacks, *plan.defenses, *plan.detectors)]
         names += [str(file) for file in (plan.table.schema_file, plan.images.labels) if file]
+        names += [shadow.source for item in self.plan.models if item.name in self.fitted
+                  and (shadow := shadow_item(item))]
         paths = [Path(n.rpartition(":")[0] if registry.is_file(n) else n) for n in names]
         return {str(path): cache.sha256_of(path) for path in paths if path.is_file()}
 
