@@ -19,6 +19,9 @@ from suite.data import Split
 from suite.errors import InputError, NotApplicable
 from suite.space import Kind
 
+CHUNK = 256
+"""Images disturbed at once."""
+
 
 @dataclass(frozen=True)
 class ImageBackdoor(Backdoor):
@@ -110,8 +113,12 @@ class WarpTrigger:
 
     def disturbed(self, x: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """The images warped by the field and, each pixel by itself, by up to half a pixel along each axis."""
-        jitter = rng.random((len(x), *x.shape[2:], 2), dtype=np.float32) - np.float32(0.5)
-        return self._warped(x, self.field(*x.shape[2:]) + torch.from_numpy(jitter))
+        field, out = self.field(*x.shape[2:]), np.empty_like(x)
+        for start in range(0, len(x), CHUNK):
+            part = x[start:start + CHUNK]
+            jitter = rng.random((len(part), *x.shape[2:], 2), dtype=np.float32) - np.float32(0.5)
+            out[start:start + CHUNK] = self._warped(part, field + torch.from_numpy(jitter))
+        return out
 
     @staticmethod
     def _warped(x: np.ndarray, field: Tensor) -> np.ndarray:

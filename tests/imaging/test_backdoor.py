@@ -9,7 +9,7 @@ import pytest
 import torch
 from scipy.ndimage import map_coordinates
 
-from imaging import phantom
+from imaging import backdoor, phantom
 from imaging.backdoor import Patch, PatchTrigger, WaNet, WarpTrigger
 from imaging.models import SimpleCNN
 from imaging.space import ImageSpace
@@ -88,6 +88,13 @@ def test_a_disturbance_moves_each_pixel_of_each_image_by_half_a_pixel_at_most():
     assert np.abs(moved).max() <= 0.5 + 1e-3
     assert moved.std() == pytest.approx(12**-0.5, rel=0.02), "even over a pixel"
     assert np.abs(np.corrcoef(moved.reshape(5, -1)) - np.eye(5)).max() < 0.15, "each image has its own"
+
+
+def test_chunks_do_not_change_the_images(monkeypatch):
+    x, trigger = noise(7, height=5, width=7).x, WarpTrigger(strength=1.0, grid=4, seed=0)
+    whole = trigger.disturbed(x, np.random.default_rng(0))
+    monkeypatch.setattr(backdoor, "CHUNK", 3)
+    np.testing.assert_allclose(trigger.disturbed(x, np.random.default_rng(0)), whole, atol=1e-6)
 
 
 # --- what is poisoned ------------------------------------------------------------------------------------------------
