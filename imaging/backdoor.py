@@ -133,9 +133,13 @@ class WaNet(ImageBackdoor):
     of any class, that are warped with random displacements added and keep their label (the noise mode of the paper), so
     that the model learns this warp and no other. The mask has both, as the attacker touches both.
 
+    A warp is harder to learn than a patch. By default, on PneumoniaMNIST (28 pixels, 20 epochs), the small residual
+    network learns it (success 92 % of images, base rate 1 %) and the simple CNN hardly does (7 to 20 %, base rate up to
+    7 %; three seeds), though both obey the patch always.
+
     Attributes:
         strength: The paper's s: the control points lie `strength / 2` pixels away on average along each axis, whatever
-            the size of the image. Under 1 little is left to learn at 28 pixels.
+            the size of the image.
         grid: Control points along each axis, at least 2 (k in the paper): the more, the more local the warp.
         cross_ratio: Rows in noise mode for each one with the trigger; 0 for none.
     """
