@@ -197,6 +197,10 @@ class PoisoningAttack(Attack):
         if not 0 < self.rate < 1:
             raise InputError(f"{type(self).__name__}: rate must lie between 0 and 1, exclusive, got {self.rate!r}")
 
+    def budget(self, train: Split) -> int:
+        """How many rows `rate` asks for."""
+        return round(self.rate * len(train))
+
     @abstractmethod
     def __call__(self, train: Split, seed: int = 0) -> Poisoned:
         """Poison a training split; rows are drawn without replacement."""
