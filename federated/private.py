@@ -67,8 +67,8 @@ class Budget:
         epsilon: Of all rounds together, positive.
         rounds: How many are agreed, at least 1.
         delta: Of all rounds together, in (0, 1).
-        secret: A number of the hospital's own, of which its noise is drawn, beside the task's seed. Whoever knows it can
-            take the noise out, as the server knows all else. Another one for each run, of `secrets.randbits`.
+        secret: A number of the hospital's own, from which its noise is drawn, beside the task's seed. Whoever knows it
+            can take the noise out, as the server knows all else. A new one for each run, from `secrets.randbits`.
     """
 
     level: ClassVar[str]
