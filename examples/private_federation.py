@@ -27,8 +27,8 @@ task = Task(LogisticRegression(), data.train.x.shape[1:], data.classes, data.spa
 
 
 def tested(weights):
-    score = task.classifier(weights).predict_proba(data.test.x)[:, 1]
-    return bootstrap(lambda i: auroc(score[i], data.test.y[i]), len(score), strata=data.test.y)
+    score, ill = task.classifier(weights).predict_proba(data.test.x)[:, 1], data.test.y == 1
+    return bootstrap(lambda i: auroc(score[i], ill[i]), len(score), strata=ill)
 
 
 def both(claim):

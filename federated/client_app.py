@@ -24,6 +24,10 @@ SPENT = "spent"
 def hospital(rows: Callable[[Context], tuple[Task, Split, int]]) -> ClientApp:
     """A client app of one hospital, or of all of them in turn where they share a process.
 
+    A hospital whose task has a budget of privacy (`Task.private`) writes down in the context's state what each round
+    costs, and refuses what the budget does not allow: to Flower, an error, which `federated.grid.Border` tells as an
+    event. It never judges a model on its rows, as nothing of that answer is private.
+
     Args:
         rows: From Flower's context, which knows which hospital this is: the task, the hospital's rows and its number.
     """
