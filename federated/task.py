@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from hashlib import sha256
 
 import numpy as np
 import torch
@@ -155,6 +157,10 @@ class Task:
             p.grad.add_(p.detach() - came[start:start + p.numel()].view_as(p), alpha=self.proximal)
             start += p.numel()
 
+    def digest(self, weights: np.ndarray) -> str:
+        """As the function, of a network with (d,) parameters."""
+        return digest(self._filled(weights).state_dict())
+
     def _filled(self, weights: np.ndarray) -> nn.Sequential:
         vector = torch.from_numpy(np.array(weights, np.float32)).to(self.device)
         nn.utils.vector_to_parameters(vector, self._module.parameters())
@@ -171,6 +177,21 @@ class Task:
         if replaced:
             made.notes["replaced"] = replaced
         return made
+
+    @staticmethod
+    def weights(classifier: TorchClassifier) -> np.ndarray:
+        """(d,) float32, the parameters of a model that `classifier` has made, or that was stored since."""
+        return _flat(classifier.module)
+
+
+def digest(state: Mapping[str, Tensor]) -> str:
+    """SHA-256 of a network's state: of the names, types, shapes and bytes of its tensors, sorted by name."""
+    whole = sha256()
+    for name, tensor in sorted(state.items()):
+        array = np.ascontiguousarray(tensor.detach().cpu().numpy())
+        whole.update(f"{name} {array.dtype.str} {array.shape}\n".encode())
+        whole.update(array)
+    return whole.hexdigest()
 
 
 def _flat(module: nn.Module) -> np.ndarray:

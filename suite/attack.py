@@ -17,7 +17,7 @@ from suite.errors import InputError, NotApplicable
 from suite.space import Kind, Norm
 
 if TYPE_CHECKING:
-    from suite.recipe import Recipe
+    from suite.recipe import Defense, Recipe
     from suite.shadows import Shadows
 
 Count = Annotated[int, Field(ge=1)]
@@ -63,6 +63,14 @@ class Attack(ABC):
     def meets(self, recipe: Recipe) -> bool:
         """Whether the models of a recipe have what this attack needs."""
         return not self.needs or self.needs in recipe.offers
+
+    def faces(self, defense: Defense) -> bool:
+        """Whether this attack is one on what such a defense trains, or on how it does."""
+        return True
+
+    def caution(self, defense: Defense, train: Split) -> str:
+        """What should be known before this attack meets a defense, in one line; empty for nothing."""
+        return ""
 
     def check(self, classifier: Classifier) -> None:
         """Raise `NotApplicable` if this attack cannot be used on `classifier`."""

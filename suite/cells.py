@@ -85,6 +85,10 @@ class Layout:
         for name, defense in self.defenses.items():
             if not isinstance(defense, Defense):
                 raise InputError(f"'{name}' is not a defense")
+            try:
+                defense.check_data(dataset.train)
+            except InputError as e:
+                raise InputError(f"defense '{name}': {e}") from None
         self.fitted = {name: model.classifier(dataset.train, str(self.device), dataset.features)
                        for name, model in self.models.items()
                        if isinstance(model, artifacts.Fitted)}
@@ -131,6 +135,13 @@ class Layout:
                 out.append(f"{name} tells no probabilities: attacks that need them are out; those that need labels "
                            f"only are {', '.join(asking)}")
         return out
+
+    @property
+    def cautions(self) -> list[str]:
+        """What should be known before some attacks meet some defenses."""
+        pairs = {(id(c.attack), c.defense.name) for c in self.cells if c.attack}
+        told = (self.attacks[a].caution(self.defenses[d], self.data.train) for a, d in pairs)
+        return sorted(filter(None, set(told)))
 
     def _chain(self, model: Item, defense: Item) -> list[Cell]:
         """The cells of one model behind one defense."""
@@ -181,6 +192,8 @@ class Layout:
         every defense, as costs and side effects count too.
         """
         attack, defended = self.attacks[id(item)], self.defenses[defense.name]
+        if not attack.faces(defended):
+            return False
         if item.models is not None and model.name not in item.models:
             return False
         if item.defenses is not None and defense.name not in item.defenses:
