@@ -76,7 +76,7 @@ class Budget:
     epsilon: float
     rounds: int
     delta: float | None = None
-    secret: int = field(default=0, kw_only=True)
+    secret: int = field(default=0, kw_only=True, repr=False)
 
     def __post_init__(self) -> None:
         name = type(self).__name__

@@ -14,6 +14,7 @@ from flwr.serverapp.strategy import FedAvg
 
 from federated.aggregate import Mean
 from federated.client_app import SPENT, hospital, ledger, packed
+from federated.defense import FederatedTraining
 from federated.grid import FIRST, Border, InProcessGrid
 from federated.private import CentralDP, LocalDP, RecordDP, Round, Terms, claims, spent
 from federated.server_app import Joined, rounds
@@ -233,6 +234,7 @@ def test_the_noise_of_a_private_step_has_the_deviation_it_was_accounted_with(tas
     sigma = private.terms(n).sigma
     # 39 x 266 degrees of freedom: a standard error of 0.7 %
     assert drawn.std(0, ddof=1).mean() == pytest.approx(0.5 * sigma, rel=0.03)
+    assert "secret" not in repr(private)  # which is what logs are written from
     assert len({private.train(task.initial(), sites[1], number, turn)[0] for number in (0, 1) for turn in (1, 2)}) == 4
 
 
@@ -335,6 +337,20 @@ def test_an_audit_of_a_federation_by_a_canary_at_one_hospital(kind, kept, task, 
     score = torch.stack(told).sum(0).numpy()
     audited = gaussian_epsilon(from_scores_gdp(score[::2], score[1::2]), 1e-2)
     assert 0.5 < audited <= 3 if kept else audited > 3
+
+
+def test_a_private_federation_is_a_defense_that_tells_what_it_claims_for_every_row(whole):
+    def told(split):
+        return replace(split, subgroups={"site": np.where(np.arange(len(split)) < 50, "small", "large")})
+
+    train, val, _ = map(told, whole)
+    plain = FederatedTraining(rounds=2, batch=400, column="site")
+    model = replace(plain, epsilon=2.0)(MLP(hidden=(8,)), train, val)
+    small, large = (claims(RecordDP(2.0, 2), [n], 400, 1)[0] for n in (50, len(train) - 50))
+    assert {name: model.notes[name] for name in ("epsilon_claimed", "epsilon_independent", "delta")} == {
+        "epsilon_claimed": max(small.epsilon, large.epsilon), "delta": 1e-2,
+        "epsilon_independent": max(small.independent, large.independent)}
+    assert not {"epsilon_claimed", "refused"} & plain(MLP(hidden=(8,)), train, val).notes.keys()
 
 
 # ---- what makes no sense
