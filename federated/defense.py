@@ -14,6 +14,7 @@ import torch
 from federated.aggregate import Aggregator, Mean
 from federated.grid import Tamper
 from federated.hospitals import kept, tell_hospitals
+from federated.private import RecordDP, claims
 from federated.record import Record
 from federated.rules import FlowerStrategy, rule_of
 from federated.simulate import federate
@@ -83,12 +84,23 @@ class Federation:
         if not _trusts(self.rule):
             return None
         number = len(self.rows)  # none of the hospitals', for the sake of the seed
-        return lambda turn, came: torch.from_numpy(self.task.train(came, self.server, number, turn) - came)
+        own = replace(self.task, private=None)
+        return lambda turn, came: torch.from_numpy(own.train(came, self.server, number, turn) - came)
 
 
 def _trusts(rule: Any) -> bool:
     """Whether a rule, or one within it, holds an update of the server's own against the hospitals'."""
     return isinstance(rule, FLTrust) or (hasattr(rule, "then") and _trusts(rule.then))
+
+
+def _promised(federation: Federation) -> dict[str, float]:
+    """Notes on what is claimed for every row, at whichever hospital; none without a budget."""
+    task = federation.task
+    if task.private is None:
+        return {}
+    each = claims(task.private, map(len, federation.rows), task.batch, task.epochs)
+    return {"epsilon_claimed": max(c.epsilon for c in each), "epsilon_independent": max(c.independent for c in each),
+            "delta": max(c.delta for c in each)}
 
 
 @dataclass(frozen=True)
@@ -100,7 +112,8 @@ class FederatedTraining(TorchDefense):
     the federation itself do to it, by hostile hospitals and a curious server, is measured by attacks of their own.
 
     Of a hospital's rows nothing travels but what training leaves in parameters, and how many they are. That alone is no
-    guarantee of privacy.
+    guarantee of privacy; `epsilon` makes it one. `notes` then holds "epsilon_claimed", "epsilon_independent" and
+    "delta", each the largest of any hospital, so that they hold for every row of all.
 
     Validation rows belong to the server: a few of them are those that `fltrust` trusts in. They stop nothing: all
     rounds are carried out, and the last model is returned.
@@ -112,6 +125,8 @@ class FederatedTraining(TorchDefense):
         epochs, batch, lr, proximal: Of a hospital's training in one round, as of `federated.task.Task`.
         column: Subgroup of the training rows that names the hospital.
         trusted: Rows of the server's own, at most.
+        epsilon: How much each hospital may give away of any one of its rows in all rounds together, by DP-SGD
+            (`federated.private.RecordDP`); None for no bound.
         personal: Epochs for which each hospital trains the federation's model on its own rows afterwards, to be
             measured beside it.
     """
@@ -129,6 +144,7 @@ class FederatedTraining(TorchDefense):
     proximal: float = 0.0
     column: str = field(default=HOSPITAL, kw_only=True)
     trusted: Count = field(default=100, kw_only=True)
+    epsilon: Positive | None = field(default=None, kw_only=True)
     personal: int = field(default=5, kw_only=True)
 
     def __post_init__(self) -> None:
@@ -160,7 +176,8 @@ class FederatedTraining(TorchDefense):
         """
         self.check(recipe)
         task = Task(recipe.suited(train), train.x.shape[1:], train.classes, train.space, self.epochs, self.batch,
-                    self.lr, self.proximal, seed, device)
+                    self.lr, self.proximal, seed, device,
+                    None if self.epsilon is None else RecordDP(self.epsilon, self.rounds))
         names = self._names(train)
         rows = tuple(train.take(np.flatnonzero(train.subgroups[self.column] == name)) for name in names)
         order = np.random.default_rng([seed, 6]).permutation(len(val))[:self.trusted]
@@ -172,13 +189,13 @@ class FederatedTraining(TorchDefense):
         weights, record = federation.train(journal=log_file())
         made = federation.task.classifier(weights)
         made.notes |= {"hospitals": len(federation.names), "rounds": self.rounds, "parameters": len(weights)}
-        made.notes |= record.events
+        made.notes |= record.events | _promised(federation)
         return made
 
     def tell(self, subject: Subject, sheet: Sheet) -> None:
         data = subject.data
         task = self.federation(subject.recipe, data.train, data.val, subject.seed, subject.device).task
-        came, alone = task.weights(subject.classifier), replace(task, proximal=0.0)
+        came, alone = task.weights(subject.classifier), replace(task, proximal=0.0, private=None)
         fitted = replace(alone, epochs=self.personal)
 
         def by_itself(rows: Split, _: int) -> TorchClassifier:
