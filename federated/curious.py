@@ -77,6 +77,8 @@ class View:
 class Watch:
     """Keeps what passes by: what `federated.grid.Border` takes as `tamper`, though it changes nothing itself.
 
+    Updates that the border will refuse, as they are not finite or of another shape, count as none.
+
     Attributes:
         hospitals: How many there are.
         tamper: What hostile hospitals do before the server sees it.
@@ -93,9 +95,9 @@ class Watch:
             replies = self.tamper(turn, came, replies)
         sent, counts = np.full((self.hospitals, len(came)), np.nan, np.float32), np.zeros(self.hospitals, np.int64)
         for reply in replies:
-            number = reply.metadata.src_node_id - FIRST
-            sent[number] = reply.content["arrays"][WEIGHTS].numpy() - came
-            counts[number] = reply.content["metrics"][COUNT]
+            number, weights = reply.metadata.src_node_id - FIRST, reply.content["arrays"][WEIGHTS].numpy()
+            if weights.shape == came.shape and np.isfinite(weights).all():
+                sent[number], counts[number] = weights - came, reply.content["metrics"][COUNT]
         for kept, new in ((self._came, np.array(came)), (self._sent, sent), (self._counts, counts)):
             kept.append(new)
         return replies

@@ -36,7 +36,7 @@ class LabelMix(Attack):
 
     info: ClassVar[Info] = Info(
         "Label mix from updates", "Wainakh et al. 2022, arXiv 2105.09369; Ma et al. 2025, arXiv 2504.21436",
-        "white-box", ("attribute",), "`rounds` x `draws` rounds of one hospital's training",
+        "white-box", (), "`rounds` x `draws` rounds of one hospital's training",
         "the first paper has a formula for one step and no model of several; the second's virtual hospitals are told "
         "by their change of accuracy on each class, here by their biases")
     rounds: Count = 5

@@ -97,13 +97,15 @@ def test_the_watch_keeps_what_passes_and_changes_nothing(task, sites, view):
 
 
 def test_the_watch_sees_what_hostile_hospitals_send(task, sites):
-    def silent(_, came, replies):
-        replies[1].content["arrays"] = packed(came)
+    def hostile(_, came, replies):
+        for k, sent in ((1, came), (2, np.full_like(came, np.nan)), (3, came[1:])):
+            replies[k].content["arrays"] = packed(sent)
         return replies
 
-    watch = Watch(SITES, silent)
+    watch = Watch(SITES, hostile)
     federate(task, sites, Mean(), 1, watch)
     assert not watch.view.sent[0, 1].any() and watch.view.sent[0, 0].any()
+    assert np.isnan(watch.view.sent[0, 2:]).all() and watch.view.counts.tolist() == [[HELD, HELD, 0, 0]]
 
 
 def test_a_sum_is_the_mean_by_counts_of_those_who_answered():
