@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from flwr.app import Message
 from scipy.special import log_ndtr
-from torch import Tensor
+from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
 from federated.client_app import COUNT, WEIGHTS
@@ -31,6 +31,8 @@ from suite.training import tensors
 
 TINY = 1e-30
 """Divides in place of a length of 0."""
+DRIFT = (0.5, 1.0)
+"""How far along an update the mean gradients of the classes, which change as a hospital trains, are looked at again."""
 
 
 @dataclass(frozen=True)
@@ -197,14 +199,15 @@ class Decomposition(UpdateMembership):
 
     An update is about a sum of steps against the gradients of the hospital's rows, each row as often in one round as in
     another. The score is the row's share in that sum, by a ridge regression of the updates of all rounds on the
-    gradients of all candidates, about a mean of the row's class that is free. One row at a time, as in the paper,
-    what a row has in common with the others drowns what it has of its own.
+    gradients of all candidates. First each round is rid of what all rows of a class have in common, their mean gradient
+    along the update, which is most of it and tells nothing of any of them.
 
     The more of the hospital's rows are among the candidates, the more is told apart: the others are noise. Under secure
-    aggregation they are the rows of all hospitals together.
+    aggregation the candidates of all hospitals belong together. Larger local batches, which hide rows from gradient
+    inversion, help it: few steps are more nearly such a sum than many.
 
     Attributes:
-        ridge: Penalty, as a share of the mean squared length of a gradient; positive.
+        ridge: Penalty, as a share of the mean squared length of what is left of a gradient; positive.
         along: Where gradients are taken: at what the server sent (0), or that far along the update (up to 1).
     """
 
@@ -212,7 +215,7 @@ class Decomposition(UpdateMembership):
         "Update decomposition", "after Li, Li and Ribeiro 2023, ICLR (openreview QsCSLPP55Ku)", "white-box",
         ("membership",), "a gradient of each row a round, and a linear system of as many unknowns as rows",
         "all rows together by ridge regression, where the paper holds one row's gradient against the update")
-    ridge: float = 0.01
+    ridge: float = 0.03
     along: float = 0.15
 
     def __post_init__(self) -> None:
@@ -224,17 +227,23 @@ class Decomposition(UpdateMembership):
     def _score(self, view: View, task: Task, rows: Split, hospital: int, turns: np.ndarray) -> np.ndarray:
         products, fits = np.zeros((len(rows), len(rows))), np.zeros(len(rows))
         for turn in turns:
-            update = view.sent[turn, hospital]
-            gradients = row_gradients(task, view.came[turn] + np.float32(self.along) * update, rows)
+            gradients, update = self._own_parts(task, view.came[turn], view.sent[turn, hospital], rows)
             # what gradients do not explain grows with the step, so rounds of small ones are worth more
-            worth = 1 / max(float(np.square(update, dtype=np.float64).sum()), TINY)
+            worth = 1 / max(float(update.double().square().sum()), TINY)
             products += worth * gram(gradients).numpy()
-            fits -= worth * dots(gradients, torch.from_numpy(update)).numpy()
-        means = np.eye(len(rows.classes))[rows.y][:, np.unique(rows.y)]
-        between = products @ means
-        penalty = self.ridge * np.trace(products) / len(rows) * np.eye(len(rows))
-        system = np.block([[products + penalty, between], [between.T, means.T @ between]])
-        return np.linalg.lstsq(system, np.r_[fits, means.T @ fits], rcond=None)[0][:len(rows)]
+            fits -= worth * dots(gradients, update).numpy()
+        products[np.diag_indices(len(rows))] += max(self.ridge * np.trace(products) / len(rows), TINY)
+        return np.linalg.solve(products, fits)
+
+    def _own_parts(self, task: Task, came: np.ndarray, update: np.ndarray, rows: Split) -> tuple[Tensor, Tensor]:
+        """(n, d) gradients and the (d,) update, both without what rows of a class have in common."""
+        at = [came + np.float32(share) * update for share in (self.along, *DRIFT)]
+        common = torch.cat([_class_gradients(task, weights, rows) for weights in at])
+        _, sizes, basis = torch.linalg.svd(common.double(), full_matrices=False)
+        basis = basis[sizes > 1e-6 * sizes[0]].float()
+        parts = torch.cat([row_gradients(task, at[0], rows), torch.from_numpy(update)[None]])
+        parts -= parts @ basis.T @ basis
+        return parts[:-1], parts[-1]
 
 
 def row_gradients(task: Task, weights: np.ndarray, rows: Split) -> Tensor:
@@ -251,6 +260,15 @@ def row_gradients(task: Task, weights: np.ndarray, rows: Split) -> Tensor:
     each = vmap(grad(loss), in_dims=(None, 0, 0), chunk_size=64)
     found = each({name: p.detach() for name, p in parameters.items()}, *tensors(rows, task.device))
     return torch.cat([found[name].flatten(1) for name in parameters], 1).cpu()
+
+
+def _class_gradients(task: Task, weights: np.ndarray, rows: Split) -> Tensor:
+    """(classes among the rows, d) float32 means of the gradients of each class's rows."""
+    module, (x, y) = task.classifier(weights).module, tensors(rows, task.device)
+    parameters = [*module.parameters()]
+    losses = F.cross_entropy(module(x), y, reduction="none")
+    means = [torch.autograd.grad(losses[y == k].mean(), parameters, retain_graph=True) for k in y.unique()]
+    return torch.stack([nn.utils.parameters_to_vector(grads) for grads in means]).cpu()
 
 
 def _losses(task: Task, weights: np.ndarray, rows: Split) -> np.ndarray:
