@@ -199,8 +199,8 @@ class Decomposition(UpdateMembership):
 
     An update is about a sum of steps against the gradients of the hospital's rows, each row as often in one round as in
     another. The score is the row's share in that sum, by a ridge regression of the updates of all rounds on the
-    gradients of all candidates. First each round is rid of what all rows of a class have in common, their mean gradient
-    along the update, which is most of it and tells nothing of any of them.
+    gradients of all candidates. First each round is rid of weight decay, and of what rows of a class have in common,
+    their mean gradient along the update: it is most of the update and tells nothing of any of them.
 
     The more of the hospital's rows are among the candidates, the more is told apart: the others are noise. Under secure
     aggregation the candidates of all hospitals belong together. Larger local batches, which hide rows from gradient
@@ -236,10 +236,10 @@ class Decomposition(UpdateMembership):
         return np.linalg.solve(products, fits)
 
     def _own_parts(self, task: Task, came: np.ndarray, update: np.ndarray, rows: Split) -> tuple[Tensor, Tensor]:
-        """(n, d) gradients and the (d,) update, both without what rows of a class have in common."""
+        """(n, d) gradients and the (d,) update, both without what rows of a class have in common, and weight decay."""
         at = [came + np.float32(share) * update for share in (self.along, *DRIFT)]
-        common = torch.cat([_class_gradients(task, weights, rows) for weights in at])
-        _, sizes, basis = torch.linalg.svd(common.double(), full_matrices=False)
+        common = torch.cat([torch.from_numpy(came)[None], *(_class_gradients(task, weights, rows) for weights in at)])
+        _, sizes, basis = torch.linalg.svd(F.normalize(common.double(), eps=TINY), full_matrices=False)
         basis = basis[sizes > 1e-6 * sizes[0]].float()
         parts = torch.cat([row_gradients(task, at[0], rows), torch.from_numpy(update)[None]])
         parts -= parts @ basis.T @ basis

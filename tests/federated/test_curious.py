@@ -144,6 +144,14 @@ def test_one_step_is_taken_apart_exactly(sites):
     assert abs(by_hand).max() > 0.3 * task.lr / len(members)
 
 
+def test_weight_decay_which_the_server_knows_hides_nobody(sites, strangers):
+    task = plain((16,), batch=10**6)
+    task = replace(task, recipe=replace(task.recipe, weight_decay=1.0))
+    came = task.initial()
+    view = View(came[None], (task.train(came, sites[0], 0, 1) - came)[None, None], np.array([[HELD]]))
+    assert told(Decomposition(), view, task, sites[0], strangers) > 0.95
+
+
 def test_cosines_are_held_against_the_other_hospitals_as_by_hand(sites):
     task = plain(batch=10**6)
     view = one_step(task, sites[:3])
