@@ -22,18 +22,24 @@ from suite.recipe import Defense
 
 
 @dataclass(frozen=True)
-class HostileAttack(Attack):
+class FederationAttack(Attack):
+    """Base of attacks on a federation, which nothing else can be attacked by."""
+
+    retrains: ClassVar[bool] = True
+
+    def faces(self, defense: Defense) -> bool:
+        return isinstance(defense, FederatedTraining)
+
+
+@dataclass(frozen=True)
+class HostileAttack(FederationAttack):
     """Base of attacks by hospitals: a frozen dataclass with an `info`.
 
     Attributes:
         hospitals: How many are hostile, at least 1; drawn at random by the seed of the measurement.
     """
 
-    retrains: ClassVar[bool] = True
     hospitals: Count = field(default=1, kw_only=True)
-
-    def faces(self, defense: Defense) -> bool:
-        return isinstance(defense, FederatedTraining)
 
     def caution(self, defense: FederatedTraining, train: Split) -> str:
         rule, sites = defense.aggregator, len(np.unique(train.subgroups[defense.column]))

@@ -20,11 +20,12 @@ from scipy.special import log_ndtr
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
+from federated.attackers import FederationAttack
 from federated.client_app import COUNT, WEIGHTS
 from federated.grid import FIRST, Tamper
 from federated.stacked import dots, gram, norms
 from federated.task import Task
-from suite.attack import Attack, Info
+from suite.attack import Info
 from suite.data import Split
 from suite.errors import InputError
 from suite.training import tensors
@@ -117,7 +118,7 @@ class Watch:
 
 
 @dataclass(frozen=True)
-class UpdateMembership(Attack):
+class UpdateMembership(FederationAttack):
     """Base of attacks that tell a hospital's training patients from others by its updates."""
 
     def __call__(self, view: View, task: Task, rows: Split, hospital: int) -> np.ndarray:

@@ -7,9 +7,10 @@ from typing import ClassVar
 
 import numpy as np
 
+from federated.attackers import FederationAttack
 from federated.curious import View
 from federated.task import Task
-from suite.attack import Attack, Count, Info
+from suite.attack import Count, Info
 from suite.data import Split
 from suite.errors import InputError, NotApplicable
 
@@ -18,7 +19,7 @@ PENALTIES = np.logspace(-6, 2, 9)
 
 
 @dataclass(frozen=True)
-class LabelMix(Attack):
+class LabelMix(FederationAttack):
     """Estimates a hospital's label mix from how its update moves the biases of the last layer.
 
     The gradient by the bias of a class is the model's mean probability of it less the class's share, so the change of
@@ -36,7 +37,7 @@ class LabelMix(Attack):
 
     info: ClassVar[Info] = Info(
         "Label mix from updates", "Wainakh et al. 2022, arXiv 2105.09369; Ma et al. 2025, arXiv 2504.21436",
-        "white-box", (), "`rounds` x `draws` rounds of one hospital's training",
+        "white-box", ("property",), "`rounds` x `draws` rounds of one hospital's training",
         "the first paper has a formula for one step and no model of several; the second's virtual hospitals are told "
         "by their change of accuracy on each class, here by their biases")
     rounds: Count = 5

@@ -144,6 +144,30 @@ def leaks(rows: Rows) -> Table:
     return table
 
 
+def curious(rows: Rows) -> Table:
+    """What a server that keeps to the protocol learns of the hospitals' patients, and what those see who ask the model.
+    """
+    table = Table("What a curious server learns", [
+        "trained", "AUROC of the model", "membership by its answers", "membership by updates", "attack",
+        "error of the label mix", "of guessing the common mix", "rows rebuilt", "in updates of one patient"],
+        note="Membership: AUROC of the strongest attack that asks the model, as anybody may, and of the strongest that "
+             "sees each update, as the server does (under secure aggregation: their mean). Label mix: mean difference "
+             "of estimated and true shares of classes at a hospital.")
+    for model, defense in federations(rows):
+        found = ranked(rows, model, defense)
+        inside = next((r for r in found if r.knowledge == "white-box"), None)
+        outside = next((r for r in found if r.knowledge != "white-box"), None)
+        mixes = [r for a in rows.attacks(model, defense, "label_mix_error")
+                 if (r := rows.one("label_mix_error", model, defense, a))]
+        if inside is None and not mixes:
+            continue
+        guess = rows.one("label_mix_error_baseline", model, defense, mixes[0].attack) if mixes else None
+        table.add(model, [words(f"by {defense}"), est(rows.one("auroc", model, defense)), est(outside),
+                          est(inside), words(called(inside) if inside else ""), plain(mixes[0] if mixes else None),
+                          plain(guess), words(""), words("")])
+    return table.pruned()
+
+
 def verdict(rows: Rows, model: str) -> str:
     """One sentence on what hostile hospitals do under the plain mean, and under the rule that lets them do least."""
     losses: dict[str, tuple[float, str]] = {}
