@@ -32,7 +32,8 @@ class Roster(Grid):
         least: Hospitals that have to be connected for a round to begin.
         patience: Seconds to wait for them; the round then begins with those that are there.
         event: Told of a "stranger" who is registered and connected under a name that is none of the hospitals'.
-        asked, answered: Numbers of the hospitals that the last messages were sent to, and that sent anything back.
+        own_numbers: Leave nodes their numbers in Flower, which secure aggregation writes into what it sends.
+        asked, answered: Names of the hospitals that the last messages were sent to, and that sent something back.
     """
 
     inner: Any
@@ -40,8 +41,9 @@ class Roster(Grid):
     least: int = 1
     patience: float = 600.0
     event: Event = lambda *_: None
-    asked: list[int] = field(default_factory=list, init=False)
-    answered: list[int] = field(default_factory=list, init=False)
+    own_numbers: bool = False
+    asked: list[str] = field(default_factory=list, init=False)
+    answered: list[str] = field(default_factory=list, init=False)
     _numbers: dict[int, int] = field(default_factory=dict, init=False)
     _strangers: set[str] = field(default_factory=set, init=False)
 
@@ -65,7 +67,14 @@ class Roster(Grid):
         began = time.monotonic()
         while len(found := self._connected()) < self.least and time.monotonic() - began < self.patience:
             time.sleep(1)
-        return sorted(FIRST + number for number in found.values())
+        return sorted(self._spoken(node) for node in found)
+
+    def name(self, node: int) -> str:
+        """The hospital behind a node, by the number that is spoken here."""
+        return next((self.names[k] for own, k in self._numbers.items() if self._spoken(own) == node), f"node {node}")
+
+    def _spoken(self, node: int) -> int:
+        return node if self.own_numbers else FIRST + self._numbers[node]
 
     def _connected(self) -> dict[int, int]:
         """Flower's number of each connected node -> number of the hospital."""
@@ -97,8 +106,8 @@ class Roster(Grid):
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> list[Message]:
         sent = list(messages)
-        nodes = {FIRST + number: node for node, number in self._numbers.items()}
         hospitals = [message.metadata.dst_node_id for message in sent]
+        nodes = {self._spoken(node): node for node in self._numbers}
         for message, hospital in zip(sent, hospitals, strict=True):
             message.metadata.dst_node_id = nodes[hospital]
         replies = list(self.inner.send_and_receive(sent, timeout=timeout))
@@ -106,10 +115,10 @@ class Roster(Grid):
         for message, hospital in zip(sent, hospitals, strict=True):
             message.metadata.dst_node_id = hospital
         for reply in replies:
-            # what Flower itself replies, for a node that was lost, comes from the server's number
-            source, about = reply.metadata.src_node_id, reply.metadata.reply_to_message_id
-            number = self._numbers.get(source)
-            reply.metadata.__dict__["_src_node_id"] = asked.get(about, source) if number is None else FIRST + number
-        self.asked = [hospital - FIRST for hospital in hospitals]
-        self.answered = sorted({r.metadata.src_node_id - FIRST for r in replies if not r.has_error()})
+            source = reply.metadata.src_node_id
+            # where a node was lost Flower itself replies, in the server's name
+            spoken = self._spoken(source) if source in self._numbers else asked.get(reply.metadata.reply_to_message_id)
+            reply.metadata.__dict__["_src_node_id"] = source if spoken is None else spoken
+        self.asked = [self.name(hospital) for hospital in hospitals]
+        self.answered = sorted({self.name(r.metadata.src_node_id) for r in replies if not r.has_error()})
         return replies

@@ -128,7 +128,7 @@ def rounds(grid: Grid, task: Task, sites: int, number: int, by: SecAggPlus,
         number: Rounds.
         by: How it is done.
         seen: Told the parameters before the first round (0) and after each.
-        event: Told of nodes that did not stay for the sum ("absent", by their place among the nodes asked), and of
+        event: Told of hospitals that did not stay for the sum ("absent", by node less `FIRST`), and of
             rounds in which too few did ("no result").
         timeout: Seconds that each of the four stages waits for; for ever if not given.
 
@@ -148,8 +148,8 @@ def rounds(grid: Grid, task: Task, sites: int, number: int, by: SecAggPlus,
         if total.change is None or not np.isfinite(total.change).all():
             event("no result", {"round": turn, "why": "too few hospitals stayed for the sum"})
         else:
-            for place in (k for k, node in enumerate(total.nodes) if node not in total.answered):
-                event("absent", {"hospital": place})
+            for node in (node for node in total.nodes if node not in total.answered):
+                event("absent", {"hospital": node - FIRST})
             weights = (weights + total.change).astype(np.float32)
         seen(turn, weights)
     return weights
