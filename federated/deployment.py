@@ -245,12 +245,14 @@ def carry_out(agreement: Agreement, grid: Grid) -> np.ndarray:
 
     def seen(turn: int, weights: np.ndarray) -> None:
         if turn:
-            journal.append("round", round=turn, asked=roster.asked, answered=roster.answered, weights=_sha256(weights))
+            journal.append("round", round=turn, asked=roster.asked, answered=roster.answered,
+                           weights=fingerprint(weights))
             print(f"round {turn} of {agreement.rounds}  answered {', '.join(roster.answered) or 'nobody'}", flush=True)
 
     roster = Roster(grid, agreement.hospitals, agreement.least, agreement.timeout, event, agreement.secure)
     initial = task.initial()
-    journal.append("start", agreement=agreement.model_dump(mode="json", exclude={"folder"}), weights=_sha256(initial))
+    journal.append("start", agreement=agreement.model_dump(mode="json", exclude={"folder"}),
+                   weights=fingerprint(initial))
     sites = len(agreement.hospitals)
     if agreement.secure:
         by = secure.SecAggPlus(agreement.most_rows, agreement.clip)
@@ -260,9 +262,10 @@ def carry_out(agreement: Agreement, grid: Grid) -> np.ndarray:
         weights = server_app.rounds(border, server_app.Joined(rule, sites, event=event), initial, agreement.rounds,
                                     seen, agreement.timeout)
     artifacts.save(task.classifier(weights), out / "model", agreement.model)
-    print(f"head {journal.append('end', weights=_sha256(weights))}", flush=True)
+    print(f"head {journal.append('end', weights=fingerprint(weights))}", flush=True)
     return weights
 
 
-def _sha256(weights: np.ndarray) -> str:
+def fingerprint(weights: np.ndarray) -> str:
+    """SHA-256 of (d,) float32 parameters, as the journal has it of each round's."""
     return hashlib.sha256(np.ascontiguousarray(weights, np.float32).tobytes()).hexdigest()

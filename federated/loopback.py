@@ -17,7 +17,7 @@ import ssl
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
@@ -33,6 +33,10 @@ STARTED = 60.0
 PROGRAMS = Path(sys.executable).parent
 NOISE = re.compile(r"^(\x1b\[\d+m)?(INFO|WARNING|ERROR)\s*(\x1b\[0m)?\s*:[ \t]*|\x1b\[[\d;]*m", re.MULTILINE)
 """Colors, and what Flower and its web server write before each line of a log."""
+REFUSED = {"CERTIFICATE_VERIFY_FAILED": "it does not trust the SuperLink, whose certificate is of another authority",
+           "[code: 2004]": "the SuperLink does not let its key in: it is not registered, or still taken for connected",
+           "address already in use": "the port is in use by another program"}
+"""What Flower says when it gives up, and what that means."""
 
 
 def free_port() -> int:
@@ -71,6 +75,7 @@ class Loopback:
     port: int = 0
     simulation: bool = False
     processes: dict[str, subprocess.Popen] = field(default_factory=dict, init=False)
+    _began: dict[str, int] = field(default_factory=dict, init=False)
 
     def __enter__(self) -> Self:
         self.port = self.port or free_port()
@@ -120,6 +125,7 @@ class Loopback:
 
     def _start(self, name: str, *command: str) -> None:
         with (self.folder / f"{name}.log").open("ab") as log:
+            self._began[name] = log.tell()
             self.processes[name] = subprocess.Popen([str(PROGRAMS / command[0]), *command[1:]], stdout=log,
                                                     stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
                                                     env=self.environment, start_new_session=True)
@@ -137,17 +143,19 @@ class Loopback:
         except (OSError, http.client.HTTPException):
             return False
 
-    def _wait(self, name: str, ready: object) -> None:
+    def _wait(self, name: str, ready: Callable[[], bool]) -> None:
         end = time.monotonic() + STARTED
-        while not ready():  # type: ignore[operator]
+        while not ready():
             if self.processes[name].poll() is not None or time.monotonic() > end:
-                raise InputError(f"{name} did not start: {'; '.join(self.said(name)[-4:])}")
+                lines = self.said(name)
+                known = (meaning for mark, meaning in REFUSED.items() if any(mark in line for line in lines))
+                raise InputError(f"{name} did not start: {next(known, '; '.join(lines[-4:]))}")
             time.sleep(0.2)
 
     def said(self, name: str) -> list[str]:
-        """The lines that a process has written, without colors and levels, and without empty ones."""
-        path = self.folder / f"{name}.log"
-        text = NOISE.sub("", path.read_text(encoding="utf-8", errors="replace")) if path.exists() else ""
+        """The lines that a process has written since its last start, without colors, levels and empty ones."""
+        raw = (self.folder / f"{name}.log").read_bytes()[self._began[name]:]
+        text = NOISE.sub("", raw.decode("utf-8", errors="replace"))
         return [line.strip() for line in text.splitlines() if line.strip()]
 
     def register(self, *hospitals: str) -> None:
@@ -174,16 +182,10 @@ class Loopback:
                     f"--port={free_port()}", f"--root-certificates={authority or self.keys / certificates.AUTHORITY}",
                     f"--auth-supernode-private-key={key}", f"--node-config={node}", *tries)
 
-    def connected(self, hospital: str) -> bool:
-        """Whether the SuperLink has let the SuperNode in that was started last."""
-        lines = self.said(hospital)
-        began = max((k for k, line in enumerate(lines) if line == "Starting Flower SuperNode"), default=len(lines))
-        return any(line.startswith("SuperNode ID:") for line in lines[began:])
-
     def wait_for(self, *hospitals: str) -> None:
-        """Return when these are connected; `InputError` with what a SuperNode said where it gave up."""
+        """Return when the SuperLink has let them in; `InputError` that says why where a SuperNode gave up."""
         for name in hospitals:
-            self._wait(name, lambda name=name: self.connected(name))
+            self._wait(name, lambda name=name: any(line.startswith("SuperNode ID:") for line in self.said(name)))
 
     def run(self, app: Path, config: Mapping[str, object], federation: Iterable[str] = ()) -> list[str]:
         """`flwr run`, to its end.
@@ -202,11 +204,11 @@ class Loopback:
         """`flwr run` as a process of its own, named "run"."""
         self._start("run", "flwr", *self._run_command(app, config, federation))
 
-    @staticmethod
-    def _run_command(app: Path, config: Mapping[str, object], federation: Iterable[str]) -> list[str]:
-        settings = " ".join(line.replace(" = ", "=", 1) for line in tomli_w.dumps(dict(config)).splitlines())
+    def _run_command(self, app: Path, config: Mapping[str, object], federation: Iterable[str]) -> list[str]:
+        settings = self.folder / "run.toml"
+        settings.write_text(tomli_w.dumps(dict(config)), encoding="utf-8")
         extra = ["--federation-config", " ".join(federation)] if federation else []
-        return ["run", str(app.resolve()), "here", "--stream", "--run-config", settings, *extra]
+        return ["run", str(app.resolve()), "here", "--stream", "--run-config", str(settings), *extra]
 
     def _flwr(self, *arguments: str) -> list[str]:
         done = subprocess.run([str(PROGRAMS / "flwr"), *arguments], env=self.environment, text=True, errors="replace",
@@ -229,6 +231,22 @@ class Loopback:
             process.wait()
 
     def close(self) -> None:
-        """End all of them, the SuperLink last."""
+        """End all of them, the SuperLink last, and what they have left behind."""
         for name in sorted(self.processes, key=lambda name: name == "superlink"):
             self.stop(name)
+        end = time.monotonic() + 10
+        while left := self.left():
+            for process in left if time.monotonic() > end else []:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(process, signal.SIGKILL)
+            time.sleep(0.1)
+
+    def left(self) -> list[int]:
+        """Processes of this deployment, whoever started them: Flower starts some in sessions of their own, and Ray has
+        daemons. They are told by their environment, where the system shows it (Linux)."""
+        mark, found = f"FLWR_HOME={self.environment['FLWR_HOME']}".encode(), []
+        for path in Path("/proc").glob("[0-9]*/environ"):
+            with contextlib.suppress(OSError):
+                if mark in path.read_bytes().split(b"\0"):
+                    found.append(int(path.parent.name))
+        return found
