@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import sys
+import tomllib
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import cached_property, lru_cache
@@ -157,6 +158,11 @@ class Agreement(BaseModel):
         parts = {part: replace(split, y=numbers[split.y], classes=self.classes)
                  for part in ("train", "val", "test") for split in [getattr(data, part)]}
         return replace(data, **parts)
+
+
+def configuration(app: Path) -> dict[str, Any]:
+    """The run configuration in the `pyproject.toml` of an app's folder."""
+    return dict(tomllib.loads((app / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["flwr"]["app"]["config"])
 
 
 def hospital_app(folder: Path) -> ClientApp:
