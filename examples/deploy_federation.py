@@ -26,7 +26,7 @@ from suite.errors import InputError
 from suite.metrics import proportion
 
 data = load_data("heart-4sites", "pima-synthetic")
-sites = (BySubgroup() if "site" in data.train.subgroups else Dirichlet(3, 0.5))(data)
+sites = (BySubgroup() if "site" in data.train.subgroups else Dirichlet(3, 5.0))(data)
 sites = sorted(sites, key=lambda site: -len(site.train))[:3]
 names = [site.name.split()[0] for site in sites]
 with tempfile.TemporaryDirectory() as folder:

@@ -197,8 +197,15 @@ class Loopback:
 
         Returns:
             The lines of its log, which the server's app has written.
+
+        Raises:
+            InputError: The app or its configuration is wrong, as the server's app says in one line.
         """
-        return self._flwr(*self._run_command(app, config, federation))
+        lines = self._flwr(*self._run_command(app, config, federation))
+        for line in lines:
+            if line.startswith("error: "):  # Flower's own exit code is 0 all the same
+                raise InputError(line.removeprefix("error: "))
+        return lines
 
     def start_run(self, app: Path, config: Mapping[str, object], federation: Iterable[str] = ()) -> None:
         """`flwr run` as a process of its own, named "run"."""
