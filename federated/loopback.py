@@ -28,7 +28,7 @@ from federated import certificates
 from suite.errors import InputError
 
 HOST = "127.0.0.1"
-STARTED = 60.0
+STARTED = 180.0
 """Seconds that a SuperLink or SuperNode may take to start."""
 PROGRAMS = Path(sys.executable).parent
 NOISE = re.compile(r"^(\x1b\[\d+m)?(INFO|WARNING|ERROR)\s*(\x1b\[0m)?\s*:[ \t]*|\x1b\[[\d;]*m", re.MULTILINE)
