@@ -7,6 +7,7 @@ nothing here is needed there.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import http.client
 import os
 import re
@@ -128,7 +129,8 @@ class Loopback:
             self._began[name] = log.tell()
             self.processes[name] = subprocess.Popen([str(PROGRAMS / command[0]), *command[1:]], stdout=log,
                                                     stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
-                                                    env=self.environment, start_new_session=True)
+                                                    env=self.environment, start_new_session=True,
+                                                    preexec_fn=_die_with_us)
 
     def _healthy(self) -> bool:
         try:
@@ -257,3 +259,9 @@ class Loopback:
                 if mark in path.read_bytes().split(b"\0"):
                     found.append(int(path.parent.name))
         return found
+
+
+def _die_with_us() -> None:
+    """In a process that was just started: ask Linux to end it when its parent ends, however that comes about."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG

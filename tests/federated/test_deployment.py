@@ -4,6 +4,8 @@ import importlib.util
 import json
 import signal
 import socket
+import subprocess
+import sys
 import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -295,6 +297,22 @@ def test_two_hospitals_over_tls_survive_that_one_of_them_is_killed(place, config
     model = artifacts.load(out / "model", 2, agreement.table.space())
     test = agreement.read(place / "south").test
     np.testing.assert_array_equal(model.predict(test.x), agreement.task.classifier(wanted).predict(test.x))
+
+
+@pytest.mark.slow
+def test_nothing_is_left_when_the_program_that_started_it_is_killed(tmp_path):
+    program = """if True:
+        import os, pathlib, signal, sys
+        from federated.loopback import Loopback
+        with Loopback(pathlib.Path(sys.argv[1]), simulation=True) as here:
+            print(len(here.left()) > 0, flush=True)
+            os.kill(os.getpid(), signal.SIGKILL)
+        """
+    here = Loopback(tmp_path)
+    done = subprocess.run([sys.executable, "-c", program, tmp_path], env=here.environment | {"FLWR_HOME": ""},
+                          capture_output=True, text=True, timeout=400)
+    assert (done.stdout, done.returncode) == ("True\n", -signal.SIGKILL), done.stderr
+    until(lambda: not here.left(), 60)
 
 
 @pytest.mark.slow
