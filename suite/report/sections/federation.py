@@ -134,8 +134,8 @@ def leaks(rows: Rows) -> Table:
     shown = _shown(rows, *pairs[0]) if pairs else []
     table = Table("Membership at each hospital: AUROC of the strongest attack", [
         "trained", "attack", *(_named(group, "") for group in shown)],
-        note="Training patients of a hospital are told from its test patients by the common model's answers. 0.50 is "
-             "guessing; of the strongest of several, chance alone gives a little more.")
+        note="Training patients of a hospital are told from its test patients, by the common model's answers or by "
+             "the hospital's updates. 0.50 is guessing; of the strongest of several, chance alone gives a little more.")
     for model, defense in pairs:
         best = ranked(rows, model, defense)[0]
         found = [beside(rows, best, "membership_auroc", group) for group in shown]
