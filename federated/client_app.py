@@ -5,20 +5,28 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
-from flwr.app import Array, ArrayRecord, Context, Message, MetricRecord, RecordDict
+from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
+from federated.private import Round
 from federated.task import Task
 from suite.data import Split
+from suite.errors import InputError
 
 WEIGHTS = "weights"
 """Name of the one array that travels: all parameters in a row."""
 COUNT = "num-examples"
 TURN = "server-round"
+SPENT = "spent"
+"""Where in its state a hospital keeps account of its budget."""
 
 
 def hospital(rows: Callable[[Context], tuple[Task, Split, int]]) -> ClientApp:
     """A client app of one hospital, or of all of them in turn where they share a process.
+
+    A hospital whose task has a budget of privacy (`Task.private`) writes down in the context's state what each round
+    costs, and refuses what the budget does not allow: to Flower, an error, which `federated.grid.Border` tells as an
+    event. It never judges a model on its rows, as nothing of that answer is private.
 
     Args:
         rows: From Flower's context, which knows which hospital this is: the task, the hospital's rows and its number.
@@ -28,19 +36,45 @@ def hospital(rows: Callable[[Context], tuple[Task, Split, int]]) -> ClientApp:
     @app.train()
     def train(message: Message, context: Context) -> Message:
         task, own, number = rows(context)
-        weights = message.content["arrays"][WEIGHTS].numpy()
-        trained = task.train(weights, own, number, int(message.content["config"][TURN]))
-        return Message(RecordDict({"arrays": packed(trained), "metrics": MetricRecord({COUNT: len(own)})}),
+        weights, turn = message.content["arrays"][WEIGHTS].numpy(), int(message.content["config"][TURN])
+        count = len(own)
+        if task.private:
+            _charge(context.state, task, count, turn)
+            count = task.private.count(count)
+        trained = task.train(weights, own, number, turn)
+        return Message(RecordDict({"arrays": packed(trained), "metrics": MetricRecord({COUNT: count})}),
                        reply_to=message)
 
     @app.evaluate()
     def evaluate(message: Message, context: Context) -> Message:
         task, own, _ = rows(context)
+        if task.private:
+            raise InputError("how often a model is right about its rows, the hospital's budget does not allow for")
         model = task.classifier(message.content["arrays"][WEIGHTS].numpy())
         right = float((model.predict(own.x) == own.y).mean())
         return Message(RecordDict({"metrics": MetricRecord({"accuracy": right, COUNT: len(own)})}), reply_to=message)
 
     return app
+
+
+def ledger(state: RecordDict) -> list[Round]:
+    """The rounds that a hospital with a budget has answered, from the state that Flower keeps for it."""
+    columns = [state[SPENT][name] for name in Round._fields] if SPENT in state else []
+    return [Round(*entry) for entry in zip(*columns, strict=True)]
+
+
+def _charge(state: RecordDict, task: Task, rows: int, turn: int) -> None:
+    """Write down what a round costs, or raise `InputError` where it must not be answered.
+
+    Before training: a round that fails on its way may have told something.
+    """
+    terms, past = task.terms(rows), ledger(state)
+    if past and state[SPENT]["level"] != task.private.level:
+        raise InputError(f"a budget of another kind was begun: {state[SPENT]['level']}, not {task.private.level}")
+    task.private.check(terms, past, turn)
+    columns = zip(*past, (turn, *terms[:3]), strict=True)
+    state[SPENT] = ConfigRecord({"level": task.private.level} | {
+        name: list(column) for name, column in zip(Round._fields, columns, strict=True)})
 
 
 def packed(weights: np.ndarray) -> ArrayRecord:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -10,7 +11,9 @@ from flwr.app import Message
 
 from federated.client_app import WEIGHTS, packed
 from federated.grid import FIRST
-from federated.hostile import UpdateAttack
+
+if TYPE_CHECKING:
+    from federated.hostile import UpdateAttack
 
 
 @dataclass

@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import itertools
 import logging
+import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -39,12 +40,15 @@ class InProcessGrid(Grid):
         app: The client app of all of them. The context tells it which one it is: `partition-id` from 0 up.
         sites: How many there are.
         absent: Says of a hospital's number and a message whether no reply ever comes.
+        done: Told `("worked", {"hospital", "seconds"})` whenever one has answered.
     """
 
-    def __init__(self, app: ClientApp, sites: int, absent: Callable[[int, Message], bool] = lambda *_: False) -> None:
+    def __init__(self, app: ClientApp, sites: int, absent: Callable[[int, Message], bool] = lambda *_: False,
+                 done: Event = lambda *_: None) -> None:
         # Flower's messages read who they are from; its own runtimes set this before they call a server app
         TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = 1, 1, 1
         self._app, self._absent, self._replies, self._numbers = app, absent, {}, itertools.count()
+        self._done = done
         self._run: Any = None
         self.contexts = {number + FIRST: Context(
             run_id=1, node_id=number + FIRST, node_config={"partition-id": number, "num-partitions": sites},
@@ -76,10 +80,12 @@ class InProcessGrid(Grid):
             own = copy.copy(message)  # all of a round share their content, which an app may change
             own.content = RecordDict({key: ConfigRecord(dict(record)) if isinstance(record, ConfigRecord) else record
                                       for key, record in message.content.items()})
+            began = time.perf_counter()
             try:
                 self._replies[name] = self._app(own, self.contexts[node])
             except Exception as e:
                 self._replies[name] = Message(Error(CRASHED, f"{type(e).__name__}: {e}"), reply_to=message)
+            self._done("worked", {"hospital": node - FIRST, "seconds": time.perf_counter() - began})
         return sent
 
     def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
@@ -89,8 +95,15 @@ class InProcessGrid(Grid):
         return self.pull_messages(self.push_messages(messages))
 
 
+def size_of(message: Message) -> int:
+    """Bytes of the arrays in a message, as they are sent."""
+    return sum(len(array.data) for array in message.content["arrays"].values())
+
+
 Tamper = Callable[[int, np.ndarray, list[Message]], list[Message]]
 """What colluding hospitals make of a round (1, 2, ...), the (d,) parameters that came in, and all sound replies."""
+Sound = Callable[[Message, Message], str]
+"""Of a reply to train and its message, why the arrays that it holds cannot be used; empty for sound ones."""
 
 
 @dataclass
@@ -102,22 +115,27 @@ class Border(Grid):
 
     Attributes:
         inner: What carries the messages: in this process, of Flower's simulation, or of its deployment.
-        size: Number of parameters that travel.
+        size: Number of parameters that travel; not used with `sound`.
         counts: The rows that each hospital has declared, by node; a reply that claims more is refused. Hospitals that
             have declared nothing may claim `most` each.
         most: See there.
-        norm: Greatest L2 norm of a change of the parameters that is let in.
+        norm: Greatest L2 norm of a change of the parameters that is let in; not used with `sound`.
         tamper: Collusion between the hospitals and this border, in rounds of training.
         event: `(what, facts)`: "refused" or "absent".
+        done: Told `("round", {"round", "asked", "answered", "bytes asked", "bytes answered", "seconds"})` after each
+            round of training: numbers of hospitals, and bytes of parameters to and from each of them.
+        sound: Judges what a reply to train holds, where that is not one vector of parameters.
     """
 
     inner: Grid
-    size: int
+    size: int = 0
     counts: dict[int, int] = field(default_factory=dict)
     most: int = 10**9
     norm: float = 1e3
     tamper: Tamper | None = None
     event: Event = lambda *_: None
+    done: Event = lambda *_: None
+    sound: Sound | None = None
 
     def set_run(self, run: Any) -> None:
         self.inner.set_run(run)
@@ -141,13 +159,21 @@ class Border(Grid):
         sent = {m.metadata.dst_node_id: m for m in sorted(messages, key=lambda m: m.metadata.dst_node_id)}
         if not sent:
             return []
+        began = time.perf_counter()
         replies = list(self.inner.send_and_receive(list(sent.values()), timeout=timeout))
         for node in sorted(sent.keys() - {r.metadata.src_node_id for r in replies}):
             self.event("absent", {"hospital": node - FIRST})
         replies, first = self._let_in(replies, sent), next(iter(sent.values()))
-        if self.tamper and replies and first.metadata.message_type == MessageType.TRAIN:
-            came = first.content["arrays"][WEIGHTS].numpy()
-            replies = self._let_in(self.tamper(int(first.content["config"][TURN]), came, replies), sent)
+        if first.metadata.message_type == MessageType.TRAIN:
+            turn = int(first.content["config"][TURN])
+            if self.tamper and replies:
+                came = np.asarray(first.content["arrays"][WEIGHTS].numpy(), np.float32)  # some strategies send float64
+                replies = self._let_in(self.tamper(turn, came, replies), sent)
+            self.done("round", {
+                "round": turn, "asked": [node - FIRST for node in sent],
+                "answered": [r.metadata.src_node_id - FIRST for r in replies],
+                "bytes asked": size_of(first), "bytes answered": size_of(replies[0]) if replies else 0,
+                "seconds": round(time.perf_counter() - began, 3)})
         return replies
 
     def _let_in(self, replies: list[Message], sent: Mapping[int, Message]) -> list[Message]:
@@ -184,11 +210,12 @@ class Border(Grid):
         if not isinstance(said[COUNT], int) or not 1 <= said[COUNT] <= most:
             return f"{COUNT} is {said[COUNT]}, and may be from 1 to {most}"
         if train:
-            return self._broken(reply.content["arrays"], message.content["arrays"][WEIGHTS].numpy())
+            return (self.sound or self._broken)(reply, message)
         right = said["accuracy"]
         return "" if isinstance(right, float) and 0 <= right <= 1 else f"its accuracy is {right}"
 
-    def _broken(self, arrays: Any, came: np.ndarray) -> str:
+    def _broken(self, reply: Message, message: Message) -> str:
+        arrays, came = reply.content["arrays"], message.content["arrays"][WEIGHTS].numpy()
         if list(arrays) != [WEIGHTS]:
             return f"it holds other arrays than {WEIGHTS}"
         weights = arrays[WEIGHTS].numpy()

@@ -16,13 +16,16 @@ import torch
 from scipy.special import ndtri
 from torch import Tensor
 
+from federated.attackers import HostileAttack
+from federated.collusion import Collusion
+from federated.grid import Tamper
 from federated.stacked import check_updates, check_vector, squared_distances
-from suite.attack import Attack, Info
+from suite.attack import Info
 from suite.errors import InputError
 
 
 @dataclass(frozen=True)
-class UpdateAttack(Attack):
+class UpdateAttack(HostileAttack):
     """Base of attacks by updates: a frozen dataclass with an `info`.
 
     `info.knowledge` is "training" for those that see the honest updates of the round (omniscient in the papers' words;
@@ -61,6 +64,9 @@ class UpdateAttack(Attack):
     def _attack(self, honest: Tensor, bad: int, generator: torch.Generator, own: Tensor | None,
                 last: Tensor | None) -> Tensor:
         """As `__call__`, of arguments that are what they should be."""
+
+    def tamper(self, bad: frozenset[int], seed: int = 0) -> Tamper:
+        return Collusion(self, bad, seed)
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,8 @@ from suite.errors import InputError
 Rule = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 """`((n, d) changes of the parameters, (n,) counts, (d,) reference or None) -> (d,) change`, as in
 `federated.aggregate`."""
+Reference = Callable[[int, np.ndarray], Tensor | None]
+"""`(round, (d,) parameters that came in) -> (d,)` what a rule takes as its reference, or None."""
 WAIT = 600.0
 """Seconds after which hospitals that have not connected are not waited for any longer."""
 
@@ -42,7 +44,7 @@ class Joined(FedAvg):
         InputError: No hospitals, or too few for the rule.
     """
 
-    def __init__(self, rule: Rule, sites: int, reference: Callable[[int, np.ndarray], Tensor] | None = None,
+    def __init__(self, rule: Rule, sites: int, reference: Reference | None = None,
                  event: Event = lambda *_: None) -> None:
         if sites < 1:
             raise InputError("a federation needs hospitals, and there are none")

@@ -5,17 +5,22 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import reduce
+from typing import ClassVar
 
 import numpy as np
 import torch
 from scipy.ndimage import gaussian_filter
 
-from suite.attack import Count, Positive
-from suite.data import Dataset, Split
+from federated.check import check_sites
+from suite.attack import Count, Info, Positive
+from suite.data import Dataset, Split, joined
 from suite.errors import InputError
 from suite.shadows import patients_of
 
 PARTS = ("train", "val", "test")
+HOSPITAL = "hospital"
+"""Subgroup of a dealt dataset that names the hospital of each row."""
 
 
 @dataclass(frozen=True)
@@ -41,14 +46,58 @@ def label_mix(site: Site) -> dict[str, float]:
     return dict(zip(site.train.classes, (counts / max(len(site.train), 1)).tolist(), strict=True))
 
 
+class Partition(ABC):
+    """Base of ways to deal a dataset's rows out to hospitals: frozen dataclasses with an `info`."""
+
+    info: ClassVar[Info]
+
+    @abstractmethod
+    def __call__(self, data: Dataset, seed: int = 0) -> tuple[Site, ...]:
+        """The hospitals; all that is random comes from `seed`."""
+
+    def deal(self, data: Dataset, seed: int = 0) -> Dataset:
+        """The dataset with the rows of one hospital after those of another, whose subgroup "hospital" names it.
+
+        That subgroup takes the place of the one that hospitals were taken from.
+        """
+        sites = self(data, seed)
+        splits = {part: self._pooled(sites, part) for part in PARTS}
+        card = {"hospitals": f"{len(sites)}, {type(self).info.title}: "
+                             + ", ".join(f"{site.name} {len(site.train)}" for site in sites) + " training rows"}
+        card |= {f"hospitals, warning {n}": line for n, line in enumerate(check_sites(sites), 1)}
+        return replace(data, **splits, card=dict(data.card) | card)
+
+    def _pooled(self, sites: Sequence[Site], part: str) -> Split:
+        splits = [getattr(site, part) for site in sites]
+        whole = reduce(joined, splits)
+        groups = {name: values for name, values in whole.subgroups.items() if name != getattr(self, "column", None)}
+        names = np.repeat([site.name for site in sites], [len(split) for split in splits])
+        return replace(whole, subgroups={HOSPITAL: names} | groups)
+
+
+def hospital_of(split: Split, column: str, of: str) -> np.ndarray:
+    """(n,) str, the hospital that each row is from, by the subgroup `column`; `of` says what the split is of.
+
+    Raises:
+        InputError: No such subgroup, or rows of unknown hospital.
+    """
+    if column not in split.subgroups:
+        raise InputError(f"{of} has no subgroup '{column}' to take hospitals from; it has "
+                         f"{', '.join(split.subgroups) or 'none'}")
+    if nowhere := int((split.subgroups[column] == "unknown").sum()):
+        raise InputError(f"{of}: of {nowhere} rows nobody knows the '{column}', so they belong to no hospital")
+    return split.subgroups[column]
+
+
 @dataclass(frozen=True)
-class BySubgroup:
+class BySubgroup(Partition):
     """The hospitals that the rows are from. Each row of a split goes to the same split of its hospital.
 
     Attributes:
         column: Subgroup of the dataset that names the hospital.
     """
 
+    info: ClassVar[Info] = Info("hospitals as they are", "none")
     column: str = "site"
 
     def __call__(self, data: Dataset, seed: int = 0) -> tuple[Site, ...]:
@@ -58,15 +107,9 @@ class BySubgroup:
             InputError: No such subgroup; rows of unknown hospital; a patient with rows at two hospitals.
         """
         splits = [getattr(data, part) for part in PARTS]
-        for split in splits:
-            if self.column not in split.subgroups:
-                raise InputError(f"{data.name} has no subgroup '{self.column}' to take hospitals from; it has "
-                                 f"{', '.join(split.subgroups) or 'none'}")
-            if nowhere := int((split.subgroups[self.column] == "unknown").sum()):
-                raise InputError(f"{data.name}: of {nowhere} rows nobody knows the '{self.column}', so they belong to "
-                                 "no hospital")
-        names = np.unique(np.concatenate([split.subgroups[self.column] for split in splits]))
-        owners = [np.searchsorted(names, split.subgroups[self.column]) for split in splits]
+        homes = [hospital_of(split, self.column, data.name) for split in splits]
+        names = np.unique(np.concatenate(homes))
+        owners = [np.searchsorted(names, home) for home in homes]
         self._check_patients(splits, owners, names)
         return _sites(data, [str(name) for name in names], owners)
 
@@ -81,7 +124,7 @@ class BySubgroup:
 
 
 @dataclass(frozen=True)
-class Dealt(ABC):
+class Dealt(Partition):
     """Base of partitions that deal the patients of a dataset out to made-up hospitals.
 
     One table of shares holds for all three splits, so that a hospital is tested on patients like those it trains on.
@@ -160,6 +203,8 @@ class Dealt(ABC):
 class IID(Dealt):
     """Hospitals that differ by chance only: equally many rows each (to a patient), drawn from all."""
 
+    info: ClassVar[Info] = Info("dealt evenly at random", "none")
+
     def shares(self, rng: np.random.Generator, classes: int) -> np.ndarray:
         return np.full((self.sites, 1), 1 / self.sites)
 
@@ -190,6 +235,8 @@ class Dirichlet(Skewed):
     The rows that a small hospital is given to reach `least` are of any class.
     """
 
+    info: ClassVar[Info] = Info("dealt unevenly by label (Dirichlet)", "Hsu, Qi and Brown 2019, arXiv 1909.06335")
+
     def shares(self, rng: np.random.Generator, classes: int) -> np.ndarray:
         return rng.dirichlet(np.full(self.sites, self.alpha), classes).T
 
@@ -198,6 +245,8 @@ class Dirichlet(Skewed):
 class Quantity(Skewed):
     """Hospitals of different size and the same kind of patients; sizes are Dirichlet (Li et al. 2021, arXiv
     2102.02079)."""
+
+    info: ClassVar[Info] = Info("dealt unevenly by quantity (Dirichlet)", "Li et al. 2021, arXiv 2102.02079")
 
     def shares(self, rng: np.random.Generator, classes: int) -> np.ndarray:
         return rng.dirichlet(np.full(self.sites, self.alpha))[:, None]
@@ -220,6 +269,8 @@ class FeatureShift(IID):
         blur: Standard deviation of a Gaussian blur in pixels, from 0 to this. Images only.
     """
 
+    info: ClassVar[Info] = Info("dealt evenly, each with a scanner of its own (simulated)",
+                                "Li et al. 2021, arXiv 2102.02079")
     gain: float = 0.2
     noise: float = 0.02
     blur: float = 0.0

@@ -83,8 +83,9 @@ def dots(updates: Tensor, vector: Tensor) -> Tensor:
 def gram(updates: Tensor) -> Tensor:
     """(n, n) float64 inner products of the updates, accumulated in float64.
 
-    A product of two float32 numbers is exact in float64, so distances are right to some percent even between updates
-    that differ by units in float32's last place; and, as nothing is centered, a huge update spoils no other pair.
+    A product of two float32 numbers is exact in float64, so distances are right to a tenth, whatever the order of the
+    sum, even between updates that differ by units in float32's last place; and, as nothing is centered, a huge update
+    spoils no other pair.
     """
     total = torch.zeros(len(updates), len(updates), dtype=torch.float64, device=updates.device)
     for block in _chunks(updates):

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from hashlib import sha256
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from federated.private import LocalDP, RecordDP, Terms
 from suite.classifier import TorchClassifier
 from suite.data import Split
-from suite.defenses.dpsgd import per_row, standardise
+from suite.defenses.clipping import clipped_sum
+from suite.defenses.dpsgd import PrivateGradient, per_row, standardise
 from suite.recipe import TorchRecipe
 from suite.seeding import seeded, torch_generator
 from suite.space import Space
@@ -37,6 +41,7 @@ class Task:
         proximal: Pull towards the model that came in (FedProx: Li et al. 2020, arXiv 1812.06127); 0 for none.
         seed: Of the first model, and with round and hospital of all else.
         device: Where networks are trained.
+        private: What a hospital may give away in all rounds; None for no bound.
     """
 
     recipe: TorchRecipe
@@ -49,6 +54,7 @@ class Task:
     proximal: float = 0.0
     seed: int = 0
     device: str = "cpu"
+    private: RecordDP | LocalDP | None = None
 
     def network(self) -> tuple[nn.Sequential, str]:
         """The untrained module, and what was replaced in it."""
@@ -81,11 +87,24 @@ class Task:
             turn: The round, from 1 up.
 
         Returns:
-            (d,) float32.
+            (d,) float32. With `private` it costs `terms`, which whoever calls this keeps account of.
         """
-        module, came = self._filled(weights), torch.from_numpy(np.array(weights, np.float32)).to(self.device)
-        module.train()
-        optimizer = torch.optim.SGD(module.parameters(), self.lr, momentum=0.9, weight_decay=self.recipe.weight_decay)
+        match self.private:
+            case None:
+                return self._train(weights, rows, number, turn)
+            case RecordDP():
+                return self._train_on_records(self.private, weights, rows, number, turn)
+            case LocalDP():
+                change = self._train(weights, rows, number, turn) - weights
+                rng = np.random.default_rng([self.seed, number, turn, self.private.secret])
+                return (weights + self.private.cover(change, rng)).astype(np.float32)
+
+    def terms(self, rows: int) -> Terms:
+        """What a round costs a hospital with so many rows; `private` must be set."""
+        return self.private.terms(rows, self.batch, self.epochs)
+
+    def _train(self, weights: np.ndarray, rows: Split, number: int, turn: int) -> np.ndarray:
+        module, optimizer, came = self._start(weights)
         x, y = tensors(rows, self.device)
         costs = class_weights(y, len(self.classes), self.recipe.balanced)
         seed = int(np.random.SeedSequence([self.seed, number, turn]).generate_state(1)[0])
@@ -103,12 +122,44 @@ class Task:
                     optimizer.step()
         return _flat(module)
 
+    def _train_on_records(self, private: RecordDP, weights: np.ndarray, rows: Split, number: int,
+                          turn: int) -> np.ndarray:
+        """Nothing but clipped, noised gradients touches the rows."""
+        terms = self.terms(len(rows))
+        module, optimizer, came = self._start(weights)
+        x, y = tensors(rows, self.device)
+        x = module[0](x)
+        drop, draw, noise = (int(s) for s in np.random.SeedSequence(
+            [self.seed, number, turn, private.secret]).generate_state(3))
+        generator = torch_generator(draw)
+        with seeded(drop), clipped_sum(module[1]) as clipped:
+            gradient = PrivateGradient(clipped, private.max_grad_norm, terms.sigma, terms.rate * len(rows),
+                                       torch_generator(noise, self.device))
+            for _ in range(terms.steps):
+                chosen = (torch.rand(len(y), generator=generator) < terms.rate).to(self.device)
+                gradient(x[chosen], y[chosen])
+                if self.proximal:
+                    self._pull(module, came)
+                optimizer.step()
+        return _flat(module)
+
+    def _start(self, weights: np.ndarray) -> tuple[nn.Sequential, torch.optim.SGD, Tensor]:
+        """The module as it came in, what trains it, and the (d,) parameters that came."""
+        module, came = self._filled(weights), torch.from_numpy(np.array(weights, np.float32)).to(self.device)
+        module.train()
+        return module, torch.optim.SGD(module.parameters(), self.lr, momentum=0.9,
+                                       weight_decay=self.recipe.weight_decay), came
+
     def _pull(self, module: nn.Module, came: Tensor) -> None:
         """Add the gradient of `proximal / 2` times the squared distance from what came in."""
         start = 0
         for p in module.parameters():
             p.grad.add_(p.detach() - came[start:start + p.numel()].view_as(p), alpha=self.proximal)
             start += p.numel()
+
+    def digest(self, weights: np.ndarray) -> str:
+        """As the function, of a network with (d,) parameters."""
+        return digest(self._filled(weights).state_dict())
 
     def _filled(self, weights: np.ndarray) -> nn.Sequential:
         vector = torch.from_numpy(np.array(weights, np.float32)).to(self.device)
@@ -126,6 +177,21 @@ class Task:
         if replaced:
             made.notes["replaced"] = replaced
         return made
+
+    @staticmethod
+    def weights(classifier: TorchClassifier) -> np.ndarray:
+        """(d,) float32, the parameters of a model that `classifier` has made, or that was stored since."""
+        return _flat(classifier.module)
+
+
+def digest(state: Mapping[str, Tensor]) -> str:
+    """SHA-256 of a network's state: of the names, types, shapes and bytes of its tensors, sorted by name."""
+    whole = sha256()
+    for name, tensor in sorted(state.items()):
+        array = np.ascontiguousarray(tensor.detach().cpu().numpy())
+        whole.update(f"{name} {array.dtype.str} {array.shape}\n".encode())
+        whole.update(array)
+    return whole.hexdigest()
 
 
 def _flat(module: nn.Module) -> np.ndarray:

@@ -32,11 +32,18 @@ class ShadowAttack(MembershipAttack):
 
     Attributes:
         shadows: Shadow models, an even number; each row is known to half of them.
+
+    Those that look only at models that do not know a row (`offline`) can do with another recipe: of such rows models of
+    one kind are sure alike.
     """
 
     shadows: Pairs = 64
 
     retrains: ClassVar[bool] = True
+
+    @property
+    def surrogates(self) -> bool:
+        return self.offline
 
     def __call__(self, classifier: Classifier, known: Leaked, x: np.ndarray, y: np.ndarray,
                  seed: int = 0) -> np.ndarray:
@@ -110,6 +117,10 @@ class RMIA(ShadowAttack):
         return log_expit(odds) - mean
 
 
+POPULATION = RMIA(offline=True)
+"""RMIA with models that do not know the row, only."""
+
+
 @dataclass(frozen=True)
 class CalibratedLoss(ShadowAttack):
     """Difficulty calibration: the loss of the true label, less its mean among models that do not know the row."""
@@ -118,6 +129,8 @@ class CalibratedLoss(ShadowAttack):
         "Calibrated loss", "Watson, Guo, Cormode and Sablayrolles 2022, arXiv 2111.08440", "score", ("membership",),
         _COST, _TERMS)
     shadows: Pairs = 16
+
+    offline: ClassVar[bool] = True
 
     def score(self, odds: np.ndarray, shadows: Shadows) -> np.ndarray:
         losses = np.where(shadows.inside, np.nan, log_expit(shadows.odds))

@@ -171,12 +171,14 @@ class Fitted(Recipe):
             that takes data units; for two classes also `(n, 1)` or `(n,)`, the logit of the second.
         source: Where it came from, for messages.
         gradients: Whether a network gives any; `classifier` tries, and the recipe of what it returns knows.
+        shadow: What shadow models are trained by in its place; None where there can be none.
     """
 
     info: ClassVar[Info] = Info("A fitted model", "none", cost="nothing")
     model: Any
     source: str = ""
     gradients: bool = True
+    shadow: Recipe | None = None
 
     @property
     def offers(self) -> tuple[str, ...]:

@@ -17,7 +17,7 @@ from suite.errors import InputError, NotApplicable
 from suite.space import Kind, Norm
 
 if TYPE_CHECKING:
-    from suite.recipe import Recipe
+    from suite.recipe import Defense, Recipe
     from suite.shadows import Shadows
 
 Count = Annotated[int, Field(ge=1)]
@@ -60,9 +60,22 @@ class Attack(ABC):
     retrains: ClassVar[bool] = False
     """Trains the model's recipe again, which a model that came fitted does not have."""
 
+    @property
+    def surrogates(self) -> bool:
+        """Whether an attack that `retrains` can do with another recipe: see `suite.surrogate`."""
+        return False
+
     def meets(self, recipe: Recipe) -> bool:
         """Whether the models of a recipe have what this attack needs."""
         return not self.needs or self.needs in recipe.offers
+
+    def faces(self, defense: Defense) -> bool:
+        """Whether this attack is one on what such a defense trains, or on how it does."""
+        return True
+
+    def caution(self, defense: Defense, train: Split) -> str:
+        """What should be known before this attack meets a defense, in one line; empty for nothing."""
+        return ""
 
     def check(self, classifier: Classifier) -> None:
         """Raise `NotApplicable` if this attack cannot be used on `classifier`."""
@@ -183,6 +196,10 @@ class PoisoningAttack(Attack):
     def __post_init__(self) -> None:
         if not 0 < self.rate < 1:
             raise InputError(f"{type(self).__name__}: rate must lie between 0 and 1, exclusive, got {self.rate!r}")
+
+    def budget(self, train: Split) -> int:
+        """How many rows `rate` asks for."""
+        return round(self.rate * len(train))
 
     @abstractmethod
     def __call__(self, train: Split, seed: int = 0) -> Poisoned:

@@ -14,7 +14,7 @@ import torch
 
 from suite import artifacts, cache, registry, threats, workers
 from suite.attack import Attack, EvasionAttack, PoisoningAttack
-from suite.cells import NONE, WORST, Cell, Layout
+from suite.cells import NONE, WORST, Cell, Layout, shadow_item
 from suite.checkpoints import checkpoints
 from suite.classifier import Classifier
 from suite.data import Dataset
@@ -24,6 +24,7 @@ from suite.evaluate.compare import Poisoning
 from suite.evaluate.detection import measure_detection
 from suite.evaluate.subject import Arrays
 from suite.evaluate.worst_case import Part, measure_worst_case
+from suite.logs import log_at
 from suite.measurement import Sheet, versions
 from suite.plan import Item, Plan
 from suite.progress import advance
@@ -61,6 +62,8 @@ class Audit(Layout):
         plan = self.plan
         names = [item.source for item in (*plan.models, *plan.attacks, *plan.defenses, *plan.detectors)]
         names += [str(file) for file in (plan.table.schema_file, plan.images.labels) if file]
+        names += [shadow.source for item in self.plan.models if item.name in self.fitted
+                  and (shadow := shadow_item(item))]
         paths = [Path(n.rpartition(":")[0] if registry.is_file(n) else n) for n in names]
         return {str(path): cache.sha256_of(path) for path in paths if path.is_file()}
 
@@ -158,11 +161,14 @@ class Audit(Layout):
         defense = self.defenses[cell.defense.name]
         if cell.model.name not in self.fitted and not isinstance(defense, Front):
             recipe, train, val = self.models[cell.model.name], self.data.train, self.data.val
-            with checkpoints(_checkpoints(cell, run), repr((cell.model, defense))):
+            with checkpoints(_checkpoints(cell, run), repr((cell.model, defense))), log_at(_log(cell, run)):
                 trained = defense(recipe, train, val, self.plan.seed, str(self.device))
             with run.model_folder(cell.key) as folder:
                 artifacts.save(trained, folder, cell.model.source)
-        return measure_clean(self._subject(cell, run), sheet)
+        subject = self._subject(cell, run)
+        arrays = measure_clean(subject, sheet)
+        defense.tell(subject, sheet)
+        return arrays
 
     def _classifier(self, cell: Cell, run: Run) -> Classifier:
         """The model that a cell is about, from the run folder."""
@@ -184,7 +190,7 @@ class Audit(Layout):
         return Subject(self._classifier(cell, run), self.models[cell.model.name], self.defenses[cell.defense.name],
                        self.data, plan.eps, plan.budgets, plan.rows, plan.seed, str(self.device),
                        {norm: (ladder.eps, ladder.budgets) for norm, ladder in plan.norms.items()},
-                       run.folder / "shadows")
+                       run.folder / "shadows", _log(cell, run))
 
     def _parts(self, cell: Cell, run: Run) -> list[Part]:
         """The finished evasion cells on the same model."""
@@ -211,6 +217,11 @@ class Audit(Layout):
 def _checkpoints(cell: Cell, run: Run) -> Path:
     """Where the trainings of a cell keep what they need to go on, until the cell is finished."""
     return run.folder / "checkpoints" / cell.key
+
+
+def _log(cell: Cell, run: Run) -> Path:
+    """What its training has to tell of itself."""
+    return run.folder / "logs" / f"{cell.key}.jsonl"
 
 
 def describe_device(device: torch.device) -> str:

@@ -12,10 +12,11 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from pydantic import ValidationError
 from torch import nn
 
-from suite import artifacts, registry, threats
-from suite.attack import Attack, EvasionAttack, PoisoningAttack
+from suite import artifacts, registry, surrogate, threats
+from suite.attack import Attack, EvasionAttack, MembershipAttack, PoisoningAttack
 from suite.data import Dataset
 from suite.defenses.plain import Plain
 from suite.errors import InputError, NotApplicable
@@ -68,14 +69,17 @@ class Layout:
     def __init__(self, plan: Plan, dataset: Dataset) -> None:
         self.plan, self.data = plan, _fewer(dataset, plan)
         self.device = resolve_device(plan.device)
-        self.models = {m.name: resolve_model(m, plan.allow_pickle) for m in plan.models}
+        self.models = {m.name: _shadowed(resolve_model(m, plan.allow_pickle), dataset.space) for m in plan.models}
         self.attacks = {id(a): registry.make("attacks", a.name, a.params) for a in plan.attacks}
         self.defenses: dict[str, Defense] = {"none": Plain()}
         self.defenses |= {d.name: registry.make("defenses", d.source, d.params) for d in plan.defenses}
         self.detectors = {id(d): registry.make("detectors", d.name, d.params) for d in plan.detectors}
         for name, model in self.models.items():
+            what = f"model '{name}'"
+            if isinstance(model, artifacts.Fitted) and model.shadow:
+                what, model = f"{what}: the recipe of its shadow models", model.shadow
             if not dataset.space.suits(model.inputs):
-                raise InputError(f"model '{name}' is for {model.inputs}s, and the inputs of {dataset.name} are "
+                raise InputError(f"{what} is for {model.inputs}s, and the inputs of {dataset.name} are "
                                  f"{dataset.space.kind}s")
         for item in plan.attacks:
             _check_attack(item, self.attacks[id(item)])
@@ -85,6 +89,10 @@ class Layout:
         for name, defense in self.defenses.items():
             if not isinstance(defense, Defense):
                 raise InputError(f"'{name}' is not a defense")
+            try:
+                defense.check_data(dataset.train)
+            except InputError as e:
+                raise InputError(f"defense '{name}': {e}") from None
         self.fitted = {name: model.classifier(dataset.train, str(self.device), dataset.features)
                        for name, model in self.models.items()
                        if isinstance(model, artifacts.Fitted)}
@@ -124,13 +132,43 @@ class Layout:
         attacks, out = [*self.attacks.values()], []
         named = {name: registry.load("attacks", name).info for name in registry.names("attacks")}
         for name, model in self.fitted.items():
-            if any(a.retrains for a in attacks):
-                out.append(f"{name} is already trained, and nobody can train it again: attacks that would are out")
+            out += self._without_training(name)
+            if any(isinstance(a, MembershipAttack) for a in attacks):
+                out.append(f"{name}: the patients of the training split are taken for those it has learned from; of a "
+                           "model that was trained on others, attacks on membership say nothing")
             if model.labels_only and any(a.info.knowledge == "score" for a in attacks):
                 asking = [n for n, info in named.items() if info.knowledge == "label-only"]
                 out.append(f"{name} tells no probabilities: attacks that need them are out; those that need labels "
                            f"only are {', '.join(asking)}")
         return out
+
+    def _without_training(self, name: str) -> list[str]:
+        """What becomes of the attacks that would train a fitted model again."""
+        shadow, training = self.models[name].shadow, [a for a in self.attacks.values() if a.retrains]
+        lost, out = [a for a in training if not self._can_train(a, name)], []
+        if lost:
+            out.append(f"{name} is already trained, and nobody can train it again: attacks that would are out")
+        if self.fitted[name].labels_only:  # no shadow models are of use
+            return out
+        if any(isinstance(a, MembershipAttack) for a in lost):
+            instead = ", ".join(n for n in registry.names("attacks") if registry.make("attacks", n).surrogates)
+            out[0] += f"; shadow models of another recipe will do for {instead}"
+            out[0] += "" if shadow else ', once the plan names one for this model, as in shadow = "random-forest"'
+        if len(lost) < len(training):
+            out.append(f"{name}: its own recipe is not there, so that its shadow models are of another, "
+                       f"{surrogate.described(shadow)}; an attacker who has it may find more")
+        return out
+
+    def _can_train(self, attack: Attack, name: str) -> bool:
+        """Whether there is something to train for an attack that does: the recipe of the model, or another one."""
+        return name not in self.fitted or (attack.surrogates and self.models[name].shadow is not None)
+
+    @property
+    def cautions(self) -> list[str]:
+        """What should be known before some attacks meet some defenses."""
+        pairs = {(id(c.attack), c.defense.name) for c in self.cells if c.attack}
+        told = (self.attacks[a].caution(self.defenses[d], self.data.train) for a, d in pairs)
+        return sorted(filter(None, set(told)))
 
     def _chain(self, model: Item, defense: Item) -> list[Cell]:
         """The cells of one model behind one defense."""
@@ -181,11 +219,13 @@ class Layout:
         every defense, as costs and side effects count too.
         """
         attack, defended = self.attacks[id(item)], self.defenses[defense.name]
+        if not attack.faces(defended):
+            return False
         if item.models is not None and model.name not in item.models:
             return False
         if item.defenses is not None and defense.name not in item.defenses:
             return False
-        if attack.retrains and model.name in self.fitted:
+        if attack.retrains and not self._can_train(attack, model.name):
             return False
         if isinstance(attack, PoisoningAttack):
             if item.defenses is None and defense is not NONE and not defended.against_poisoning:
@@ -240,13 +280,44 @@ def resolve_model(item: Item, allow_pickle: bool) -> Recipe:
         found = registry.load("models", source)
         if (hasattr(found, "predict") or hasattr(found, "predict_proba") or isinstance(found, nn.Module)) \
                 and not isinstance(found, type):
-            return artifacts.Fitted(found, source)
+            return _fitted(found, item)
     elif Path(source).suffix in {*artifacts.PICKLES, ".json", ".ubj", ".skops"}:
-        return artifacts.Fitted(artifacts.read_estimator(Path(source), allow_pickle), source)
+        return _fitted(artifacts.read_estimator(Path(source), allow_pickle), item)
     made = registry.make("models", source, item.params)
     if not isinstance(made, Recipe):
         raise InputError(f"model '{source}' is neither a recipe nor something with predict_proba or predict")
     return made
+
+
+def _fitted(model: Any, item: Item) -> artifacts.Fitted:
+    """A model that is already trained, with the recipe that the plan names for its shadow models."""
+    if strange := sorted(item.params.keys() - {"shadow"}):
+        raise InputError(f"model '{item.name}' is already trained, so that '{strange[0]}' means nothing; the plan can "
+                         "only name the recipe of its shadow models: shadow")
+    if (named := shadow_item(item)) is None:
+        return artifacts.Fitted(model, item.source)
+    shadow = resolve_model(named, False)
+    if isinstance(shadow, artifacts.Fitted):
+        raise InputError(f"model '{item.name}': shadow: {named.source} is already trained, and no recipe")
+    return artifacts.Fitted(model, item.source, shadow=shadow)
+
+
+def shadow_item(fitted: Item) -> Item | None:
+    """The recipe that the plan names for the shadow models of a fitted model."""
+    if "shadow" not in fitted.params:
+        return None
+    try:
+        return Item.model_validate(fitted.params["shadow"])
+    except ValidationError:
+        raise InputError(f"model '{fitted.name}': shadow is the name of a recipe, or a table with its name, and not "
+                         f"{fitted.params['shadow']!r}") from None
+
+
+def _shadowed(recipe: Recipe, space: Space) -> Recipe:
+    """A fitted model for which the plan names no recipe of shadow models, with one of a like kind."""
+    if isinstance(recipe, artifacts.Fitted) and recipe.shadow is None:
+        return replace(recipe, shadow=surrogate.alike(recipe.model, space))
+    return recipe
 
 
 def _asking(space: Space) -> list[str]:

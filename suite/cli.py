@@ -4,12 +4,35 @@ from __future__ import annotations
 
 import os
 import sys
+from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from suite.errors import InputError
+from suite.options import (
+    Channels,
+    Device,
+    Drop,
+    Finding,
+    Group,
+    Jobs,
+    Labels,
+    Leakage,
+    Modality,
+    Out,
+    Positive,
+    Quick,
+    RunFolder,
+    SchemaFile,
+    Seed,
+    Size,
+    Target,
+    images_of,
+    names,
+    table_of,
+)
 
 app = typer.Typer(name="medsec", no_args_is_help=True, add_completion=False, rich_markup_mode=None,
                   pretty_exceptions_enable=False, context_settings={"help_option_names": ["-h", "--help"]},
@@ -18,24 +41,6 @@ data_app = typer.Typer(no_args_is_help=True, help="Fetch, describe and verify da
 app.add_typer(data_app, name="data")
 
 STOPPED = 130
-Target = Annotated[str | None, typer.Option(metavar="COLUMN", help="CSV: what to predict.")]
-Positive = Annotated[str | None, typer.Option(metavar="VALUE", help="Of two classes, the one that is the disease.")]
-SchemaFile = Annotated[Path | None, typer.Option(metavar="FILE", help="CSV: schema in TOML.")]
-Drop = Annotated[str | None, typer.Option(metavar="a,b", help="CSV: columns to leave out.")]
-Group = Annotated[str | None, typer.Option(metavar="COLUMN", help="Column that names the patient, in a CSV or in the "
-                                           "labels of images.")]
-Labels = Annotated[Path | None, typer.Option(metavar="FILE", help="Images: CSV with each `file`, its label, patient, "
-                                             "split; `labels.csv` in the folder when left out.")]
-Size = Annotated[int | None, typer.Option(metavar="PIXELS", help="Images: resize to this height and width.")]
-Channels = Annotated[int | None, typer.Option(metavar="1|3", help="Images: turn them grey (1) or into three channels "
-                                              "(3).")]
-Modality = Annotated[str | None, typer.Option(metavar="KIND", help="Images: xray, ct, mri, ultrasound, dermoscopy, "
-                                              "microscopy or other, by which training augments.")]
-Finding = Annotated[str | None, typer.Option(metavar="NAME", help="Images with several labels each: the one to "
-                                             "predict.")]
-Leakage = Annotated[bool, typer.Option("--allow-leakage", help="Images: accept a split with one patient on both "
-                                       "sides.")]
-RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.", show_default=False)]
 
 
 def main() -> None:
@@ -66,26 +71,6 @@ def _fail(message: str, code: int = 2) -> None:
     sys.exit(code)
 
 
-def _names(text: str | None) -> list[str] | None:
-    return None if text is None else [part.strip() for part in text.split(",") if part.strip()]
-
-
-def _table(target: str | None, positive: str | None, schema: Path | None, drop: str | None,
-           group: str | None) -> dict[str, Any]:
-    """What was said about a CSV, as keys of `suite.plan.Table`."""
-    said = {"target": target, "positive": positive, "schema_file": schema, "drop": _names(drop), "group": group}
-    return {key: value for key, value in said.items() if value is not None}
-
-
-def _images(labels: Path | None, size: int | None, channels: int | None, modality: str | None, finding: str | None,
-            allow_leakage: bool, positive: str | None, group: str | None) -> dict[str, Any]:
-    """What was said about images, as keys of `suite.plan.Images`."""
-    said = {"labels": labels, "size": size, "channels": channels, "modality": modality, "finding": finding,
-            "allow_leakage": allow_leakage or None,
-            "positive": positive, "patient": group}
-    return {key: value for key, value in said.items() if value is not None}
-
-
 @app.command()
 def audit(
     plan: Annotated[str | None, typer.Argument(metavar="[PRESET | PLAN.toml]", show_default=False,
@@ -113,13 +98,11 @@ def audit(
     allow_leakage: Leakage = False,
     eps: Annotated[float | None, typer.Option(help="Main budget: a share of each column's plausible range, or of the "
                                              "range of intensities (4/255 is 0.0157).")] = None,
-    out: Annotated[Path | None, typer.Option(metavar="DIR", help="Run folder; runs/PRESET when left out.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Seed of everything random.")] = None,
-    device: Annotated[str | None, typer.Option(metavar="auto|cpu|cuda", help="Where to compute.")] = None,
-    jobs: Annotated[int | None, typer.Option(min=1, help="Processes; as many as processors, 4 at most, when left "
-                                             "out.")] = None,
-    quick: Annotated[bool, typer.Option("--quick", help="A first look: few rows, one budget, and no "
-                                        "defenses but those named here.")] = False,
+    out: Out = None,
+    seed: Seed = None,
+    device: Device = None,
+    jobs: Jobs = None,
+    quick: Quick = False,
     allow_pickle: Annotated[bool, typer.Option("--allow-pickle", help="Load a pickled model, which can run any code "
                                                "when it is opened.")] = False,
 ) -> None:
@@ -131,12 +114,12 @@ def audit(
     """
     from suite import request
 
-    table = _table(target, positive, schema, drop, group)
-    images = _images(labels, size, channels, modality, finding, allow_leakage, positive, group)
+    table = table_of(target, positive, schema, drop, group)
+    images = images_of(labels, size, channels, modality, finding, allow_leakage, positive, group)
     # "none" says: not those of the plan
-    wanted, watching = ([n for n in named if n != "none"] if (named := _names(given)) is not None else None
+    wanted, watching = ([n for n in named if n != "none"] if (named := names(given)) is not None else None
                         for given in (defenses, detectors))
-    flags = {"data": _names(data), "models": _names(model), "attacks": _names(attacks),
+    flags = {"data": names(data), "models": names(model), "attacks": names(attacks),
              "defenses": wanted, "detectors": watching, "table": table or None, "images": images or None,
              "eps": eps, "seed": seed,
              "device": device, "allow_pickle": allow_pickle or None}
@@ -214,8 +197,8 @@ def show(
     """Describe a dataset: provenance and splits; of a table also its columns and what a possible patient is."""
     from suite.terminal import show_data
 
-    table = _table(target, positive, schema, drop, group)
-    images = _images(labels, size, channels, modality, finding, allow_leakage, positive, group)
+    table = table_of(target, positive, schema, drop, group)
+    images = images_of(labels, size, channels, modality, finding, allow_leakage, positive, group)
     show_data(name, {"table": table, "images": images}, write_schema)
 
 
@@ -226,6 +209,9 @@ def verify() -> None:
 
     raise typer.Exit(show_files())
 
+
+for _command in sorted(entry_points(group="medsec.commands"), key=lambda e: e.name):  # verbs of other packages
+    app.command(_command.name)(_command.load())
 
 if __name__ == "__main__":
     main()

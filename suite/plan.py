@@ -172,6 +172,8 @@ class Plan(BaseModel):
         norms: Budgets of attacks in other norms: "l2" (the same as Linf where it is left out) and "l0" (features or
             pixels).
         rows: Test rows to attack at most; all when absent.
+        hospitals: How all rows are dealt out to hospitals (a registered partition), for defenses that train at several;
+            one pool when absent. Subgroup "hospital" then names each row's.
         train_rows: Training rows to learn from at most, a random choice; all when absent. The fewer, the better a model
             remembers each.
         seed: Of everything random.
@@ -191,6 +193,7 @@ class Plan(BaseModel):
     eps: float = 0.05
     budgets: tuple[float, ...] = (0.01, 0.02, 0.05, 0.1, 0.2)
     norms: dict[Literal["l2", "l0"], Ladder] = Field(default_factory=dict)
+    hospitals: Item | None = None
     rows: int | None = Field(default=None, ge=2)
     train_rows: int | None = Field(default=None, ge=2)
     seed: int = Field(default=0, ge=0, lt=2**31)

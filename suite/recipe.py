@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar, Literal, Self
+from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
 import numpy as np
 import torch
@@ -16,6 +16,10 @@ from suite.classifier import Classifier, TorchClassifier
 from suite.data import Split
 from suite.errors import NotApplicable
 from suite.space import Kind
+
+if TYPE_CHECKING:
+    from suite.evaluate.subject import Subject
+    from suite.measurement import Sheet
 
 
 @dataclass(frozen=True)
@@ -31,6 +35,10 @@ class Recipe(ABC):
     @abstractmethod
     def fit(self, train: Split, val: Split, seed: int = 0, device: str = "cpu") -> Classifier:
         """Train on `train`; `val` serves early stopping and, where the recipe asks for one, the operating point."""
+
+    def asked(self, train: Split, val: Split, seed: int = 0, device: str = "cpu") -> Classifier:
+        """As `fit`, for those who only ask for answers: the same, but perhaps sooner."""
+        return self.fit(train, val, seed, device)
 
 
 @dataclass(frozen=True)
@@ -94,9 +102,15 @@ class Defense(ABC):
     def check_shape(self, shape: tuple[int, ...]) -> None:
         """Raise `NotApplicable` if this defense cannot be used with inputs of this shape."""
 
+    def check_data(self, train: Split) -> None:
+        """Raise `InputError` if this defense wants of the training split what it does not have."""
+
     @abstractmethod
     def __call__(self, recipe: Recipe, train: Split, val: Split, seed: int = 0, device: str = "cpu") -> Classifier:
         """A trained, defended classifier. It never sees a test row."""
+
+    def tell(self, subject: Subject, sheet: Sheet) -> None:
+        """Add to the rows of a training what is particular to this defense."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Finding datasets, readers, models, attacks, defenses and detectors by name, through entry points.
+"""Finding datasets, readers, models, attacks, defenses, detectors and parts of federations by name, by entry points.
 
 A package offers its own in its `pyproject.toml`::
 
@@ -8,7 +8,8 @@ A package offers its own in its `pyproject.toml`::
 and `path/to/file.py:Object` works wherever a name does. An entry is a frozen dataclass (attacks, models, defenses), an
 instance of one (a variant with other defaults), or for datasets a function `(path=None, seed=0) -> Dataset`. A reader
 opens files of the user's own, `(path) -> Dataset`; its name is their suffix, or "folder". Datasets and readers are also
-given the plan's `table` and `images`, where they have parameters of these names.
+given the plan's `table` and `images`, where they have parameters of these names. A partition deals a dataset's rows out
+to hospitals, and an aggregation joins what they send: see `federated.sites` and `federated.aggregate`.
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ from pydantic import TypeAdapter, ValidationError
 
 from suite.errors import InputError
 
-Kind = Literal["presets", "datasets", "readers", "models", "attacks", "defenses", "detectors"]
+Kind = Literal["presets", "datasets", "readers", "partitions", "models", "attacks", "defenses", "detectors",
+               "aggregations"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
 

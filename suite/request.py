@@ -101,9 +101,14 @@ def open_data(plan: Plan) -> tuple[Dataset, str]:
     """The first dataset of the plan that is available, and a line that says which it is and why.
 
     Raises:
-        InputError: An unknown name, or data that is there and wrong.
+        InputError: An unknown name, or data that is there and wrong; or rows that cannot be dealt out to the hospitals
+            of the plan.
     """
-    return cache.first_available({name: partial(opened, name, plan) for name in plan.data})
+    data, why = cache.first_available({name: partial(opened, name, plan) for name in plan.data})
+    if plan.hospitals is None:
+        return data, why
+    partition = registry.make("partitions", plan.hospitals.name, plan.hospitals.params)
+    return partition.deal(data, plan.seed), why
 
 
 def opened(name: str, plan: Plan) -> Dataset:

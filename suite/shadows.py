@@ -11,8 +11,9 @@ import hashlib
 import inspect
 import os
 import sys
+from collections import deque
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import version
@@ -174,7 +175,7 @@ def trained(recipe: Recipe, defense: Defense, trains: Iterable[Split], val: Spli
             device: str = "cpu") -> Iterator[Classifier]:
     """What the defense returns for each split and seed, in order; in stacks, or threads, where that is the same.
 
-    No more splits are taken than are trained at once.
+    No more splits are taken than are trained at once, and one more.
     """
     if isinstance(defense, Regularization):
         recipe, defense = defense.changed(recipe), Plain()
@@ -191,11 +192,17 @@ def trained(recipe: Recipe, defense: Defense, trains: Iterable[Split], val: Spli
 
 def _in_threads(recipe: Recipe, trains: Iterable[Split], val: Split, seeds: Iterable[int],
                 device: str) -> Iterator[Classifier]:
-    """As `fit_many`, as many at once as there are threads."""
+    """As `fit_many`, as many at once as there are threads, while whoever takes one is busy with it, too."""
     pairs, threads = zip(trains, seeds, strict=True), torch.get_num_threads()
     with ThreadPoolExecutor(threads) as pool:
-        while part := list(islice(pairs, threads)):
-            yield from pool.map(lambda pair: recipe.fit(pair[0], val, pair[1], device), part)
+        def begun(most: int) -> list[Future[Classifier]]:
+            return [pool.submit(recipe.asked, train, val, seed, device) for train, seed in islice(pairs, most)]
+
+        coming = deque(begun(threads))
+        while coming:
+            found = coming.popleft().result()
+            coming += begun(1)
+            yield found
 
 
 def halves(count: int, n: int, seed: int) -> np.ndarray:

@@ -62,7 +62,7 @@ def run_audit(plan: Plan, folder: Path, jobs: int | None = None) -> None:
                   f"{jobs} process{'es' if jobs > 1 else ''}")
     if idle := audit.idle:
         console.print(Padding(f"[dim]not applicable here: {', '.join(idle)}[/]", (0, 0, 0, 6)))
-    for limit in audit.limits:
+    for limit in (*audit.limits, *audit.cautions):
         console.print(Padding(f"[dim]{escape(limit)}[/]", (0, 0, 0, 6)))
     began = time.perf_counter()
     now = TextColumn("{task.description}", table_column=Column(ratio=1, no_wrap=True, overflow="ellipsis"))

@@ -62,7 +62,7 @@ class RareValues(Backdoor):
         if self.columns < 1 or not 0 < self.tail < 0.5:
             raise InputError(f"RareValues: needs columns >= 1 and 0 < tail < 0.5, got {self.columns} and {self.tail}")
 
-    def trigger(self, train: Split) -> FeatureTrigger:
+    def trigger(self, train: Split, seed: int = 0) -> FeatureTrigger:
         space = train.space
         if not isinstance(space, PatientSpace):
             raise NotApplicable("RareValues needs a table with a schema; for images use an image backdoor")

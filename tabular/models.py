@@ -147,6 +147,14 @@ class RandomForest(Recipe):
                                         class_weight="balanced" if self.balanced else None)
         return EstimatorClassifier(forest.fit(train.x, train.y), len(train.classes), train.space, recipe=self)
 
+    def asked(self, train: Split, val: Split, seed: int = 0, device: str = "cpu") -> EstimatorClassifier:
+        from tabular.forests import grown
+
+        forest = grown(train.x, train.y, self.trees, self.depth, self.balanced, seed)
+        if forest is None:
+            return self.fit(train, val, seed, device)
+        return EstimatorClassifier(forest, len(train.classes), train.space, recipe=self)
+
 
 DEEP = RandomForest(depth=None)
 """A forest whose trees grow until they are sure of every row they saw: it remembers its patients."""

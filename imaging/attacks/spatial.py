@@ -13,6 +13,7 @@ from pydantic import Field
 from torch import Tensor
 
 from imaging import spline
+from imaging.warping import displaced
 from suite.attack import Count, Info, Positive
 from suite.attacks._search import Goal, Hunt, Query, worst_of
 from suite.attacks._shaped import Shaped
@@ -113,7 +114,4 @@ class Warp(Shaped):
 
     def render(self, x: Tensor, theta: Tensor) -> Tensor:
         height, width = x.shape[2:]
-        field = self.eps * spline.field(theta, height, width).permute(0, 2, 3, 1)  # in pixels, right and down
-        here = F.affine_grid(torch.eye(2, 3, device=x.device)[None], [1, 1, height, width], align_corners=False)
-        there = here + field * (2 / torch.tensor([width, height], device=x.device))
-        return F.grid_sample(x, there, padding_mode="border", align_corners=False)
+        return displaced(x, self.eps * spline.field(theta, height, width).permute(0, 2, 3, 1))

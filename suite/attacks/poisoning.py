@@ -27,7 +27,7 @@ class LabelFlip(PoisoningAttack):
     def __call__(self, train: Split, seed: int = 0) -> Poisoned:
         if len(np.unique(train.y)) < 2:
             raise InputError(f"{type(self).__name__} needs training rows of at least two classes")
-        index, labels = self.flips(train, _budget(self.rate, train), np.random.default_rng(seed))
+        index, labels = self.flips(train, self.budget(train), np.random.default_rng(seed))
         y, mask = train.y.copy(), np.zeros(len(train), bool)
         y[index], mask[index] = labels, True
         return Poisoned(train.with_data(train.x, y), mask)
@@ -153,7 +153,7 @@ class Backdoor(PoisoningAttack):
 
     def __call__(self, train: Split, seed: int = 0) -> Poisoned:
         _known(self.target, train, f"{type(self).__name__}: target")
-        trigger = self.trigger(train)
+        trigger = self.trigger(train, seed)
         candidates = np.flatnonzero(train.y != self.target)
         before = torch.from_numpy(train.x[candidates])
         after = torch.from_numpy(trigger(train.x[candidates]))
@@ -161,19 +161,18 @@ class Backdoor(PoisoningAttack):
         if not len(candidates):
             raise InputError(f"{type(self).__name__}: no training row of another class than {self.target} "
                              "stays a possible input with the trigger on it")
-        index = np.random.default_rng(seed).choice(
-            candidates, min(_budget(self.rate, train), len(candidates)), replace=False)
+        index = np.random.default_rng(seed).choice(candidates, min(self.budget(train), len(candidates)), replace=False)
         x, y, mask = train.x.copy(), train.y.copy(), np.zeros(len(train), bool)
         x[index], y[index], mask[index] = trigger(train.x[index]), self.target, True
         return Poisoned(train.with_data(x, y), mask, trigger, self.target)
 
     @abstractmethod
-    def trigger(self, train: Split) -> Callable[[np.ndarray], np.ndarray]:
-        """A pure function from (n, ...) float32 inputs to the same inputs with the trigger on them."""
+    def trigger(self, train: Split, seed: int = 0) -> Callable[[np.ndarray], np.ndarray]:
+        """A pure function from (n, ...) float32 inputs to the same inputs with the trigger on them.
 
-
-def _budget(rate: float, train: Split) -> int:
-    return round(rate * len(train))
+        Attackers who share a backdoor, such as hostile hospitals, use one seed: what is random of the trigger comes
+        from it.
+        """
 
 
 def _known(label: int, train: Split, what: str) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import warnings
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -25,6 +27,9 @@ TOLERANCE = 0.01
 
 LEAST = 1e-4
 """Epsilon below which the PRV accountant's own error is what it finds, so that no noise would do."""
+
+History = tuple[tuple[float, float, int], ...]
+"""Trainings on the same rows, one after another: noise, sampling rate and steps of each, as of `epsilon_prv`."""
 
 
 def usual_delta(rows: int) -> float:
@@ -81,36 +86,61 @@ def epsilon_prv(sigma: float, delta: float, rate: float, steps: int) -> float:
         sigma: Standard deviation of the noise, in units of the clipping norm.
         delta, rate, steps: As for `noise_multiplier`.
     """
+    return composed_prv(((sigma, rate, steps),), delta)
+
+
+@cache
+def epsilon_pld(sigma: float, delta: float, rate: float, steps: int) -> float:
+    """Epsilon by another library's privacy loss distributions (Koskela et al. 2020, arXiv 1906.03049)."""
+    return composed_pld(((sigma, rate, steps),), delta)
+
+
+@cache
+def composed_prv(history: History, delta: float) -> float:
+    """As `epsilon_prv`, of trainings that followed each other on the same rows; 0 of none, infinite without noise."""
     from opacus.accountants import PRVAccountant
 
+    history = _merged(history)
+    if not history or not history[0][0]:
+        return math.inf if history else 0.0
     accountant = PRVAccountant()
-    accountant.history = [(sigma, rate, steps)]
+    accountant.history = [*history]
     with _quiet():
         rough = accountant.get_epsilon(delta)
         return float(accountant.get_epsilon(delta, eps_error=_mesh(rough)))
 
 
 @cache
-def epsilon_pld(sigma: float, delta: float, rate: float, steps: int) -> float:
-    """Epsilon by another library's privacy loss distributions (Koskela et al. 2020, arXiv 1906.03049)."""
-    return float(_losses(sigma, rate, steps).get_epsilon(delta))
+def composed_pld(history: History, delta: float) -> float:
+    """As `epsilon_pld`, of trainings that followed each other on the same rows; 0 of none, infinite without noise."""
+    return float(_losses(_merged(history)).get_epsilon(delta)) if history else 0.0
+
+
+def _merged(history: History) -> History:
+    """The same, with the steps of equal noise and rate counted together, the least noise first."""
+    steps: Counter[tuple[float, float]] = Counter()
+    for sigma, rate, n in history:
+        steps[sigma, rate] += n
+    return tuple((sigma, rate, n) for (sigma, rate), n in sorted(steps.items()))
 
 
 @cache
 def privacy_curve(sigma: float, rate: float, steps: int) -> tuple[np.ndarray, np.ndarray]:
     """Epsilons from 0 to 50 and the delta that belongs to each, (k,) both, by privacy loss distributions."""
-    accountant = _losses(sigma, rate, steps)
+    accountant = _losses(((sigma, rate, steps),))
     epsilons = np.r_[0.0, np.geomspace(0.01, 50, 100)]
     return epsilons, np.array([accountant.get_delta(epsilon) for epsilon in epsilons])
 
 
 @cache
-def _losses(sigma: float, rate: float, steps: int) -> PLDAccountant:
+def _losses(history: History) -> PLDAccountant:
     from dp_accounting import GaussianDpEvent, PoissonSampledDpEvent, SelfComposedDpEvent
     from dp_accounting.pld import PLDAccountant
 
-    step = PoissonSampledDpEvent(rate, GaussianDpEvent(sigma))
-    return PLDAccountant().compose(SelfComposedDpEvent(step, steps))
+    accountant = PLDAccountant()
+    for sigma, rate, steps in history:
+        accountant.compose(SelfComposedDpEvent(PoissonSampledDpEvent(rate, GaussianDpEvent(sigma)), steps))
+    return accountant
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from dataclasses import asdict
 import numpy as np
 
 from suite import metrics
+from suite.artifacts import Fitted
 from suite.attack import Leaked, MembershipAttack
 from suite.data import Split
 from suite.errors import InputError
@@ -16,6 +17,7 @@ from suite.evaluate.subject import Arrays, Subject, measure, subgroups
 from suite.measurement import Sheet
 from suite.metrics import Estimate
 from suite.shadows import Shadowing, patients_of
+from suite.surrogate import described
 
 FPRS = (0.001, 0.01, 0.05, 0.1)
 SCORED = 400
@@ -41,7 +43,8 @@ def membership(attack: MembershipAttack, subject: Subject, sheet: Sheet, rows: i
     n, member = len(x), np.repeat([True, False], len(members))
     model.queries, started = 0, time.perf_counter()
     score = attack(model, known, x, y, seed)
-    at = {"attack_params": asdict(attack), "seconds": time.perf_counter() - started, "queries": model.queries / n}
+    at = {"attack_params": asdict(attack) | _stand_in(attack, subject),
+          "seconds": time.perf_counter() - started, "queries": model.queries / n}
     if not np.isfinite(score).all():
         raise InputError(f"{type(attack).__name__} gave {int((~np.isfinite(score)).sum())} scores that are not finite")
     sheet.add("membership_auroc", _auroc(score, member, seed), **at)
@@ -72,9 +75,18 @@ def _panel(subject: Subject, most: int) -> tuple[Split, Split, Leaked]:
     rest = np.flatnonzero(~np.isin(patients_of(train), patients_of(train)[inside]))
     learned = rest[_one_a_patient(train.take(rest), rng)[:SCORED]]
     heard = _strangers(val, train, _one_a_patient(val, rng))[:SCORED]
-    shadows = Shadowing(subject.recipe, subject.defense, inside, outside, train, test, val, subject.seed,
-                        subject.device, subject.shelf)
+    fitted = isinstance(subject.recipe, Fitted)
+    recipe = subject.recipe.shadow if fitted else subject.recipe
+    shadows = recipe and Shadowing(recipe, subject.defense, inside, outside, train, test, val, subject.seed,
+                                   subject.device, subject.shelf)
     return train.take(inside), test.take(outside), Leaked(train.take(learned), val.take(heard), shadows)
+
+
+def _stand_in(attack: MembershipAttack, subject: Subject) -> dict[str, str]:
+    """By what recipe the shadow models were trained, where it is not the model's own."""
+    if attack.retrains and isinstance(subject.recipe, Fitted):
+        return {"shadow_recipe": described(subject.recipe.shadow)}
+    return {}
 
 
 def _one_a_patient(split: Split, rng: np.random.Generator) -> np.ndarray:

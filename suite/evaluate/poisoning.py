@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import asdict
+from typing import Any
 
 import numpy as np
 
@@ -21,22 +22,39 @@ def poisoning(attack: PoisoningAttack, subject: Subject, sheet: Sheet, rows: int
     poisoned = attack(subject.data.train, subject.seed)
     victim = subject.defense(subject.recipe, poisoned.train, subject.data.val, subject.seed, subject.device)
     at = {"attack_params": asdict(attack), "seconds": time.perf_counter() - started}
+    sheet.add("poisoned_share", metrics.proportion(poisoned.mask), **at)
+    return {"mask": poisoned.mask} | measure_victim(victim, poisoned, subject, sheet, at)
+
+
+def measure_victim(victim: Classifier, poisoned: Poisoned | None, subject: Subject, sheet: Sheet,
+                   at: dict[str, Any]) -> Arrays:
+    """What became of a model that was trained under an attack, against the one that was not.
+
+    Args:
+        victim: Trained under attack.
+        poisoned: What it, or a part of it, has learned from, where that may plant a backdoor.
+        subject: With the model that was not attacked.
+        sheet: Receives the rows.
+        at: Further fields of each row.
+
+    Returns:
+        "pred", and "hit" of a backdoor.
+    """
     test = subject.data.test
     pred, before = victim.predict(test.x), subject.classifier.predict(test.x)
     under = metrics.classification(test.y, pred, victim.predict_proba(test.x), test.classes, subject.seed)
     sheet.extend({f"attacked_{name}": value for name, value in under.items()}, **at)
-    sheet.add("poisoned_share", metrics.proportion(poisoned.mask), **at)
     sheet.add("accuracy_change", metrics.paired(pred == test.y, before == test.y), **at)
     if len(test.classes) == 2:
         sick = test.y == 1
         sheet.add("sensitivity_change", metrics.paired(pred[sick] == 1, before[sick] == 1), **at)
-    arrays = {"mask": poisoned.mask, "pred": pred}
-    if poisoned.trigger is not None:
-        arrays["hit"] = _backdoor(poisoned, victim, subject, sheet, at)
-    return arrays
+    if poisoned is None or poisoned.trigger is None:
+        return {"pred": pred}
+    return {"pred": pred, "hit": _backdoor(poisoned, victim, subject, sheet, at)}
 
 
-def _backdoor(poisoned: Poisoned, victim: Classifier, subject: Subject, sheet: Sheet, at: dict) -> np.ndarray:
+def _backdoor(poisoned: Poisoned, victim: Classifier, subject: Subject, sheet: Sheet,
+              at: dict[str, Any]) -> np.ndarray:
     """Success among rows that are not of the target class, and what the trigger alone does to the clean model."""
     test = subject.data.test
     others = test.y != poisoned.target

@@ -41,6 +41,7 @@ class Subject:
         seed: Of the measurement.
         device: Where new models are trained.
         shelf: Folder for what attacks on the same model share; None for nowhere.
+        log: File for what the trainings of an attack tell of themselves; None for nowhere.
     """
 
     classifier: Classifier
@@ -54,6 +55,7 @@ class Subject:
     device: str = "cpu"
     norms: Mapping[str, tuple[float, tuple[float, ...]]] = field(default_factory=dict)
     shelf: Path | None = None
+    log: Path | None = None
 
     def ladder(self, attack: EvasionAttack) -> tuple[float, tuple[float, ...]]:
         """Main budget and all budgets of an attack; one whose budget is no norm has its own and no other."""

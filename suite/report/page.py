@@ -14,7 +14,7 @@ from suite.measurement import Measurement
 from suite.report import figures, pictures
 from suite.report.findings import LEVELS, THRESHOLDS, TOPICS, Finding, findings
 from suite.report.rows import Rows
-from suite.report.sections import catalog, clean, defenses, detection, membership, privacy, robustness
+from suite.report.sections import catalog, clean, defenses, detection, federation, membership, privacy, robustness
 from suite.report.show import join, plural, share
 
 HERE = Path(__file__).parent
@@ -45,8 +45,8 @@ def render(rows: list[Measurement], manifest: dict[str, Any], arrays: pictures.A
         thresholds={topic: t for topic, t in THRESHOLDS.items() if any(f.topic == topic for f in found)},
         matrix=matrix(table, found),
         verdict=verdict(table, found), figures=figures, clean=clean, robust=robustness, defenses=defenses,
-        privacy=privacy, membership=membership, detection=detection, catalog=catalog, threats=threats,
-        arrays=arrays,
+        privacy=privacy, membership=membership, detection=detection, federation=federation, catalog=catalog,
+        threats=threats, arrays=arrays,
         examples=pictures.examples(table, arrays), patterns=pictures.patterns(table, arrays),
         rebuilt=pictures.rebuilt(table, arrays))
 

@@ -74,6 +74,11 @@ class Rows:
         """The first of them."""
         return next(iter(self.of(metric, model, defense, attack, subgroup, eps)), None)
 
+    def touched(self, row: Measurement) -> float | None:
+        """The share of the training rows that the poisoning of a row touched: as measured, else as it was asked for."""
+        measured = self.of("poisoned_share", row.model, row.defense, row.attack)
+        return next((r.value for r in measured if r.attack_params == row.attack_params), row.attack_params.get("rate"))
+
     def named(self, prefix: str, model: str, defense: str = "none", attack: str = "") -> dict[str, Measurement]:
         """Rows whose metric is `prefix[name]`, by name."""
         out: dict[str, Measurement] = {}

@@ -123,6 +123,7 @@ def test_asks_for_its_number_of_models_and_says_when_there_can_be_none(attack):
     with pytest.raises(NotApplicable, match="cannot be trained again"):
         attack(Model(), Leaked(None, None), x, y)
     assert attack.retrains and attack.info.threats == ("membership",)
+    assert attack.surrogates == (attack not in (LiRA(), RMIA()))  # those two look at models that know the row
     with pytest.raises(dataclasses.FrozenInstanceError):
         attack.shadows = 1
 

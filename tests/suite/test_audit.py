@@ -58,8 +58,9 @@ class TestCells:
         own.write_text("class Always:\n    def predict(self, x):\n        return [0] * len(x)\n\n\nalways = Always()\n")
         audit = Audit(plan(models=[f"{own}:always"], attacks=["lira", "membership-loss", "membership-noise"]), data, "")
         assert [c.attack.name for c in audit.cells if c.attack] == ["membership-noise"]
-        trained, labels = audit.limits
-        assert "already trained, and nobody can train it again" in trained
+        trained, patients, labels = audit.limits
+        assert trained.endswith("already trained, and nobody can train it again: attacks that would are out")
+        assert "the training split are taken for those it has learned from" in patients
         assert "tells no probabilities" in labels and "membership-label-only" in labels
         assert Audit(plan(attacks=["lira"]), data, "").limits == []
 

@@ -147,6 +147,9 @@ def test_poisoning_reports_the_worst_and_how_many():
     rows += [row("accuracy_change", 0.0, -0.1, 0.1, attack="flip", rate=r) for r in (0.1, 0.2)]
     f = only(rows, "poisoning")
     assert f.level == "high" and "flip with 20%" in f.text and "worst of 2" in f.text and "−30 points" in f.text
+    # rows in noise mode are touched, too: what was measured counts, not what was asked for
+    rows += [row("poisoned_share", share, attack="flip", rate=r) for r, share in ((0.1, 0.3), (0.2, 0.6))]
+    assert "flip with 60% of the training rows touched" in only(rows, "poisoning").text
 
 
 def test_a_trigger_that_works_without_a_backdoor_shows_none():

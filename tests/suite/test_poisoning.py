@@ -163,7 +163,7 @@ class Shift(Backdoor):
 
     by: float = 40.0
 
-    def trigger(self, train: Split):
+    def trigger(self, train: Split, seed: int = 0):
         return lambda x: x + np.array([self.by, 0], np.float32)
 
 

@@ -10,6 +10,7 @@ import torch
 from privacy.likelihood import LiRA
 from suite import shadows
 from suite.classifier import EstimatorClassifier, TorchClassifier
+from suite.data import joined
 from suite.defenses.adversarial import Trades
 from suite.defenses.plain import Plain
 from suite.errors import InputError
@@ -17,7 +18,7 @@ from suite.metrics import auroc
 from suite.recipe import Defense, Front, Recipe
 from suite.shadows import Shadowing, halves, log_odds, trained
 from suite.space import Space
-from tabular.models import DEEP
+from tabular.models import DEEP, DecisionTree, XGBoost
 from tests.suite._toy import Says, split
 from tests.suite.test_stack import Net
 
@@ -193,6 +194,36 @@ def test_training_rows_are_gathered_as_they_are_needed(people, monkeypatch):
 
     shadowing(people, Late(log))(6)
     assert len(made) == 6
+
+
+def test_trees_trained_in_threads_are_those_trained_one_by_one(people, monkeypatch):
+    train, outside, val = people
+    found = {}
+    for threads in (1, 2, 5):
+        monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
+        for recipe in (DEEP, XGBoost(trees=5)):
+            found[threads, recipe] = shadowing(people, recipe)(6).odds
+    ask = shadowing(people, DEEP)
+    seeds = [int(s) for s in np.random.SeedSequence([0, 2]).generate_state(6) % 2**31]
+    scored = joined(train.take(ask.members), outside.take(ask.others))
+    for recipe in (DEEP, XGBoost(trees=5)):
+        alone = [log_odds(recipe.fit(part, val, seed), scored.x, scored.y)
+                 for part, seed in zip(ask._splits(halves(6, 8, 0)), seeds, strict=True)]
+        for threads in (1, 2, 5):
+            np.testing.assert_array_equal(found[threads, recipe], alone)
+
+
+def test_no_more_trees_are_trained_ahead_than_there_are_threads(people, monkeypatch):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+    taken = []
+
+    def splits():
+        for k in range(40):
+            taken.append(k)
+            yield people[0]
+
+    for count, _ in enumerate(trained(DecisionTree(), Plain(), splits(), people[2], range(40))):
+        assert len(taken) <= count + 4
 
 
 @dataclass(frozen=True)

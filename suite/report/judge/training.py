@@ -84,7 +84,7 @@ def poisoning(rows: Rows) -> list[Finding]:
         worst = min(changes, key=lambda r: r.value)
         low, high = widened(worst, len(changes))
         level, name = grade("poisoning", -high, -low), metric.removesuffix("_change")
-        rate = worst.attack_params.get("rate")
+        rate = rows.touched(worst)
         touched = f" with {share(rate)} of the training rows touched" if isinstance(rate, float) else ""
         if level == "good" or high >= 0:
             text = (f"No poisoning (of {len(changes)}) clearly lowers {name}; the worst, {worst.attack}{touched}: "

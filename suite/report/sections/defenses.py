@@ -128,9 +128,9 @@ def poisoning(rows: Rows) -> Table:
                    ("accuracy_change", "sensitivity_change", "attacked_accuracy", "attacked_sensitivity")]
         for i, change in enumerate(several[0]):
             of = [found[i] if i < len(found) else None for found in several]
-            rate = change.attack_params.get("rate")
-            table.add(model, [words(attack), amount(rate, share), words(defense if defense != "none" else ""),
-                              _loss(of[0]), _loss(of[1]), est(of[2]), est(of[3]), amount(change.n)])
+            table.add(model, [words(attack), amount(rows.touched(change), share),
+                              words(defense if defense != "none" else ""), _loss(of[0]), _loss(of[1]), est(of[2]),
+                              est(of[3]), amount(change.n)])
     return table.pruned()
 
 
@@ -149,7 +149,7 @@ def backdoors(rows: Rows) -> Table:
             several = [rows.of(m, model, defense, attack)
                        for m in ("attack_success_rate", "base_rate", "lift", "accuracy_change")]
             for hit, base, lift, change in zip(*several, strict=False):
-                table.add(model, [words(attack), amount(hit.attack_params.get("rate"), share),
+                table.add(model, [words(attack), amount(rows.touched(hit), share),
                                   words(defense if defense != "none" else ""), est(hit), est(base), est(lift),
                                   est(change), amount(hit.n)])
     return table.pruned()

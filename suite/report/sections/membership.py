@@ -51,6 +51,9 @@ def table(rows: Rows) -> Table:
     note += (" Advantage: the largest difference of the two shares, which is above 0 by chance alone. Members against "
              "members: the AUROC between two halves of the members, 0.50 but for chance. Attacks stand in the order of "
              "what is sure of them; the strongest is the verdict.")
+    if any("shadow_recipe" in r.attack_params for r in rows.all if r.metric == "membership_auroc"):
+        note += (" Where a shadow_recipe is named, the model came trained, and its shadow models are of that recipe in "
+                 "place of its own: an attacker who has its own may find more.")
     made = Table("Membership inference", head, note=note)
     for model, defense in rows.pairs():
         for auroc in ranked(rows, model, defense):

@@ -1,0 +1,95 @@
+"""Attacks by hospitals that take part in a federation, and what becomes of the model under them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import ClassVar
+
+import numpy as np
+
+from federated.defense import FederatedTraining
+from federated.grid import Tamper
+from suite import metrics
+from suite.attack import Attack, Count, Poisoned
+from suite.data import Split
+from suite.errors import InputError
+from suite.evaluate.poisoning import measure_victim
+from suite.evaluate.subject import Arrays, Subject, measure, subgroups
+from suite.measurement import Sheet
+from suite.recipe import Defense
+
+
+@dataclass(frozen=True)
+class HostileAttack(Attack):
+    """Base of attacks by hospitals: a frozen dataclass with an `info`.
+
+    Attributes:
+        hospitals: How many are hostile, at least 1; drawn at random by the seed of the measurement.
+    """
+
+    retrains: ClassVar[bool] = True
+    hospitals: Count = field(default=1, kw_only=True)
+
+    def faces(self, defense: Defense) -> bool:
+        return isinstance(defense, FederatedTraining)
+
+    def caution(self, defense: FederatedTraining, train: Split) -> str:
+        rule, sites = defense.aggregator, len(np.unique(train.subgroups[defense.column]))
+        most = rule.tolerates(sites)
+        name = defense.rule if isinstance(defense.rule, str) else defense.rule["name"]
+        if most >= self.hospitals:
+            return ""
+        return (f"{name} can be asked to withstand {max(most, 0)} hostile of {sites} hospitals, and meets "
+                f"{self.hospitals}")
+
+    def chosen(self, sites: int, seed: int = 0) -> frozenset[int]:
+        """Numbers of the hostile hospitals among so many.
+
+        Raises:
+            InputError: No honest one would be left.
+        """
+        if self.hospitals >= sites:
+            raise InputError(f"{self.hospitals} hostile hospitals of {sites} leave no honest one")
+        return frozenset(np.random.default_rng([seed, 7]).permutation(sites)[:self.hospitals].tolist())
+
+    def poisoned(self, rows: Sequence[Split], bad: frozenset[int], seed: int = 0) -> tuple[Sequence[Split],
+                                                                                         Poisoned | None]:
+        """What all hospitals train on, and what was done to the rows of the hostile ones; nothing here."""
+        return rows, None
+
+    def tamper(self, bad: frozenset[int], seed: int = 0) -> Tamper | None:
+        """What the hostile ones do to their replies; nothing here."""
+        return None
+
+
+@measure.register
+def hostile(attack: HostileAttack, subject: Subject, sheet: Sheet, _: int | None = None) -> Arrays:
+    """Train the federation again with hostile hospitals, and measure as after poisoning: the model on clean test rows,
+    by hospital too, and for a backdoor on triggered ones.
+
+    "hostile_hospitals" stands beside "tolerated", the most that the rule can be asked to withstand, and
+    "refused_replies" is the share of all replies that the border did not let in.
+    """
+    data, seed = subject.data, subject.seed
+    federation = subject.defense.federation(subject.recipe, data.train, data.val, seed, subject.device)
+    sites = len(federation.names)
+    bad = attack.chosen(sites, seed)
+    began = time.perf_counter()
+    own, poisoned = attack.poisoned(federation.rows, bad, seed)
+    federation = replace(federation, rows=tuple(own))
+    weights, record = federation.train(attack.tamper(bad, seed), subject.log, attack=repr(attack),
+                                       hostile=[federation.names[k] for k in sorted(bad)])
+    victim = federation.task.classifier(weights)
+    at = {"attack_params": asdict(attack), "seconds": time.perf_counter() - began}
+    sheet.add("hostile_hospitals", float(len(bad)), sites, **at)
+    sheet.add("tolerated", float(federation.rule.tolerates(sites)), sites, **at)
+    replies = sites * federation.rounds
+    sheet.add("refused_replies", metrics.proportion(record.events.get("refused", 0), replies), **at)
+    arrays = measure_victim(victim, poisoned, subject, sheet, at)
+    right, before = arrays["pred"] == data.test.y, subject.classifier.predict(data.test.x) == data.test.y
+    for label, which in subgroups(data.test):
+        if label.startswith(f"{subject.defense.column}="):
+            sheet.add("accuracy_change", metrics.paired(right[which], before[which]), subgroup=label, **at)
+    return arrays

@@ -1,0 +1,63 @@
+"""Options that several commands have."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+Target = Annotated[str | None, typer.Option(metavar="COLUMN", help="CSV: what to predict.")]
+Positive = Annotated[str | None, typer.Option(metavar="VALUE", help="Of two classes, the one that is the disease.")]
+SchemaFile = Annotated[Path | None, typer.Option(metavar="FILE", help="CSV: schema in TOML.")]
+Drop = Annotated[str | None, typer.Option(metavar="a,b", help="CSV: columns to leave out.")]
+Group = Annotated[str | None, typer.Option(metavar="COLUMN", help="Column that names the patient, in a CSV or in the "
+                                           "labels of images.")]
+Labels = Annotated[Path | None, typer.Option(metavar="FILE", help="Images: CSV with each `file`, its label, patient, "
+                                             "split; `labels.csv` in the folder when left out.")]
+Size = Annotated[int | None, typer.Option(metavar="PIXELS", help="Images: resize to this height and width.")]
+Channels = Annotated[int | None, typer.Option(metavar="1|3", help="Images: turn them grey (1) or into three channels "
+                                              "(3).")]
+Modality = Annotated[str | None, typer.Option(metavar="KIND", help="Images: xray, ct, mri, ultrasound, dermoscopy, "
+                                              "microscopy or other, by which training augments.")]
+Finding = Annotated[str | None, typer.Option(metavar="NAME", help="Images with several labels each: the one to "
+                                             "predict.")]
+Leakage = Annotated[bool, typer.Option("--allow-leakage", help="Images: accept a split with one patient on both "
+                                       "sides.")]
+RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.", show_default=False)]
+Out = Annotated[Path | None, typer.Option(metavar="DIR", help="Run folder; runs/PRESET when left out.")]
+Seed = Annotated[int | None, typer.Option(help="Seed of everything random.")]
+Device = Annotated[str | None, typer.Option(metavar="auto|cpu|cuda", help="Where to compute.")]
+
+
+def _at_least_one(value: int | None) -> int | None:
+    if value is not None and value < 1:
+        raise typer.BadParameter(f"must be at least 1, got {value}")
+    return value
+
+
+Jobs = Annotated[int | None, typer.Option(metavar="N", callback=_at_least_one,
+                                           help="Processes; as many as processors, 4 at most, when left out.")]
+Quick = Annotated[bool, typer.Option("--quick", help="A first look: few rows, one budget, and no defenses but those "
+                                     "named here.")]
+
+
+def names(text: str | None) -> list[str] | None:
+    """The parts of "a, b"; None where nothing was said."""
+    return None if text is None else [part.strip() for part in text.split(",") if part.strip()]
+
+
+def table_of(target: str | None, positive: str | None, schema: Path | None, drop: str | None,
+           group: str | None) -> dict[str, Any]:
+    """What was said about a CSV, as keys of `suite.plan.Table`."""
+    said = {"target": target, "positive": positive, "schema_file": schema, "drop": names(drop), "group": group}
+    return {key: value for key, value in said.items() if value is not None}
+
+
+def images_of(labels: Path | None, size: int | None, channels: int | None, modality: str | None, finding: str | None,
+            allow_leakage: bool, positive: str | None, group: str | None) -> dict[str, Any]:
+    """What was said about images, as keys of `suite.plan.Images`."""
+    said = {"labels": labels, "size": size, "channels": channels, "modality": modality, "finding": finding,
+            "allow_leakage": allow_leakage or None,
+            "positive": positive, "patient": group}
+    return {key: value for key, value in said.items() if value is not None}

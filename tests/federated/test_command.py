@@ -1,0 +1,104 @@
+"""`medsec federate`: what is typed becomes a plan, and a whole run at its smallest."""
+
+import re
+import sys
+
+import pytest
+
+pytest.importorskip("flwr")
+
+from federated.command import changed, dealt, preset_for
+from suite import cli, metrics, terminal
+from suite.errors import InputError
+from suite.plan import Plan
+
+
+def medsec(monkeypatch, capsys, *args):
+    """(exit code, stdout, stderr) of a command line."""
+    monkeypatch.setattr(sys, "argv", ["medsec", *args])
+    monkeypatch.setattr(terminal.console, "_file", None)
+    with pytest.raises(SystemExit) as e:
+        cli.main()
+    said = capsys.readouterr()
+    return e.value.code or 0, said.out, said.err
+
+
+@pytest.mark.parametrize("said, plan", [
+    ((None, None, None, None, False), None),
+    ((None, None, None, None, True), {"name": "dirichlet", "sites": 5, "alpha": 0.5}),
+    ((None, None, 8, 0.1, False), {"name": "dirichlet", "sites": 8, "alpha": 0.1}),
+    ((None, "site", None, None, True), {"name": "by-subgroup", "column": "site"}),
+    (("iid", None, 3, None, False), {"name": "iid", "sites": 3}),
+    (("feature-shift", None, None, None, False), {"name": "feature-shift", "sites": 5}),
+    (("by-subgroup", None, None, None, False), {"name": "by-subgroup"}),
+], ids=["nothing", "other data", "dirichlet", "column", "iid", "scanners", "by subgroup"])
+def test_how_rows_are_dealt(said, plan):
+    assert dealt(*said) == plan
+
+
+@pytest.mark.parametrize("said, why", [
+    (("by-subgroup", None, 3, None, False), "by-subgroup takes hospitals as they are"),
+    (("iid", "site", None, None, False), "--column is for --partition by-subgroup"),
+    (("iid", None, 3, 0.5, False), "iid has none"),
+], ids=["how many", "column", "alpha"])
+def test_what_means_nothing_is_refused(said, why):
+    with pytest.raises(InputError, match=why):
+        dealt(*said)
+
+
+def test_alpha_of_nothing_reaches_the_partition_that_refuses_it():
+    assert dealt(None, None, 3, 0.0, False)["alpha"] == 0.0
+
+
+def test_images_have_a_preset_of_their_own():
+    assert preset_for(None) == preset_for(["pima"]) == "federation"
+    assert preset_for(["pneumoniamnist"]) == "federation-images"
+
+
+def test_rounds_and_hostile_hospitals_reach_all_that_have_them():
+    plan = Plan(data="pima", models=["mlp"], attacks=["hostile-alie", "hostile-backdoor", "rmia"],
+                defenses=[{"name": "a", "use": "federated", "rounds": 9}, "label-smoothing"])
+    made = changed(plan, 4, 2)
+    assert [a.params for a in made.attacks] == [{"hospitals": 2}, {"hospitals": 2}, {}]
+    assert [d.params for d in made.defenses] == [{"rounds": 4}, {}]
+    assert changed(plan, None, None) == plan
+
+
+def test_a_federation_from_the_command_line_and_back(monkeypatch, capsys, tmp_path):
+    for bootstrap in (metrics.bootstrap, metrics.weighted):
+        monkeypatch.setattr(bootstrap, "__defaults__", (0, None, 20))
+    out = tmp_path / "run"
+    code, said, _ = medsec(monkeypatch, capsys, "federate", "--data", "pima-synthetic", "--hospitals", "6", "--quick",
+                           "--rules", "mean,krum", "--attacks", "hostile-broken,hostile-sign-flip", "--hostile", "2",
+                           "--model", "logistic-regression", "--rounds", "2", "--out", str(out), "--jobs", "1")
+    assert code == 2  # krum with 2 of 6 bad needs one hospital more
+    code, said, _ = medsec(monkeypatch, capsys, "federate", "--data", "pima-synthetic", "--hospitals", "7", "--quick",
+                           "--rules", "mean,krum", "--attacks", "hostile-broken,hostile-sign-flip", "--hostile", "2",
+                           "--model", "logistic-regression", "--rounds", "2", "--out", str(out), "--jobs", "1")
+    assert code == 0
+    flat = " ".join(said.split())
+    assert "mean can be asked to withstand 0 hostile of 7 hospitals, and meets 2" in flat and "krum can" not in flat
+    page = (out / "report.html").read_text()
+    assert "balanced accuracy under hostile hospitals" in page and "hospital-7" in page
+
+    head = re.search(r"head\s+([0-9a-f]{64})", said)[1]
+    code, said, _ = medsec(monkeypatch, capsys, "federate", "--verify", str(out), "--head", head)
+    assert code == 0 and "none changed; 2 models as logged" in " ".join(said.split())
+    code, _, error = medsec(monkeypatch, capsys, "federate", "--verify", str(out), "--head", "0" * 64)
+    assert code == 2 and error.count("\n") == 1 and "head is" in error
+
+
+@pytest.mark.parametrize("args, why", [
+    (["--head", "ab"], "--head means something with --verify only"),
+    (["--rules", "krom", "--data", "pima-synthetic"], "did you mean 'krum'"),
+    (["--hospitals", "0", "--data", "pima-synthetic"], "sites"),
+    (["--rounds", "0", "--data", "pima-synthetic"], "rounds"),
+    (["--hostile", "9", "--data", "pima-synthetic", "--rules", "trimmed-mean"], "needs at least 19 sites"),
+    (["--alpha", "0", "--data", "pima-synthetic"], "alpha"),
+    (["--data", "pima-synthetic", "--hospitals", "300"], "cannot give 300 hospitals 10 each"),
+    (["--verify", "nowhere"], "nowhere"),
+], ids=["head", "rule", "no hospital", "no round", "hostile", "alpha", "too many", "no run"])
+def test_bad_input_is_one_line(monkeypatch, capsys, tmp_path, args, why):
+    code, _, error = medsec(monkeypatch, capsys, "federate", *args, "--out", str(tmp_path / "r"))
+    assert code == 2 and error.count("\n") == 1 and why in error, error
+    assert not (tmp_path / "r").exists()
