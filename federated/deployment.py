@@ -21,12 +21,14 @@ import numpy as np
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid, ServerApp
-from pydantic import BaseModel, ConfigDict, Field, Json, TypeAdapter, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, Json, ValidationError, field_validator
 
-from federated import aggregate, client_app, secure, server_app
+from federated import client_app, secure, server_app
+from federated.aggregate import Aggregator
 from federated.grid import FIRST, Border
 from federated.journal import Journal
 from federated.roster import Roster
+from federated.rules import FlowerStrategy, rule_of
 from federated.task import Task
 from suite import artifacts, registry
 from suite.data import Dataset, Split
@@ -35,11 +37,6 @@ from suite.recipe import TorchRecipe
 from tabular.data import from_csv
 from tabular.schema import Schema
 
-RULES = {"mean": aggregate.Mean, "median": aggregate.Median, "geometric-median": aggregate.GeometricMedian,
-         "trimmed-mean": aggregate.TrimmedMean, "krum": aggregate.Krum, "multi-krum": aggregate.MultiKrum,
-         "bulyan": aggregate.Bulyan, "norm-clipping": aggregate.NormClipping,
-         "centered-clipping": aggregate.CenteredClipping}
-"""Rules of `federated.aggregate` by the names that a configuration uses."""
 PATIENTS = "patients.csv"
 """The table in a hospital's data folder."""
 
@@ -52,7 +49,7 @@ class Agreement(BaseModel):
         target: Column of the labels in each hospital's table.
         classes: All labels, in the order of the classes, separated by commas. A hospital may lack some.
         model, model_params: Name of a registered network, and JSON of its hyper-parameters.
-        rule, rule_params: One of `RULES`, and JSON of its hyper-parameters.
+        rule, rule_params: Name of a registered aggregation, and JSON of its hyper-parameters.
         rounds: How many.
         epochs, batch, lr, proximal, seed: As of `federated.task.Task`.
         most_rows: Training rows that no hospital has more of; a reply that claims more is refused.
@@ -132,14 +129,9 @@ class Agreement(BaseModel):
         return Task(recipe, (len(self.table.columns),), self.classes, self.table.space(), self.epochs, self.batch,
                     self.lr, self.proximal, self.seed)
 
-    def joining(self) -> Any:
+    def joining(self) -> Aggregator | FlowerStrategy:
         """The rule; `InputError` where there is no such rule or a parameter is wrong."""
-        if self.rule not in RULES:
-            raise InputError(f"run configuration: rule: there is no '{self.rule}'; there are {', '.join(RULES)}")
-        try:
-            return TypeAdapter(RULES[self.rule]).validate_python(self.rule_params)
-        except ValidationError as e:
-            raise InputError(f"run configuration: rule-params: {e.errors()[0]['msg']}") from None
+        return rule_of({"name": self.rule, **self.rule_params})
 
     def read(self, path: Path) -> Dataset:
         """A hospital's own table, in the columns, bounds and classes of all; the same split each time.
@@ -265,8 +257,9 @@ def carry_out(agreement: Agreement, grid: Grid) -> np.ndarray:
         weights = secure.rounds(roster, task, sites, agreement.rounds, by, seen, event, agreement.timeout)
     else:
         border = Border(roster, task.size, most=agreement.most_rows, event=event)
-        weights = server_app.rounds(border, server_app.Joined(rule, sites, event=event), initial, agreement.rounds,
-                                    seen, agreement.timeout)
+        strategy = (rule.made(sites) if isinstance(rule, FlowerStrategy)
+                    else server_app.Joined(rule, sites, event=event))
+        weights = server_app.rounds(border, strategy, initial, agreement.rounds, seen, agreement.timeout)
     artifacts.save(task.classifier(weights), out / "model", agreement.model)
     print(f"head {journal.append('end', weights=fingerprint(weights))}", flush=True)
     return weights

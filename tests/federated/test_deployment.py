@@ -219,8 +219,8 @@ def test_a_label_that_nobody_agreed_on_is_refused_and_a_missing_one_is_not(place
     ({"model-params": "{"}, "model-params: "),
     ({"colour": 1}, "colour: "),
     ({"model": "xgboost", "model-params": "{}"}, "'xgboost' is no network"),
-    ({"rule": "average"}, "there is no 'average'; there are mean, "),
-    ({"rule": "trimmed-mean", "rule-params": '{"bad": "x"}'}, "rule-params: "),
+    ({"rule": "average"}, "unknown aggregation 'average'"),
+    ({"rule": "trimmed-mean", "rule-params": '{"bad": "x"}'}, "'trimmed-mean': bad: "),
     ({"rule": "median", "secure": True}, "secure aggregation gives the mean only"),
     ({"out": "here"}, "absolute folder"),
 ], ids=lambda value: "" if isinstance(value, str) else "-".join(value))
