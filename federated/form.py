@@ -42,6 +42,12 @@ class Form:
         return [box, *(torch.randn((k, n, len(codes)), generator=generator, dtype=torch.float64)
                        for codes in self.codes.values())]
 
+    def near(self, x: Tensor) -> list[Tensor]:
+        """Points whose inputs are close to (k, n, ...) `x` in data units; of codes, not quite sure of them."""
+        lower, upper = self.bounds
+        box = (2 * (x.double() - lower) / (upper - lower) - 1).clamp(-1, 1)
+        return [box, *(3.0 * (x[..., i, None] == codes).double() for i, codes in self.codes.items())]
+
     def points(self, z: list[Tensor]) -> Tensor:
         """(k, n, ...) inputs in data units; differentiable."""
         lower, upper = (b.to(z[0]) for b in self.bounds)

@@ -31,6 +31,16 @@ Statistics = Sequence[tuple[Tensor, Tensor]]
 
 
 @dataclass(frozen=True)
+class Known:
+    """What an attack knows besides the task and the model; see `GradientInversion`."""
+
+    update: np.ndarray
+    labels: np.ndarray
+    public: np.ndarray | None
+    statistics: Statistics | None
+
+
+@dataclass(frozen=True)
 class GradientInversion(Attack):
     """Looks for rows whose local training would send the update that was sent.
 
@@ -51,7 +61,8 @@ class GradientInversion(Attack):
     dtype: ClassVar[torch.dtype] = torch.float64
 
     def __call__(self, task: Task, came: np.ndarray, update: np.ndarray, rows: int, labels: np.ndarray | None = None,
-                 seed: int = 0, drawn: int | None = None, statistics: Statistics | None = None) -> np.ndarray:
+                 seed: int = 0, drawn: int | None = None, public: np.ndarray | None = None,
+                 statistics: Statistics | None = None) -> np.ndarray:
         """Rebuild a hospital's training rows.
 
         Args:
@@ -64,6 +75,8 @@ class GradientInversion(Attack):
             seed: All randomness of the attack comes from it.
             drawn: The seed of the hospital's own draws in that round (`federated.local.draws`), where known, as it is
                 to whoever knows the task's seed; else order is drawn from `seed`, and augmentation is left out.
+            public: (m, ...) other inputs of this kind, in data units, near which the search begins; without them it
+                begins anywhere in the space.
             statistics: Of the hospital's rows, where it gives them away (`Local.statistics`); used for images only.
 
         Returns:
@@ -74,12 +87,15 @@ class GradientInversion(Attack):
             InputError: An update, labels or statistics of the wrong shape, or values that are not finite.
         """
         local = self._local(task, came, update, rows, seed, drawn)
+        if public is not None and np.shape(public)[1:] != task.inputs:
+            raise InputError(f"public inputs: needs the shape {task.inputs} each, got {np.shape(public)[1:]}")
         if labels is None:
-            labels = np.repeat(np.arange(len(task.classes)), label_counts(task, came, update, rows, seed=seed))
+            labels = np.repeat(np.arange(len(task.classes)), label_counts(task, came, update, rows, public, seed))
         if np.shape(labels) != (rows,) or not np.isin(labels, range(len(task.classes))).all():
             raise InputError(f"labels: needs {rows} classes from 0 to {len(task.classes) - 1}, got "
                              f"{np.array2string(np.asarray(labels), threshold=5)}")
-        found = self._rebuild(local, np.asarray(update, np.float64), np.asarray(labels, np.int64), seed, statistics)
+        known = Known(np.asarray(update, np.float64), np.asarray(labels, np.int64), public, statistics)
+        found = self._rebuild(local, known, torch_generator(seed))
         return found.cpu().numpy().astype(np.float32)
 
     def _local(self, task: Task, came: np.ndarray, update: np.ndarray, rows: int, seed: int,
@@ -97,8 +113,7 @@ class GradientInversion(Attack):
         return Local(task, came, seed if drawn is None else drawn, drawn is not None, self.dtype)
 
     @abstractmethod
-    def _rebuild(self, local: Local, update: np.ndarray, y: np.ndarray, seed: int,
-                 statistics: Statistics | None) -> Tensor:
+    def _rebuild(self, local: Local, known: Known, generator: torch.Generator) -> Tensor:
         """As `__call__`, of arguments that are what they should be."""
 
     def _search(self, z: list[Tensor], objective: Callable[[list[Tensor]], Tensor],
@@ -142,32 +157,39 @@ class TabLeak(GradientInversion):
     inputs: ClassVar[Kind] = "table"
     restarts: Count = 8
 
-    def _rebuild(self, local: Local, update: np.ndarray, y: np.ndarray, seed: int,
-                 statistics: Statistics | None) -> Tensor:
+    def _rebuild(self, local: Local, known: Known, generator: torch.Generator) -> Tensor:
         form, device = Form(local.task.space, local.task.inputs), local.task.device
-        known = self._known(local, update, y)
-        free = torch.tensor([i for i in range(len(y)) if i not in known], dtype=torch.int64, device=device)
+        y, told = known.labels, self._told(local, known)
+        free = torch.tensor([i for i in range(len(y)) if i not in told], dtype=torch.int64, device=device)
         rows = torch.zeros((len(y), *local.task.inputs), dtype=self.dtype, device=device)
-        for i, row in known.items():
+        for i, row in told.items():
             rows[i] = row
         if not len(free):
             return form.rounded(rows)
-        labels, target = torch.from_numpy(y).to(device), torch.from_numpy(update).to(device)
+        labels, target = torch.from_numpy(y).to(device), torch.from_numpy(known.update).to(device)
 
         def whole(found: Tensor) -> Tensor:
             return rows.expand(len(found), *rows.shape).index_copy(1, free, found)
 
-        z = [part.to(device) for part in form.start(self.restarts, len(free), torch_generator(seed))]
+        z = [part.to(device) for part in self._start(form, len(free), known.public, generator)]
         self._search(z, lambda z: mismatch(local, target, whole(form.points(z)), labels), form.hold)
         found = form.points(z)
         best = int(mismatch(local, target, whole(found), labels).argmin())
         choices = torch.stack([form.rounded(x) for x in (found[best], self._pooled(form, z, best))])
         return whole(choices)[mismatch(local, target, whole(choices), labels).argmin()]
 
+    def _start(self, form: Form, n: int, public: np.ndarray | None, generator: torch.Generator) -> list[Tensor]:
+        """Each search begins with other public rows."""
+        if public is None:
+            return form.start(self.restarts, n, generator)
+        drawn = torch.randint(len(public), (self.restarts, n), generator=generator)
+        return form.near(torch.from_numpy(public)[drawn])
+
     @staticmethod
-    def _known(local: Local, update: np.ndarray, y: np.ndarray) -> dict[int, Tensor]:
+    def _told(local: Local, known: Known) -> dict[int, Tensor]:
         """Position -> row of what needs no search; a label that no position is left for stands at any other."""
-        told = peeled(local, update, y) if steps(local.task, len(y)) == 1 else []
+        y = known.labels
+        told = peeled(local, known.update, y) if steps(local.task, len(y)) == 1 else []
         out: dict[int, Tensor] = {}
         for row, label in sorted(told, key=lambda t: t[1]):
             left = [i for i in range(len(y)) if i not in out]
@@ -191,6 +213,8 @@ class TabLeak(GradientInversion):
 class InvertingGradients(GradientInversion):
     """Rebuilds images: the cosine distance, and a prior that images are smooth.
 
+    It begins near the mean of public images, which is what it takes to be right with few iterations.
+
     Where the statistics of what entered batch normalisation are known (they travel with the running averages of
     networks that keep it; `Task` replaces it, so that its federations have none), rows must have these too, as in
     GradInversion (Yin et al. 2021, arXiv 2104.07586), of one local step.
@@ -203,10 +227,11 @@ class InvertingGradients(GradientInversion):
     info: ClassVar[Info] = Info(
         "Inverting gradients", "Geiping et al. 2020, arXiv 2003.14053", "white-box", ("reconstruction",),
         "iterations x restarts simulations of the hospital's training, twice differentiated",
-        "some 24 times fewer iterations, and a rate that falls linearly; all local steps are simulated, with momentum")
+        "begins near a public mean in place of noise, for far fewer iterations; a rate that falls linearly; all local "
+        "steps are simulated, with momentum")
     inputs: ClassVar[Kind] = "image"
-    rate: Positive = 0.1
-    tv: float = 0.05
+    iterations: Count = 300
+    tv: float = 0.003
     normalisation: float = 0.01
 
     dtype: ClassVar[torch.dtype] = torch.float32
@@ -217,17 +242,22 @@ class InvertingGradients(GradientInversion):
                 raise InputError(f"InvertingGradients: {name} must be 0 or more, and finite, got "
                                  f"{getattr(self, name)!r}")
 
-    def _rebuild(self, local: Local, update: np.ndarray, y: np.ndarray, seed: int,
-                 statistics: Statistics | None) -> Tensor:
+    def _rebuild(self, local: Local, known: Known, generator: torch.Generator) -> Tensor:
         form, device = Form(local.task.space, local.task.inputs), local.task.device
-        labels, target = torch.from_numpy(y).to(device), torch.from_numpy(update).to(device, self.dtype)
+        labels, n = torch.from_numpy(known.labels).to(device), len(known.labels)
+        target = torch.from_numpy(known.update).to(device, self.dtype)
 
         def objective(z: list[Tensor]) -> Tensor:
             x = form.points(z)
             value = mismatch(local, target, x, labels)
             value = value + self.tv * variation(x.flatten(0, 1)).view(x.shape[:2]).mean(1)
-            return value if statistics is None else value + self.normalisation * local.far(x, statistics)
+            return (value if known.statistics is None
+                    else value + self.normalisation * local.far(x, known.statistics))
 
-        z = [part.to(device, self.dtype) for part in form.start(self.restarts, len(y), torch_generator(seed))]
+        (z,) = form.start(self.restarts, n, generator)
+        if known.public is not None:
+            (middle,) = form.near(torch.from_numpy(known.public.mean(0)))
+            z = (middle + 0.1 * z).clamp(-1, 1)
+        z = [z.to(device, self.dtype)]
         self._search(z, objective, form.hold)
         return form.rounded(form.points(z)[objective(z).argmin()])

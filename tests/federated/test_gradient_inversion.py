@@ -65,7 +65,7 @@ def mlp(rows, hidden=(32,), **named):
 
 
 def cnn(rows, **named):
-    return task_of(rows, SimpleCNN(widths=(16, 32), modality="none", **PLAIN), **named)
+    return task_of(rows, SimpleCNN(widths=(32, 64), modality="none", **PLAIN), **named)
 
 
 def attacked(attack, task, rows, update=None, **named):
@@ -118,8 +118,8 @@ def test_gradient_of_several_steps_is_their_mean_where_the_model_hardly_moves():
     one, many = (mlp(rows, lr=1e-4, **named) for named in ({}, {"epochs": 3, "batch": 4}))
     assert [steps(task, 12) for task in (one, many)] == [1, 9]
     a, b = (gradient(task, task.initial(), seen(task, task.initial(), rows, 0, 1), 12) for task in (one, many))
-    assert np.corrcoef(a, b)[0, 1] > 0.99
-    assert np.linalg.norm(b) == pytest.approx(np.linalg.norm(a), rel=0.05)
+    assert np.corrcoef(a, b)[0, 1] > 0.97  # momentum repeats early batches more often
+    assert np.linalg.norm(b) == pytest.approx(np.linalg.norm(a), rel=0.1)
 
 
 # ---- without a search
@@ -151,6 +151,24 @@ def test_no_fewer_rows_than_the_benchmark_finds_with_the_truth_in_hand():
             assert all(gap < 0.08 for gap in apart), "a row that is none"
             hits.append(sum(gap < 1e-2 for gap in apart))
         assert np.mean(hits) >= bound, (n, np.mean(hits))
+
+
+@pytest.mark.parametrize("length", [0.5, 0.03])
+def test_clipping_hides_no_row_from_the_first_layer(length):
+    rows = clinic(4, seed=1)
+    task = task_of(rows, MLP(hidden=(64, 64), weight_decay=3e-4))
+    update = seen(task, task.initial(), rows, 0, 1)
+    whole, clipped = (peeled(Local(task, task.initial(), 0, False), u, rows.y) for u in (update, length * update))
+    for found in (whole, clipped):
+        assert len(found) == 4
+        assert matched(np.stack([row.numpy() for row, _ in found]).astype(np.float32), rows.x, rows.space).cells == 1
+
+
+def test_noise_is_taken_for_no_row():
+    rows = clinic(4, seed=1)
+    task = mlp(rows, hidden=(64, 64))
+    noise = np.random.default_rng(0).standard_normal(task.size).astype(np.float32)
+    assert not peeled(Local(task, task.initial(), 0, False), noise, rows.y)
 
 
 def test_peeling_tells_labels_and_weights_of_classes():
@@ -215,7 +233,7 @@ def test_a_larger_batch_hides_rows_and_noise_hides_all_while_clipping_hides_noth
     noise = np.random.default_rng(0).standard_normal(task.size).astype(np.float32)
     noised = update + noise * np.linalg.norm(update) / np.sqrt(task.size)
     assert attacked(attack, task, rows)[1].records.value == 1
-    assert attacked(attack, task, rows, 0.125 * update)[1].records.value == 1
+    assert attacked(attack, task, rows, update / 8)[1].records.value == 1
     assert attacked(attack, task, rows, noised)[1].records.value == 0
 
 
@@ -258,28 +276,31 @@ def psnr(result):
 
 
 def test_an_image_is_rebuilt_and_noise_keeps_it_hidden():
-    rows, others = pictures(1), pictures(30).take(slice(10, 30))
+    every = pictures(30)
+    rows, others = every.take([0]), every.take(slice(10, 30))
     task = cnn(rows)
     guess = psnr(matched(baselines(others, 1)["mean"], rows.x, rows.space))
     attack = InvertingGradients(iterations=150)
-    assert psnr(attacked(attack, task, rows)[1]) > guess + 3
+    assert psnr(attacked(attack, task, rows, public=others.x)[1]) > guess + 6
     update = seen(task, task.initial(), rows, 0, 1)
     noise = np.random.default_rng(0).standard_normal(task.size).astype(np.float32)
     noised = update + 10 * noise * np.linalg.norm(update) / np.sqrt(task.size)
-    assert psnr(attacked(attack, task, rows, noised)[1]) < guess
+    assert psnr(attacked(attack, task, rows, noised, public=others.x)[1]) < guess
 
 
 def test_local_steps_are_simulated_and_other_hospitals_hide_an_image():
-    rows, attack = pictures(8), InvertingGradients(iterations=150)
+    every, attack = pictures(30), InvertingGradients(iterations=100)
+    rows, public = every.take(slice(4)), every.take(slice(10, 30)).x
     one = rows.take([0])
-    task = cnn(one, epochs=4, lr=0.2)
-    assert psnr(attacked(attack, task, one)[1]) > psnr(attacked(attack, replace(task, epochs=1), one,
-                                                                seen(task, task.initial(), one, 0, 1))[1])
+    task = cnn(one, epochs=4, lr=0.5)
+    update = seen(task, task.initial(), one, 0, 1)
+    assert (psnr(attacked(attack, task, one, public=public)[1])
+            > psnr(attacked(attack, replace(task, epochs=1), one, update, public=public)[1]))
     task = cnn(rows)
     came = task.initial()
-    total = np.mean([seen(task, came, rows.take([i]), i, 1) for i in range(8)], 0)
-    alone, (_, among) = psnr(attacked(attack, task, one)[1]), attacked(attack, task, rows, total)
-    assert float(among.visible["psnr"][0]) < alone
+    total = np.mean([seen(task, came, rows.take([i]), i, 1) for i in range(4)], 0)
+    alone, among = attacked(attack, task, one, public=public)[1], attacked(attack, task, rows, total, public=public)[1]
+    assert among.visible["psnr"][0] < psnr(alone)
 
 
 @dataclass(frozen=True)
@@ -378,6 +399,8 @@ def test_bad_input_is_named():
         TabLeak()(task, came, np.full_like(update, np.nan), 2)
     with pytest.raises(InputError, match="labels: needs 2 classes from 0 to 1"):
         TabLeak()(task, came, update, 2, np.array([0, 2]))
+    with pytest.raises(InputError, match=r"public inputs: needs the shape \(5,\) each, got \(4,\)"):
+        TabLeak()(task, came, update, 2, public=rows.x[:, 1:])
     with pytest.raises(InputError, match="rows must be at least 1"):
         TabLeak()(task, came, update, 0)
     with pytest.raises(NotApplicable, match="InvertingGradients is for images, and the inputs of this task are tables"):
