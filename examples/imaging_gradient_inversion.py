@@ -25,9 +25,10 @@ from suite.metrics import bootstrap
 
 IMAGES = 4
 data = load_data("pneumoniamnist", "chest-phantom")
-step = Task(SimpleCNN(widths=(64, 128, 128), modality="none"), data.train.x.shape[1:], data.classes, data.space,
-            batch=64)
-attack, order = InvertingGradients(iterations=150), np.random.default_rng(0).permutation(len(data.train))
+every = -(-data.train.x.shape[2] // 32)  # pixel of larger images
+train, public = (part.with_data(part.x[:, :, ::every, ::every], part.y) for part in (data.train, data.val))
+step = Task(SimpleCNN(widths=(64, 128, 128), modality="none"), train.x.shape[1:], data.classes, data.space, batch=64)
+attack, order = InvertingGradients(iterations=200), np.random.default_rng(0).permutation(len(train))
 
 
 def noised(update):
@@ -38,11 +39,11 @@ def noised(update):
 
 def rebuilt(task, rows, sent=lambda update: update):
     """True and rebuilt images of hospitals with so many images each, IMAGES in all."""
-    found, truth = [], data.train.take(order[:max(IMAGES, rows)]).x
+    found, truth = [], train.take(order[:max(IMAGES, rows)]).x
     for k in range(len(truth) // rows):
-        own, came = data.train.take(order[k * rows:(k + 1) * rows]), task.initial()
+        own, came = train.take(order[k * rows:(k + 1) * rows]), task.initial()
         update = sent(seen(task, came, own, k, 1))
-        x = attack(task, came, update, rows, own.y, seed=k, drawn=draws(task, k, 1), public=data.val.x)
+        x = attack(task, came, update, rows, own.y, seed=k, drawn=draws(task, k, 1), public=public.x)
         found.append(x[matched(x, own.x, data.space).order])
     return truth, np.concatenate(found)
 
@@ -51,20 +52,19 @@ ways = {"1 image": (step, 1), "4 images": (step, 4), "8 images": (step, 8),
         "1 image, 4 epochs": (replace(step, epochs=4), 1), "1 image, noised": (step, 1, noised)}
 found = {way: rebuilt(*how) for way, how in ways.items()}
 truth = found["1 image"][0]
-found["mean of public images"] = truth, baselines(data.val, len(truth))["mean"]
+found["mean of public images"] = truth, baselines(public, len(truth))["mean"]
 lines, likeness = [], {}
 for way, (real, x) in found.items():
-    seen_by = matched(x, real, data.space).visible
-    likeness[way] = bootstrap(lambda i, s=seen_by["ssim"]: float(s[i].mean()), len(real), least=-1.0)
-    lines.append([way, f"{seen_by['psnr'].mean():.1f}", decimal(likeness[way]), str(len(real))])
+    like = matched(x, real, data.space).visible
+    likeness[way] = bootstrap(lambda i, s=like["ssim"]: float(s[i].mean()), len(real), least=-1.0)
+    lines.append([way, f"{like['psnr'].mean():.1f}", decimal(likeness[way]), str(len(real))])
 show("Rebuilt from the update of a hospital that has", ["", "PSNR in dB", "SSIM", "n"], lines)
 
-grid = np.stack([truth, *(x[:IMAGES] for _, x in found.values())])
-levels = data.space.pictures(torch.from_numpy(grid.reshape(-1, *truth.shape[1:])))
-levels = np.concatenate([np.concatenate([*line], 1) for line in levels.reshape(len(grid), IMAGES, *levels.shape[1:])])
+grid = truth, *(x[:IMAGES] for _, x in found.values())
+lines = [np.concatenate([*data.space.pictures(torch.from_numpy(line))], 1) for line in grid]
 file = Path("runs/gradient_inversion.png")
 file.parent.mkdir(exist_ok=True)
-Image.fromarray(levels.repeat(3, 0).repeat(3, 1)).save(file)
+Image.fromarray(np.concatenate(lines).repeat(3, 0).repeat(3, 1)).save(file)
 console.print(f"{file}, from above: the truth, then each line of the table.")
 console.print(f"To the truth, one image rebuilt from one step has an SSIM of {decimal(likeness['1 image'])}, one of 8 "
               f"{decimal(likeness['8 images'])}, and the mean of the public images, which needs no update, "
