@@ -2,7 +2,8 @@
 
 Threat: rows never leave the hospital, updates do. A server that keeps to the protocol and is curious knows the model it
 sent out and the update that came back, and looks for rows whose training gives this update. A record counts when every
-column is right to 1 % of its scale; records of other patients, drawn at random, are the yardstick.
+column is right to 1 % of its scale; other patients, drawn at random, are the yardstick. What the first layer does not
+give away is searched for only briefly here: that nothing is found says little, and longer searches find more.
 
 Run: python examples/gradient_inversion.py [DATASET]
 """

@@ -3,7 +3,7 @@
 Threat: images never leave the hospital, updates do. A server that keeps to the protocol and is curious knows the model
 it sent out and the update that came back, has public images of the same kind, and looks for images whose training gives
 this update. The yardstick is the mean of the public images, which is like all of them and tells nothing of one.
-A picture of the truth and of what was rebuilt is written to runs/gradient_inversion.png.
+A picture of both is written to runs/gradient_inversion.png.
 
 Run: python examples/imaging_gradient_inversion.py [DATASET]
 """
@@ -17,7 +17,7 @@ from common import console, decimal, load_data, show
 from PIL import Image
 
 from federated.gradient_inversion import InvertingGradients
-from federated.local import draws, seen
+from federated.local import seen
 from federated.rebuilt import baselines, matched
 from federated.task import Task
 from imaging.models import SimpleCNN
@@ -39,11 +39,10 @@ def noised(update):
 
 def rebuilt(task, rows, sent=lambda update: update):
     """True and rebuilt images of hospitals with so many images each, IMAGES in all."""
-    found, truth = [], train.take(order[:max(IMAGES, rows)]).x
+    found, truth = [], train.x[order[:max(IMAGES, rows)]]
     for k in range(len(truth) // rows):
         own, came = train.take(order[k * rows:(k + 1) * rows]), task.initial()
-        update = sent(seen(task, came, own, k, 1))
-        x = attack(task, came, update, rows, own.y, seed=k, drawn=draws(task, k, 1), public=public.x)
+        x = attack(task, came, sent(seen(task, came, own, k, 1)), rows, own.y, seed=k, public=public.x)
         found.append(x[matched(x, own.x, data.space).order])
     return truth, np.concatenate(found)
 
@@ -60,12 +59,11 @@ for way, (real, x) in found.items():
     lines.append([way, f"{like['psnr'].mean():.1f}", decimal(likeness[way]), str(len(real))])
 show("Rebuilt from the update of a hospital that has", ["", "PSNR in dB", "SSIM", "n"], lines)
 
-grid = truth, *(x[:IMAGES] for _, x in found.values())
-lines = [np.concatenate([*data.space.pictures(torch.from_numpy(line))], 1) for line in grid]
+lines = [np.concatenate([*data.space.pictures(torch.from_numpy(line[:IMAGES]))], 1)
+         for line in (truth, *(x for _, x in found.values()))]
 file = Path("runs/gradient_inversion.png")
 file.parent.mkdir(exist_ok=True)
 Image.fromarray(np.concatenate(lines).repeat(3, 0).repeat(3, 1)).save(file)
-console.print(f"{file}, from above: the truth, then each line of the table.")
-console.print(f"To the truth, one image rebuilt from one step has an SSIM of {decimal(likeness['1 image'])}, one of 8 "
-              f"{decimal(likeness['8 images'])}, and the mean of the public images, which needs no update, "
-              f"{decimal(likeness['mean of public images'])}.")
+console.print(f"{file}, from above: the truth, then each line of the table. To the truth, an image rebuilt from a step "
+              f"of its own has an SSIM of {decimal(likeness['1 image'])}, one of 8 {decimal(likeness['8 images'])}, "
+              f"the mean of public images, which needs no update, {decimal(likeness['mean of public images'])}.")
