@@ -16,12 +16,13 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
+from federated.attackers import FederationAttack
 from federated.first_layer import label_counts, peeled
 from federated.form import Form
 from federated.local import Local, steps
 from federated.task import Task
 from privacy.inversion import variation
-from suite.attack import Attack, Count, Info, Positive
+from suite.attack import Count, Info, Positive
 from suite.errors import InputError, NotApplicable
 from suite.seeding import torch_generator
 from suite.space import Kind
@@ -41,7 +42,7 @@ class Known:
 
 
 @dataclass(frozen=True)
-class GradientInversion(Attack):
+class GradientInversion(FederationAttack):
     """Looks for rows whose local training would send the update that was sent.
 
     Signed Adam descends on the cosine distance between the two updates, of all local steps of the hospital (of several

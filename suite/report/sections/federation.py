@@ -12,6 +12,10 @@ COLUMNS = 10
 """Hospitals that have a column of a table, at most."""
 
 
+SIZES = (1, 4, 16)
+"""As `federated.rebuilding.SIZES`."""
+
+
 def federations(rows: Rows) -> list[tuple[str, str]]:
     """The (model, defense) that were trained at several hospitals."""
     return [pair for pair in rows.pairs() if rows.subgroups("hospital_rows", *pair)]
@@ -149,23 +153,33 @@ def curious(rows: Rows) -> Table:
     """
     table = Table("What a curious server learns", [
         "trained", "AUROC of the model", "membership by its answers", "membership by updates", "attack",
-        "error of the label mix", "of guessing the common mix", "rows rebuilt", "in updates of one patient"],
+        "error of the label mix", "of guessing the common mix", *(f"rebuilt of {n}" for n in SIZES), "by guessing"],
         note="Membership: AUROC of the strongest attack that asks the model, as anybody may, and of the strongest that "
              "sees each update, as the server does (under secure aggregation: their mean). Label mix: mean difference "
-             "of estimated and true shares of classes at a hospital.")
+             "of estimated and true shares of classes at a hospital. Rebuilt of n: from the first update of a hospital "
+             f"of n {rows.cases}, the share of them with every value right, or of images their structural similarity "
+             "(SSIM); by guessing: the same of validation rows, or of their mean.")
     for model, defense in federations(rows):
         found = ranked(rows, model, defense)
         inside = next((r for r in found if r.knowledge == "white-box"), None)
         outside = next((r for r in found if r.knowledge != "white-box"), None)
         mixes = [r for a in rows.attacks(model, defense, "label_mix_error")
                  if (r := rows.one("label_mix_error", model, defense, a))]
-        if inside is None and not mixes:
+        rebuilt = [_rebuilt(rows, model, defense, n) for n in SIZES]
+        if inside is None and not mixes and not any(rebuilt):
             continue
         guess = rows.one("label_mix_error_baseline", model, defense, mixes[0].attack) if mixes else None
         table.add(model, [words(f"by {defense}"), est(rows.one("auroc", model, defense)), est(outside),
                           est(inside), words(called(inside) if inside else ""), plain(mixes[0] if mixes else None),
-                          plain(guess), words(""), words("")])
+                          plain(guess), *map(est, rebuilt), est(_rebuilt(rows, model, defense, SIZES[0], "_baseline"))])
     return table.pruned()
+
+
+def _rebuilt(rows: Rows, model: str, defense: str, patients: int, suffix: str = "") -> Measurement | None:
+    """What gradient inversion has right of a hospital of so many patients."""
+    found = (r for metric in ("patients_rebuilt", "rebuilt_ssim") for a in rows.attacks(model, defense, metric)
+             for r in rows.of(metric + suffix, model, defense, a) if r.attack_params.get("patients") == patients)
+    return next(found, None)
 
 
 def verdict(rows: Rows, model: str) -> str:
