@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from typing import ClassVar
 
 import numpy as np
@@ -84,7 +84,7 @@ def hostile(attack: HostileAttack, subject: Subject, sheet: Sheet, _: int | None
     bad = attack.chosen(sites, seed)
     began = time.perf_counter()
     own, poisoned = attack.poisoned(federation.rows, bad, seed)
-    federation = replace(federation, rows=tuple(own))
+    federation = federation.with_rows(own)
     weights, record = federation.train(attack.tamper(bad, seed), subject.log, attack=repr(attack),
                                        hostile=[federation.names[k] for k in sorted(bad)])
     victim = federation.task.classifier(weights)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -81,6 +81,10 @@ class Federation:
                            record.done)
         record.end(self.task.digest(weights))
         return weights, record
+
+    def with_rows(self, rows: Sequence[Split]) -> Federation:
+        """The same hospitals with other training rows, of each in order."""
+        return replace(self, rows=tuple(rows))
 
     @property
     def _reference(self) -> Callable[[int, np.ndarray], torch.Tensor] | None:
