@@ -23,7 +23,8 @@ data = load_data("heart-4sites", "pima-synthetic")
 data = (BySubgroup() if "site" in data.train.subgroups else Dirichlet(4, 0.5)).deal(data)
 recipe, plain = MLP(hidden=(16,), balanced=False), FederatedTraining(rounds=20)
 ways = {"nothing": plain, "batches of 128": replace(plain, batch=128),
-        "secure aggregation": replace(plain, secure=True), "DP of rows, epsilon 8": replace(plain, epsilon=8.0), "DP of rows, epsilon 3": replace(plain, epsilon=3.0)}
+        "secure aggregation": replace(plain, secure=True), "DP of rows, epsilon 8": replace(plain, epsilon=8.0),
+        "DP of rows, epsilon 3": replace(plain, epsilon=3.0)}
 
 
 def told(attack, subject, metric):
