@@ -33,7 +33,8 @@ class Task:
 
     Attributes:
         recipe: The network. Its own way of training is not used, but for class balancing, augmentation and weight
-            decay.
+            decay. Balancing is by each hospital's own rows: where one has hardly any of a class, single rows weigh so
+            much that a deep network may diverge.
         inputs: Shape of one input.
         classes: Their names, the same at every hospital.
         space: The possible inputs, the same at every hospital.

@@ -132,7 +132,8 @@ def audit(
 
 @app.command("list")
 def list_(
-    kind: Annotated[str | None, typer.Argument(metavar="[datasets|readers|models|attacks|defenses|detectors|threats]",
+    kind: Annotated[str | None, typer.Argument(metavar="[datasets|readers|partitions|models|attacks|defenses|"
+                                               "detectors|aggregations|threats]",
                                                show_default=False, help="Everything when left out.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Machine-readable.")] = False,
 ) -> None:

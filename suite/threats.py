@@ -62,7 +62,7 @@ CATALOG: dict[str, Threat] = {
         ("AML.T0024.001",), ("NISTAML.032",), ("ML03",)),
     "property": Threat(
         "Property inference", "What holds of a hospital's patients as a whole, such as how many have a disease, is "
-        "learned from what it sends.", ("AML.T0024",), ("NISTAML.034",), ()),
+        "learned from what it sends.", ("AML.T0024",), ("NISTAML.034",), ("ML03",)),
     "extraction": Threat(
         "Model extraction", "A working copy of the model is made from its answers.",
         ("AML.T0024.002",), ("NISTAML.031",), ("ML05",)),

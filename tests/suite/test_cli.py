@@ -109,8 +109,8 @@ class TestStart:
 
 
 class TestList:
-    @pytest.mark.parametrize("kind", ["presets", "datasets", "readers", "models", "attacks", "defenses", "detectors",
-                                      "threats"])
+    @pytest.mark.parametrize("kind", ["presets", "datasets", "readers", "partitions", "models", "attacks", "defenses",
+                                      "detectors", "aggregations", "threats"])
     def test_json_is_json_and_text_fits(self, medsec, kind):
         code, out, _ = medsec("list", kind, "--json")
         rows = json.loads(out)
@@ -124,7 +124,8 @@ class TestList:
     def test_everything_at_once(self, medsec):
         code, out, _ = medsec("list", "--json")
         assert code == 0 and set(json.loads(out)) == {
-            "presets", "datasets", "readers", "models", "attacks", "defenses", "detectors", "threats"}
+            "presets", "datasets", "readers", "partitions", "models", "attacks", "defenses", "detectors",
+            "aggregations", "threats"}
 
     def test_an_unknown_list(self, refused):
         refused("there is no list of 'atacks'; there are: presets, ", "list", "atacks")
