@@ -18,7 +18,7 @@ from suite.data import Split
 from suite.defenses.clipping import clipped_sum
 from suite.defenses.dpsgd import PrivateGradient, per_row, standardise
 from suite.recipe import TorchRecipe
-from suite.seeding import seeded, torch_generator
+from suite.seeding import torch_generator, torch_seeded
 from suite.space import Space
 from suite.training import build, class_weights, tensors
 
@@ -109,7 +109,7 @@ class Task:
         costs = class_weights(y, len(self.classes), self.recipe.balanced)
         seed = int(np.random.SeedSequence([self.seed, number, turn]).generate_state(1)[0])
         generator = torch_generator(seed)
-        with seeded(seed):  # dropout knows the global generator only
+        with torch_seeded(seed):  # dropout knows the global generator only
             for _ in range(self.epochs):
                 for index in torch.randperm(len(y), generator=generator).split(self.batch):
                     index = index.to(self.device)
@@ -132,7 +132,7 @@ class Task:
         drop, draw, noise = (int(s) for s in np.random.SeedSequence(
             [self.seed, number, turn, private.secret]).generate_state(3))
         generator = torch_generator(draw)
-        with seeded(drop), clipped_sum(module[1]) as clipped:
+        with torch_seeded(drop), clipped_sum(module[1]) as clipped:
             gradient = PrivateGradient(clipped, private.max_grad_norm, terms.sigma, terms.rate * len(rows),
                                        torch_generator(noise, self.device))
             for _ in range(terms.steps):
