@@ -221,7 +221,7 @@ class Border(Grid):
         if weights.shape != (self.size,) or weights.dtype != np.float32:
             return f"its parameters are {weights.dtype} of shape {weights.shape}, and {self.size} float32 are wanted"
         # NaN or infinite where any of them is
-        length = float(np.linalg.norm(np.subtract(weights, came, dtype=np.float64)))
+        length = float(np.linalg.norm(weights.astype(np.float64) - came))
         if not length <= self.norm:
             return f"its change has a norm of {length:g}, and at most {self.norm:g} is let in"
         return ""

@@ -66,7 +66,15 @@ class Task:
     @cached_property
     def _module(self) -> nn.Sequential:
         """One that is filled again and again: building takes longer than a small hospital's round."""
-        return self.network()[0]
+        return self.network()[0].train()
+
+    @cached_property
+    def _shared(self) -> Tensor:
+        """(d,) memory that the parameters of `_module` lie in, so that to fill or to read it is one copy."""
+        with torch.no_grad():
+            shared = nn.utils.parameters_to_vector(self._module.parameters())
+        nn.utils.vector_to_parameters(shared, self._module.parameters())
+        return shared
 
     @property
     def size(self) -> int:
@@ -114,13 +122,15 @@ class Task:
                 for index in torch.randperm(len(y), generator=generator).split(self.batch):
                     index = index.to(self.device)
                     inputs, labels = self.recipe.augment(x[index], generator), y[index]
-                    losses = F.cross_entropy(module(inputs), labels, reduction="none") * costs[labels]
+                    losses = F.cross_entropy(module(inputs), labels, reduction="none")
+                    if self.recipe.balanced:
+                        losses = losses * costs[labels]
                     optimizer.zero_grad(set_to_none=True)
                     losses.mean().backward()
                     if self.proximal:
                         self._pull(module, came)
                     optimizer.step()
-        return _flat(module)
+        return self._trained()
 
     def _train_on_records(self, private: RecordDP, weights: np.ndarray, rows: Split, number: int,
                           turn: int) -> np.ndarray:
@@ -141,14 +151,17 @@ class Task:
                 if self.proximal:
                     self._pull(module, came)
                 optimizer.step()
-        return _flat(module)
+        return self._trained()
 
     def _start(self, weights: np.ndarray) -> tuple[nn.Sequential, torch.optim.SGD, Tensor]:
         """The module as it came in, what trains it, and the (d,) parameters that came."""
-        module, came = self._filled(weights), torch.from_numpy(np.array(weights, np.float32)).to(self.device)
-        module.train()
+        module, came = self._filled(weights), self._shared.clone()
         return module, torch.optim.SGD(module.parameters(), self.lr, momentum=0.9,
                                        weight_decay=self.recipe.weight_decay), came
+
+    def _trained(self) -> np.ndarray:
+        """(d,) float32, the parameters as they are now."""
+        return self._shared.cpu().numpy().copy()
 
     def _pull(self, module: nn.Module, came: Tensor) -> None:
         """Add the gradient of `proximal / 2` times the squared distance from what came in."""
@@ -162,8 +175,7 @@ class Task:
         return digest(self._filled(weights).state_dict())
 
     def _filled(self, weights: np.ndarray) -> nn.Sequential:
-        vector = torch.from_numpy(np.array(weights, np.float32)).to(self.device)
-        nn.utils.vector_to_parameters(vector, self._module.parameters())
+        self._shared.copy_(torch.from_numpy(np.array(weights, np.float32)))
         return self._module
 
     def classifier(self, weights: np.ndarray) -> TorchClassifier:
