@@ -84,7 +84,9 @@ def _charge(state: RecordDict, task: Task, rows: int, turn: int) -> None:
 def packed(weights: np.ndarray) -> ArrayRecord:
     """(d,) parameters as what Flower sends."""
     flat = np.ascontiguousarray(weights, np.float32)
-    return ArrayRecord({WEIGHTS: Array("float32", flat.shape, NPY, b"".join((_header(len(flat)), flat.data)))})
+    record = ArrayRecord()  # given a dictionary, it would make each array once more
+    record[WEIGHTS] = Array("float32", flat.shape, NPY, b"".join((_header(len(flat)), flat.data)))
+    return record
 
 
 def unpacked(arrays: ArrayRecord) -> np.ndarray:

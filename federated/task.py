@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 from hashlib import sha256
+from typing import Any
 
 import numpy as np
 import torch
@@ -56,6 +57,10 @@ class Task:
     device: str = "cpu"
     private: RecordDP | LocalDP | None = None
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Without what is cached: a copy of `_module` would no longer lie in the copy of `_shared`."""
+        return {f.name: getattr(self, f.name) for f in fields(self)}
+
     def network(self) -> tuple[nn.Sequential, str]:
         """The untrained module, and what was replaced in it."""
         module = build(self.recipe, self.inputs, len(self.classes), self.seed)
@@ -75,6 +80,12 @@ class Task:
             shared = nn.utils.parameters_to_vector(self._module.parameters())
         nn.utils.vector_to_parameters(shared, self._module.parameters())
         return shared
+
+    @cached_property
+    def _optimizer(self) -> torch.optim.SGD:
+        """Of `_module`; its state, the momentum, is to be cleared before a hospital begins."""
+        return torch.optim.SGD(self._module.parameters(), self.lr, momentum=0.9,
+                               weight_decay=self.recipe.weight_decay)
 
     @property
     def size(self) -> int:
@@ -155,9 +166,8 @@ class Task:
 
     def _start(self, weights: np.ndarray) -> tuple[nn.Sequential, torch.optim.SGD, Tensor]:
         """The module as it came in, what trains it, and the (d,) parameters that came."""
-        module, came = self._filled(weights), self._shared.clone()
-        return module, torch.optim.SGD(module.parameters(), self.lr, momentum=0.9,
-                                       weight_decay=self.recipe.weight_decay), came
+        self._optimizer.state.clear()
+        return self._filled(weights), self._optimizer, self._shared.clone()
 
     def _trained(self) -> np.ndarray:
         """(d,) float32, the parameters as they are now."""

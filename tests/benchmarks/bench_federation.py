@@ -13,13 +13,12 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import multiprocessing
 import resource
 import statistics
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from importlib.metadata import version
 
 import numpy as np
 import torch
@@ -27,7 +26,7 @@ import torch.nn.functional as F
 
 from federated.aggregate import Mean
 from federated.client_app import hospital
-from federated.grid import FIRST, Border
+from federated.grid import Border
 from federated.server_app import Joined, rounds
 from federated.simulate import federate
 from federated.task import Task
@@ -90,3 +89,107 @@ def plain(task: Task, hospitals: Sequence[Split], number: int, seen: Told) -> np
             seen(turn + 1, torch.nn.utils.parameters_to_vector(module.parameters()).numpy())
     with torch.no_grad():
         return torch.nn.utils.parameters_to_vector(module.parameters()).numpy()
+
+
+def ours(task: Task, hospitals: Sequence[Split], number: int, seen: Told) -> np.ndarray:
+    return federate(task, hospitals, Mean(), number, seen=seen)
+
+
+def on_ray(task: Task, hospitals: Sequence[Split], number: int, seen: Told) -> np.ndarray:
+    """The same apps on Flower's simulation: a process for each core, which Ray starts."""
+    from flwr.app import Context
+    from flwr.serverapp import ServerApp
+    from flwr.simulation import run_simulation
+
+    def own(context: Context) -> tuple[Task, Split, int]:
+        number = int(context.node_config["partition-id"])
+        return task, hospitals[number], number
+
+    server, found = ServerApp(), []
+
+    @server.main()
+    def main(grid: object, context: Context) -> None:
+        found.append(rounds(Border(grid, task.size), Joined(Mean(), len(hospitals)), task.initial(), number, seen))
+
+    run_simulation(server, hospital(own), len(hospitals), backend_config={
+        "client_resources": {"num_cpus": 1, "num_gpus": 0.0},
+        "init_args": {"num_cpus": 2, "logging_level": "error", "log_to_driver": False}})
+    return found[0]
+
+
+def timed(run: Callable[..., np.ndarray], *about: object) -> tuple[np.ndarray, np.ndarray]:
+    """What comes out, and (rounds, 2) seconds of each: process time, and by the wall clock."""
+    marks: list[tuple[float, float]] = []
+    weights = run(*about, lambda *_: marks.append((time.process_time(), time.perf_counter())))
+    return weights, np.diff(marks, axis=0)
+
+
+def compare(model: str, sites: int, args: argparse.Namespace, ray: bool) -> None:
+    task, inputs = task_of(model)
+    hospitals, turns = deal(task, inputs, ROWS, sites), []
+    for _ in range(args.repeats + 1):
+        (wanted, a), (found, b) = (timed(run, task, hospitals, args.rounds) for run in (plain, ours))
+        check(found, wanted)
+        turns.append((a, b))
+    own = statistics.median(np.median(b[:, 0]) / np.median(a[:, 0]) for a, b in turns[1:])  # the first one warms up
+    (base, wall), (ms, _) = (1e3 * np.median(np.concatenate(side), 0) for side in zip(*turns[1:], strict=True))
+    line = f"{model:<12}{sites:>6}{base:>9.1f} ms{ms:>9.1f} ms{own:>7.2f} x   bar {BARS[model]:g} x: "
+    line += "met   " if own <= BARS[model] else "MISSED"
+    if ray:
+        found, each = timed(on_ray, task, hospitals, args.rounds + 1)
+        check(found, plain(task, hospitals, args.rounds + 1, lambda *_: None))
+        theirs = 1e3 * float(np.median(each[1:, 1]))
+        line += f"   Ray {theirs:.0f} ms, {theirs / wall:.1f} x; its first round {each[0, 1]:.0f} s"
+    print(line, flush=True)
+
+
+def check(found: np.ndarray, wanted: np.ndarray) -> None:
+    """The same model but for rounding, or an error."""
+    np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-6)
+
+
+def growth(model: str, sites: Sequence[int], args: argparse.Namespace) -> str:
+    """Process time of a hospital's part of a round, whatever their number."""
+    task, inputs = task_of(model)
+    parts = []
+    for n in sites:
+        hospitals = deal(task, inputs, EVEN * n, n)
+        each = np.concatenate([timed(ours, task, hospitals, args.rounds)[1] for _ in range(3)])
+        parts.append(f"{1e3 * np.median(each[:, 0]) / n:.2f} ms at {n}")
+    return f"{model:<12} " + ", ".join(parts)
+
+
+def peak(model: str, sites: int) -> float:
+    """MiB that this process has held at most, after two rounds."""
+    task, inputs = task_of(model)
+    federate(task, deal(task, inputs, EVEN * sites, sites), Mean(), 2)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def main() -> None:
+    ask = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    for flag, default in (("--threads", 1), ("--repeats", 7), ("--rounds", 5)):
+        ask.add_argument(flag, type=int, default=default)
+    ask.add_argument("--sites", type=int, nargs="+", default=[5, 20, 100])
+    ask.add_argument("--no-ray", action="store_true")
+    args = ask.parse_args()
+    torch.set_num_threads(args.threads)
+    ray = not args.no_ray and importlib.util.find_spec("ray") is not None
+    print(f"torch {torch.__version__}, Flower {version('flwr')}, Ray {version('ray') if ray else 'not run'}; "
+          f"{args.threads} thread(s), process time of a round, medians of {args.repeats} x {args.rounds}; {ROWS} rows")
+    print(f"{'':<12}{'sites':>6}{'plain':>12}{'ours':>12}")
+    for model in BARS:
+        for sites in args.sites:
+            compare(model, sites, args, ray)
+    print(f"\nA hospital's part of a round, {EVEN} rows each:")
+    for model in BARS:
+        print(growth(model, [*args.sites, 4 * max(args.sites)], args), flush=True)
+    print(f"\nPeak memory of a fresh process with {max(args.sites)} hospitals, bar {MEMORY_BAR} MiB:")
+    with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
+        for model in BARS:
+            held = pool.apply(peak, (model, max(args.sites)))
+            print(f"{model:<12} {held:.0f} MiB: {'met' if held <= MEMORY_BAR else 'MISSED'}")
+
+
+if __name__ == "__main__":
+    main()
