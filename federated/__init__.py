@@ -9,5 +9,6 @@ for _name, _value in {"FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK"
     os.environ.setdefault(_name, _value)
 
 _PRESETS = Path(__file__).parent / "presets"
-PRESET, IMAGING = (_PRESETS / f"{name}.toml" for name in ("federation", "federation-images"))
-"""The plans that `medsec federate` carries out, of tables and of images."""
+PRESET = _PRESETS / "federation.toml"
+"""The plan that `medsec federate` carries out."""
+PRIVACY, IMAGING = (_PRESETS / f"{name}.toml" for name in ("federation-privacy", "federation-images"))

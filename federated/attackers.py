@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from typing import ClassVar
 
 import numpy as np
@@ -22,18 +22,24 @@ from suite.recipe import Defense
 
 
 @dataclass(frozen=True)
-class HostileAttack(Attack):
+class FederationAttack(Attack):
+    """Base of attacks on a federation, which nothing else can be attacked by."""
+
+    retrains: ClassVar[bool] = True
+
+    def faces(self, defense: Defense) -> bool:
+        return isinstance(defense, FederatedTraining)
+
+
+@dataclass(frozen=True)
+class HostileAttack(FederationAttack):
     """Base of attacks by hospitals: a frozen dataclass with an `info`.
 
     Attributes:
         hospitals: How many are hostile, at least 1; drawn at random by the seed of the measurement.
     """
 
-    retrains: ClassVar[bool] = True
     hospitals: Count = field(default=1, kw_only=True)
-
-    def faces(self, defense: Defense) -> bool:
-        return isinstance(defense, FederatedTraining)
 
     def caution(self, defense: FederatedTraining, train: Split) -> str:
         rule, sites = defense.aggregator, len(np.unique(train.subgroups[defense.column]))
@@ -78,7 +84,7 @@ def hostile(attack: HostileAttack, subject: Subject, sheet: Sheet, _: int | None
     bad = attack.chosen(sites, seed)
     began = time.perf_counter()
     own, poisoned = attack.poisoned(federation.rows, bad, seed)
-    federation = replace(federation, rows=tuple(own))
+    federation = federation.with_rows(own)
     weights, record = federation.train(attack.tamper(bad, seed), subject.log, attack=repr(attack),
                                        hostile=[federation.names[k] for k in sorted(bad)])
     victim = federation.task.classifier(weights)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -14,7 +14,7 @@ import torch
 from federated.aggregate import Aggregator, Mean
 from federated.grid import Tamper
 from federated.hospitals import kept, tell_hospitals
-from federated.private import RecordDP, claims
+from federated.private import CentralDP, Claim, LocalDP, RecordDP, claims
 from federated.record import Record
 from federated.rules import FlowerStrategy, rule_of
 from federated.simulate import federate
@@ -30,6 +30,10 @@ from suite.logs import log_file
 from suite.measurement import Sheet
 from suite.progress import advance
 from suite.recipe import TorchDefense, TorchRecipe
+
+CENTRAL = "hospital, by the server"
+DELTA = 1e-5
+"""Of epsilons about hospitals: small against one over the number of hospitals that there are."""
 
 
 @dataclass(frozen=True)
@@ -78,6 +82,10 @@ class Federation:
         record.end(self.task.digest(weights))
         return weights, record
 
+    def with_rows(self, rows: Sequence[Split]) -> Federation:
+        """The same hospitals with other training rows, of each in order."""
+        return replace(self, rows=tuple(rows))
+
     @property
     def _reference(self) -> Callable[[int, np.ndarray], torch.Tensor] | None:
         """The server's own update, for a rule that is made for it; else what the rule said in the last round."""
@@ -93,14 +101,12 @@ def _trusts(rule: Any) -> bool:
     return isinstance(rule, FLTrust) or (hasattr(rule, "then") and _trusts(rule.then))
 
 
-def _promised(federation: Federation) -> dict[str, float]:
-    """Notes on what is claimed for every row, at whichever hospital; none without a budget."""
+def promised(federation: Federation) -> list[Claim]:
+    """What is promised to each hospital; empty without a budget."""
     task = federation.task
-    if task.private is None:
-        return {}
-    each = claims(task.private, map(len, federation.rows), task.batch, task.epochs)
-    return {"epsilon_claimed": max(c.epsilon for c in each), "epsilon_independent": max(c.independent for c in each),
-            "delta": max(c.delta for c in each)}
+    if isinstance(federation.rule, CentralDP):
+        return [federation.rule.claim(federation.rounds, DELTA)] * len(federation.rows)
+    return claims(task.private, map(len, federation.rows), task.batch, task.epochs) if task.private else []
 
 
 @dataclass(frozen=True)
@@ -112,8 +118,8 @@ class FederatedTraining(TorchDefense):
     the federation itself do to it, by hostile hospitals and a curious server, is measured by attacks of their own.
 
     Of a hospital's rows nothing travels but what training leaves in parameters, and how many they are. That alone is no
-    guarantee of privacy; `epsilon` makes it one. `notes` then holds "epsilon_claimed", "epsilon_independent" and
-    "delta", each the largest of any hospital, so that they hold for every row of all.
+    guarantee of privacy; `epsilon` makes it one. Where it is about rows, `notes` holds "epsilon_claimed",
+    "epsilon_independent" and "delta", each the largest of any hospital, so that they hold for every row of all.
 
     Validation rows belong to the server: a few of them are those that `fltrust` trusts in. They stop nothing: all
     rounds are carried out, and the last model is returned.
@@ -125,8 +131,14 @@ class FederatedTraining(TorchDefense):
         epochs, batch, lr, proximal: Of a hospital's training in one round, as of `federated.task.Task`.
         column: Subgroup of the training rows that names the hospital.
         trusted: Rows of the server's own, at most.
-        epsilon: How much each hospital may give away of any one of its rows in all rounds together, by DP-SGD
-            (`federated.private.RecordDP`); None for no bound.
+        epsilon: How much may be given away in all rounds together; None for no bound.
+        hides: What epsilon is about. "row": any one row of a hospital, from everybody, by DP-SGD there (`RecordDP` of
+            `federated.private`). "hospital": all that a hospital holds, from everybody, by noise of its own
+            (`LocalDP`). "hospital, by the server": whether a hospital took part, from all but the server (`CentralDP`,
+            which takes the place of the mean).
+        clip: L2 norm to which a row's gradient, or a hospital's change, is cut where there is an epsilon.
+        secure: The server sees no single update but their mean, as under secure aggregation. The protocol itself
+            (`federated.secure`) is not carried out here: what it changes is what a curious server sees.
         personal: Epochs for which each hospital trains the federation's model on its own rows afterwards, to be
             measured beside it.
     """
@@ -145,6 +157,9 @@ class FederatedTraining(TorchDefense):
     column: str = field(default=HOSPITAL, kw_only=True)
     trusted: Count = field(default=100, kw_only=True)
     epsilon: Positive | None = field(default=None, kw_only=True)
+    hides: Literal["row", "hospital", "hospital, by the server"] = field(default="row", kw_only=True)
+    clip: Positive = field(default=1.0, kw_only=True)
+    secure: bool = field(default=False, kw_only=True)
     personal: int = field(default=5, kw_only=True)
 
     def __post_init__(self) -> None:
@@ -152,6 +167,9 @@ class FederatedTraining(TorchDefense):
         if not 0 <= self.proximal < np.inf or self.personal < 0:
             raise InputError(f"FederatedTraining: proximal and personal must not be negative, got {self.proximal:g} "
                              f"and {self.personal}")
+        if self.rule != "mean" and (self.secure or (self.epsilon and self.hides == CENTRAL)):
+            what = "secure aggregation lets the server see the mean" if self.secure else "central DP is about the mean"
+            raise InputError(f"FederatedTraining: {what}, and not what {self.rule} needs")
 
     @cached_property
     def aggregator(self) -> Aggregator | FlowerStrategy:
@@ -176,12 +194,23 @@ class FederatedTraining(TorchDefense):
         """
         self.check(recipe)
         task = Task(recipe.suited(train), train.x.shape[1:], train.classes, train.space, self.epochs, self.batch,
-                    self.lr, self.proximal, seed, device,
-                    None if self.epsilon is None else RecordDP(self.epsilon, self.rounds))
+                    self.lr, self.proximal, seed, device, self._budget)
         names = self._names(train)
         rows = tuple(train.take(np.flatnonzero(train.subgroups[self.column] == name)) for name in names)
         order = np.random.default_rng([seed, 6]).permutation(len(val))[:self.trusted]
-        return Federation(task, tuple(names), rows, self.aggregator, self.rounds, val.take(np.sort(order)))
+        rule = self.aggregator
+        if self.epsilon and self.hides == CENTRAL:
+            rule = CentralDP.promising(self.epsilon, DELTA, self.rounds, len(names), self.clip, seed)
+        return Federation(task, tuple(names), rows, rule, self.rounds, val.take(np.sort(order)))
+
+    @property
+    def _budget(self) -> RecordDP | LocalDP | None:
+        """What each hospital keeps account of."""
+        if self.epsilon is None or self.hides == CENTRAL:
+            return None
+        if self.hides == "row":
+            return RecordDP(self.epsilon, self.rounds, max_grad_norm=self.clip)
+        return LocalDP(self.epsilon, self.rounds, DELTA, self.clip)
 
     def __call__(self, recipe: TorchRecipe, train: Split, val: Split, seed: int = 0,
                  device: str = "cpu") -> TorchClassifier:
@@ -189,12 +218,17 @@ class FederatedTraining(TorchDefense):
         weights, record = federation.train(journal=log_file())
         made = federation.task.classifier(weights)
         made.notes |= {"hospitals": len(federation.names), "rounds": self.rounds, "parameters": len(weights)}
-        made.notes |= record.events | _promised(federation)
+        made.notes |= record.events
+        if (each := promised(federation)) and self.hides == "row":
+            made.notes |= {"epsilon_claimed": max(c.epsilon for c in each),
+                           "epsilon_independent": max(c.independent for c in each),
+                           "delta": max(c.delta for c in each)}
         return made
 
     def tell(self, subject: Subject, sheet: Sheet) -> None:
         data = subject.data
-        task = self.federation(subject.recipe, data.train, data.val, subject.seed, subject.device).task
+        federation = self.federation(subject.recipe, data.train, data.val, subject.seed, subject.device)
+        task = federation.task
         came, alone = task.weights(subject.classifier), replace(task, proximal=0.0, private=None)
         fitted = replace(alone, epochs=self.personal)
 
@@ -207,3 +241,8 @@ class FederatedTraining(TorchDefense):
             return task.classifier(fitted.train(came, rows, number, self.rounds + 1) if self.personal else came)
 
         tell_hospitals(self.column, subject, sheet, by_itself, personal)
+        for name, rows, claim in zip(federation.names, federation.rows, promised(federation), strict=False):
+            at = {"subgroup": f"{self.column}={name}"}
+            sheet.add("hospital_epsilon", claim.epsilon, len(rows), **at)
+            sheet.add("hospital_epsilon_independent", claim.independent, len(rows), **at)
+            sheet.add("hospital_delta", claim.delta, len(rows), **at)

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from flwr.app import Context, Error, Message, MessageType, RecordDict
+from flwr.app import ConfigRecord, Context, Error, Message, MessageType, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid
 from flwr.supercore.task_identity import TaskIdentity
@@ -78,7 +78,8 @@ class InProcessGrid(Grid):
             if self._absent(node - FIRST, message):
                 continue
             own = copy.copy(message)  # all of a round share their content, which an app may change
-            own.content = RecordDict(dict(message.content))
+            own.content = RecordDict({key: ConfigRecord(dict(record)) if isinstance(record, ConfigRecord) else record
+                                      for key, record in message.content.items()})
             began = time.perf_counter()
             try:
                 self._replies[name] = self._app(own, self.contexts[node])

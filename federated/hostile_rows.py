@@ -71,3 +71,4 @@ class HostileRows(HostileAttack):
 
 LABEL_FLIP = HostileRows({"name": "label-flip-random", "rate": 0.9})
 BACKDOOR = HostileRows({"name": "backdoor", "rate": 0.5}, replace_model=True)
+BADNETS, WANET = (HostileRows({"name": name, "rate": 0.3}, replace_model=True) for name in ("badnets", "wanet"))

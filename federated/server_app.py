@@ -63,13 +63,8 @@ class Joined(FedAvg):
     def configure_train(self, server_round: int, arrays: ArrayRecord, config: ConfigRecord,
                         grid: Grid) -> Iterable[Message]:
         """One message to each hospital, by number; Flower would draw them from Python's global generator."""
-        self._came, nodes, began = arrays[WEIGHTS].numpy(), sorted(grid.get_node_ids()), time.monotonic()
-        while server_round == 1 and len(nodes) < self.min_available_nodes:
-            if time.monotonic() - began > WAIT:
-                raise InputError(f"{len(nodes)} of {self.min_available_nodes} hospitals are connected after {WAIT:g} s")
-            time.sleep(1)
-            nodes = sorted(grid.get_node_ids())
-        config[TURN] = server_round
+        self._came, config[TURN] = arrays[WEIGHTS].numpy(), server_round
+        nodes = connected(grid, self.min_available_nodes if server_round == 1 else 0)
         return self._construct_messages(RecordDict({"arrays": arrays, "config": config}), nodes, MessageType.TRAIN)
 
     def aggregate_train(self, server_round: int,
@@ -91,6 +86,17 @@ class Joined(FedAvg):
         return packed(self._came + self._last.numpy()), MetricRecord({"hospitals": len(replies)})
 
 
+def connected(grid: Grid, wanted: int) -> list[int]:
+    """The nodes that are there, by number, once there are as many as `wanted`; `InputError` after `WAIT` seconds."""
+    nodes, began = sorted(grid.get_node_ids()), time.monotonic()
+    while len(nodes) < wanted:
+        if time.monotonic() - began > WAIT:
+            raise InputError(f"{len(nodes)} of {wanted} hospitals are connected after {WAIT:g} s")
+        time.sleep(1)
+        nodes = sorted(grid.get_node_ids())
+    return nodes
+
+
 def of_round(rule: Any, turn: int) -> Any:
     """A rule with a seed of its own for a round, and so the rule within it."""
     if not is_dataclass(rule):
@@ -105,7 +111,7 @@ def of_round(rule: Any, turn: int) -> Any:
 
 
 def rounds(grid: Border, strategy: FedAvg, initial: np.ndarray, number: int,
-           seen: Callable[[int, np.ndarray], None] = lambda *_: None) -> np.ndarray:
+           seen: Callable[[int, np.ndarray], None] = lambda *_: None, timeout: float = 3600.0) -> np.ndarray:
     """Carry out a federation.
 
     Args:
@@ -114,6 +120,7 @@ def rounds(grid: Border, strategy: FedAvg, initial: np.ndarray, number: int,
         initial: (d,) float32 parameters to start from.
         number: Rounds.
         seen: Told the parameters before the first round (0) and after each.
+        timeout: Seconds after which a round goes on without those that have not answered.
 
     Returns:
         (d,) float32 parameters after the last round; those of the last round in which anybody answered.
@@ -121,5 +128,6 @@ def rounds(grid: Border, strategy: FedAvg, initial: np.ndarray, number: int,
     def told(turn: int, arrays: ArrayRecord) -> Any:
         seen(turn, arrays[WEIGHTS].numpy())
 
-    result = strategy.start(grid=grid, initial_arrays=packed(initial), num_rounds=number, evaluate_fn=told)
+    result = strategy.start(grid=grid, initial_arrays=packed(initial), num_rounds=number, timeout=timeout,
+                            evaluate_fn=told)
     return result.arrays[WEIGHTS].numpy() if len(result.arrays) else initial

@@ -60,6 +60,9 @@ CATALOG: dict[str, Threat] = {
     "reconstruction": Threat(
         "Training data reconstruction", "A training patient's whole row is rebuilt from the model and the other rows.",
         ("AML.T0024.001",), ("NISTAML.032",), ("ML03",)),
+    "property": Threat(
+        "Property inference", "What holds of a hospital's patients as a whole, such as how many have a disease, is "
+        "learned from what it sends.", ("AML.T0024",), ("NISTAML.034",), ()),
     "extraction": Threat(
         "Model extraction", "A working copy of the model is made from its answers.",
         ("AML.T0024.002",), ("NISTAML.031",), ("ML05",)),

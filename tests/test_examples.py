@@ -15,7 +15,9 @@ SHOWN = {"tabular_evasion", "possible_patients_on_trees", "poisoning", "membersh
          "model_extraction", "adversarial_training", "distillation", "differential_privacy", "imaging_leakage",
          "detection", "imaging_evasion", "imaging_adversarial_training", "imaging_distillation",
          "universal_perturbation", "no_box_transfer", "epsilon_audit", "attribute_inference", "imaging_inversion",
-         "database_reconstruction", "hospital_federation", "private_federation"}
+         "database_reconstruction", "hospital_federation", "private_federation", "deploy_federation",
+         "hostile_hospitals", "curious_server",
+         "gradient_inversion", "imaging_gradient_inversion"}
 
 NUMBER = r"-?\d+(?:\.\d+)?"
 INTERVAL = re.compile(rf"({NUMBER})%? \[({NUMBER}), ({NUMBER})\]")

@@ -8,6 +8,13 @@ from suite.report.sections.membership import beside, called, ranked
 from suite.report.show import NONE, number, share
 from suite.report.tables import Cell, Table, amount, est, plain, words
 
+COLUMNS = 10
+"""Hospitals that have a column of a table, at most."""
+
+
+SIZES = (1, 4, 16)
+"""As `federated.rebuilding.SIZES`."""
+
 
 def federations(rows: Rows) -> list[tuple[str, str]]:
     """The (model, defense) that were trained at several hospitals."""
@@ -50,22 +57,43 @@ def _change(row: Measurement | None) -> Cell:
 def costs(rows: Rows, model: str) -> Table:
     """What each federation of a model is worth to each hospital, beside one model of all rows in one place."""
     own = [defense for of, defense in federations(rows) if of == model]
-    table = Table(f"{model}: the common model at each hospital", ["hospital", "all rows in one place", *own, "n"],
-                  note=f"Accuracy on a hospital's own test {rows.cases}. Red: worse than training with all rows in one "
-                       f"place, {rows.voice.case} by {rows.voice.case}. Smallest: by training rows; most different: by "
-                       "the shares of its classes.")
     pooled, size = rows.subgroups("accuracy", model), rows.subgroups("hospital_rows", model, own[0])
     apart = rows.subgroups("label_distance", model, own[0])
     small, odd = min(size, key=lambda g: size[g].value), max(apart, key=lambda g: apart[g].value, default="")
-    for group in size:
-        marks = [text for text, which in (("smallest", small), ("most different", odd)) if group == which]
-        name = group.partition("=")[2] + (f" ({', '.join(marks)})" if marks else "")
-        found = [(rows.subgroups("federated_accuracy", model, d).get(group),
-                  rows.subgroups("gain[accuracy]", model, d).get(group)) for d in own]
-        table.add("", [words(name), est(pooled.get(group)),
-                       *(est(row, _change(change).tone.replace("good", "")) for row, change in found),
-                       amount(pooled[group].n if group in pooled else None)])
-    return table.pruned()
+    shown = _shown(rows, model, own[0])
+    marks = {small: "smallest", odd: "most different"} | ({small: "smallest, most different"} if small == odd else {})
+    table = Table(f"{model}: the common model at each hospital", [
+        "trained", *(_named(group, marks.get(group, "")) for group in shown)],
+        note=f"Accuracy on a hospital's own test {rows.cases}. Red: worse than training with all rows in one place, "
+             f"{rows.voice.case} by {rows.voice.case}. Smallest: by training rows; most different: by the shares of "
+             f"its classes.{_left(len(size) - len(shown))}")
+    table.add("", [words("with all rows in one place"), *(est(pooled.get(group)) for group in shown)])
+    for defense in own:
+        found = rows.subgroups("federated_accuracy", model, defense)
+        change = rows.subgroups("gain[accuracy]", model, defense)
+        table.add("", [words(f"by {defense}"), *(est(found.get(g), _change(change.get(g)).tone.replace("good", ""))
+                                                 for g in shown)])
+    return table
+
+
+def _shown(rows: Rows, model: str, defense: str) -> list[str]:
+    """The hospitals that have a column: all of a few; of many, the smallest and the most different."""
+    size, apart = (rows.subgroups(m, model, defense) for m in ("hospital_rows", "label_distance"))
+    if len(size) <= COLUMNS:
+        return list(size)
+    half = COLUMNS // 2
+    kept = sorted(size, key=lambda g: size[g].value)[:half]
+    kept += [g for g in sorted(size, key=lambda g: -apart[g].value) if g not in kept][:COLUMNS - half]
+    return [g for g in size if g in kept]
+
+
+def _named(group: str, mark: str) -> str:
+    return group.partition("=")[2] + (f" ({mark})" if mark else "")
+
+
+def _left(count: int) -> str:
+    return f" {count} more hospitals are left out here: those shown are the smallest and most different." if count \
+        else ""
 
 
 def hostilities(rows: Rows) -> list[str]:
@@ -107,17 +135,51 @@ def _under(rows: Rows, model: str, defense: str, attack: str) -> Cell:
 def leaks(rows: Rows) -> Table:
     """Who is found among each hospital's patients."""
     pairs = [pair for pair in federations(rows) if ranked(rows, *pair)]
-    best = {pair: ranked(rows, *pair)[0] for pair in pairs}
+    shown = _shown(rows, *pairs[0]) if pairs else []
     table = Table("Membership at each hospital: AUROC of the strongest attack", [
-        "hospital", *[f"{model} by {defense} ({called(best[model, defense])})" for model, defense in pairs]],
-        note="Training patients of a hospital are told from its test patients by the common model's answers. 0.50 is "
-             "guessing; of the strongest of several, chance alone gives a little more.")
-    groups = dict.fromkeys(g for pair in pairs for g in rows.subgroups("hospital_rows", *pair))
-    for group in groups:
-        found = [beside(rows, best[pair], "membership_auroc", group) for pair in pairs]
+        "trained", "attack", *(_named(group, "") for group in shown)],
+        note="Training patients of a hospital are told from its test patients, by the common model's answers or by "
+             "the hospital's updates. 0.50 is guessing; of the strongest of several, chance alone gives a little more.")
+    for model, defense in pairs:
+        best = ranked(rows, model, defense)[0]
+        found = [beside(rows, best, "membership_auroc", group) for group in shown]
         if any(found):
-            table.add("", [words(group.partition("=")[2]), *map(est, found)])
+            table.add(model, [words(f"by {defense}"), words(called(best)), *map(est, found)])
     return table
+
+
+def curious(rows: Rows) -> Table:
+    """What a server that keeps to the protocol learns of the hospitals' patients, and what those see who ask the model.
+    """
+    table = Table("What a curious server learns", [
+        "trained", "AUROC of the model", "membership by its answers", "membership by updates", "attack",
+        "error of the label mix", "of guessing the common mix", *(f"rebuilt of {n}" for n in SIZES), "by guessing"],
+        note="Membership: AUROC of the strongest attack that asks the model, as anybody may, and of the strongest that "
+             "sees each update, as the server does (under secure aggregation: their mean). Label mix: mean difference "
+             "of estimated and true shares of classes at a hospital. Rebuilt of n: from the first update of a hospital "
+             f"of n {rows.cases}, the share of them with every value right, or of images their structural similarity "
+             "(SSIM); by guessing: the same of validation rows, or of their mean.")
+    for model, defense in federations(rows):
+        found = ranked(rows, model, defense)
+        inside = next((r for r in found if r.knowledge == "white-box"), None)
+        outside = next((r for r in found if r.knowledge != "white-box"), None)
+        mixes = [r for a in rows.attacks(model, defense, "label_mix_error")
+                 if (r := rows.one("label_mix_error", model, defense, a))]
+        rebuilt = [_rebuilt(rows, model, defense, n) for n in SIZES]
+        if inside is None and not mixes and not any(rebuilt):
+            continue
+        guess = rows.one("label_mix_error_baseline", model, defense, mixes[0].attack) if mixes else None
+        table.add(model, [words(f"by {defense}"), est(rows.one("auroc", model, defense)), est(outside),
+                          est(inside), words(called(inside) if inside else ""), plain(mixes[0] if mixes else None),
+                          plain(guess), *map(est, rebuilt), est(_rebuilt(rows, model, defense, SIZES[0], "_baseline"))])
+    return table.pruned()
+
+
+def _rebuilt(rows: Rows, model: str, defense: str, patients: int, suffix: str = "") -> Measurement | None:
+    """What gradient inversion has right of a hospital of so many patients."""
+    found = (r for metric in ("patients_rebuilt", "rebuilt_ssim") for a in rows.attacks(model, defense, metric)
+             for r in rows.of(metric + suffix, model, defense, a) if r.attack_params.get("patients") == patients)
+    return next(found, None)
 
 
 def verdict(rows: Rows, model: str) -> str:
@@ -134,7 +196,7 @@ def verdict(rows: Rows, model: str) -> str:
 
     def told(defense: str) -> str:
         value, attack = losses[defense]
-        return f"{defense} loses {number(max(-100 * value, 0), 0)} points of accuracy at most ({attack})"
+        return f"{number(max(-100 * value, 0), 0)} points of accuracy when joined by {defense} (to {attack})"
 
-    text = told(most) if most == least else f"{told(most)}; {told(least)}"
-    return f"{model}: {text}."
+    text = f"At worst, hostile hospitals take from {model} {told(most)}"
+    return text + ("." if most == least else f", and {told(least)}.")

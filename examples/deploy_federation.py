@@ -1,0 +1,68 @@
+"""Three hospitals in processes of their own, over TLS: Flower's SuperLink and a SuperNode at each, on this machine.
+
+Threat: whoever reaches the port of a federation could read what hospitals send, or pose as one of them or the server.
+Here the server shows a certificate, hospitals sign with keys that were registered, each reads its own folder, and a
+journal chained by hash says what happened. How to do this on three machines: docs/federation-deployment.md.
+
+Run: python examples/deploy_federation.py [DATASET]
+"""
+
+import shutil
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from common import console, load_data, percent, show
+
+from federated.deployment import PATIENTS, Agreement, configuration, fingerprint
+from federated.journal import verify
+from federated.loopback import Loopback
+from federated.simulate import federate
+from federated.sites import BySubgroup, Dirichlet
+from suite import artifacts
+from suite.data import joined
+from suite.errors import InputError
+from suite.metrics import proportion
+
+data = load_data("heart-4sites", "pima-synthetic")
+sites = (BySubgroup() if "site" in data.train.subgroups else Dirichlet(3, 5.0))(data)
+sites = sorted(sites, key=lambda site: -len(site.train))[:3]
+names = [site.name.split()[0] for site in sites]
+with tempfile.TemporaryDirectory() as folder:
+    folder = Path(folder)
+    for name, site in zip(names, sites, strict=True):
+        (folder / name).mkdir()
+        rows = joined(joined(site.train, site.val), site.test)
+        table = pd.DataFrame(rows.x, columns=site.features).assign(label=np.array(data.classes)[rows.y])
+        table.to_csv(folder / name / PATIENTS, index=False)
+    app = shutil.copytree(Path(__file__).parent / "federation_app", folder / "app")
+    data.space.schema.save(app / "schema.toml")
+    config = configuration(app) | {"hospitals": ", ".join(names), "target": "label", "classes": ", ".join(data.classes),
+                                   "rounds": 3, "epochs": 12, "out": str(folder / "out")}
+    with Loopback(folder) as here:
+        console.print(f"SuperLink on port {here.port}, with TLS and a new authority")
+        here.register(*names)
+        for name in [*names, "stranger"]:
+            here.start(name, folder / name, patience=1)
+        here.wait_for(*names)
+        try:
+            here.wait_for("stranger")
+        except InputError as e:
+            console.print(e)
+        lines = here.run(app, config)
+    console.print("\n".join(line for line in lines if line.startswith(("round", "refused", "absent", "head"))))
+    head, journal = next(line[5:] for line in lines if line.startswith("head ")), folder / "out" / "journal.jsonl"
+    entries, last = verify(journal, head), journal.read_text().splitlines()[-1]
+    model = artifacts.load(folder / "out" / "model", len(data.classes), data.space)
+    agreed = Agreement.of(config, app)
+    read = [agreed.read(folder / name) for name in names]
+*alone, same = (federate(agreed.task, [own.train for own in who], agreed.joining(), agreed.rounds)
+                for who in [*([own] for own in read), read])
+lines = []
+for name, own, weights in zip(names, read, alone, strict=True):
+    right = [percent(proportion(m.predict(own.test.x) == own.test.y)) for m in (agreed.task.classifier(weights), model)]
+    lines.append([name, str(len(own.train)), *right, str(len(own.test))])
+show("Right about a hospital's own test patients", ["hospital", "training rows", "alone", "federated", "n"], lines)
+console.print(f"{entries} journal entries verify against the head that was printed; the model is "
+              f"{'to the bit' if fingerprint(same) in last else 'NOT'} that of the same federation in one process.")
