@@ -20,7 +20,7 @@ from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid
 from flwr.supercore.task_identity import TaskIdentity
 
-from federated.client_app import COUNT, TURN, WEIGHTS
+from federated.client_app import COUNT, TURN, WEIGHTS, unpacked
 
 logging.getLogger("flwr").setLevel(logging.ERROR)  # importing it makes it talk of every round
 FIRST = 2
@@ -215,10 +215,10 @@ class Border(Grid):
         return "" if isinstance(right, float) and 0 <= right <= 1 else f"its accuracy is {right}"
 
     def _broken(self, reply: Message, message: Message) -> str:
-        arrays, came = reply.content["arrays"], message.content["arrays"][WEIGHTS].numpy()
+        arrays, came = reply.content["arrays"], unpacked(message.content["arrays"])
         if list(arrays) != [WEIGHTS]:
             return f"it holds other arrays than {WEIGHTS}"
-        weights = arrays[WEIGHTS].numpy()
+        weights = unpacked(arrays)
         if weights.shape != (self.size,) or weights.dtype != np.float32:
             return f"its parameters are {weights.dtype} of shape {weights.shape}, and {self.size} float32 are wanted"
         # NaN or infinite where any of them is

@@ -14,7 +14,7 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg
 from torch import Tensor
 
-from federated.client_app import COUNT, TURN, WEIGHTS, packed
+from federated.client_app import COUNT, TURN, WEIGHTS, packed, unpacked
 from federated.grid import Border, Event
 from suite.errors import InputError
 
@@ -77,13 +77,13 @@ class Joined(FedAvg):
         except InputError as e:
             self.event("no result", {"round": server_round, "answered": len(replies), "why": str(e)})
             return None, None
-        came = torch.from_numpy(np.array(self._came))
-        changes = torch.stack([torch.from_numpy(np.array(r.content["arrays"][WEIGHTS].numpy())) - came
-                               for r in replies])
+        changes = np.empty((len(replies), len(self._came)), np.float32)
+        for change, reply in zip(changes, replies, strict=True):
+            np.subtract(unpacked(reply.content["arrays"]), self._came, out=change)
         counts = torch.tensor([float(r.content["metrics"][COUNT]) for r in replies])
         rule = of_round(self.rule, server_round)
-        self._last = rule(changes, counts, self._reference(server_round, self._came))
-        return packed((came + self._last).numpy()), MetricRecord({"hospitals": len(replies)})
+        self._last = rule(torch.from_numpy(changes), counts, self._reference(server_round, self._came))
+        return packed(self._came + self._last.numpy()), MetricRecord({"hospitals": len(replies)})
 
 
 def connected(grid: Grid, wanted: int) -> list[int]:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 from hashlib import sha256
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,7 +19,7 @@ from suite.data import Split
 from suite.defenses.clipping import clipped_sum
 from suite.defenses.dpsgd import PrivateGradient, per_row, standardise
 from suite.recipe import TorchRecipe
-from suite.seeding import seeded, torch_generator
+from suite.seeding import torch_generator, torch_seeded
 from suite.space import Space
 from suite.training import build, class_weights, tensors
 
@@ -57,6 +58,10 @@ class Task:
     device: str = "cpu"
     private: RecordDP | LocalDP | None = None
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Without what is cached: a copy of `_module` would no longer lie in the copy of `_shared`."""
+        return {f.name: getattr(self, f.name) for f in fields(self)}
+
     def network(self) -> tuple[nn.Sequential, str]:
         """The untrained module, and what was replaced in it."""
         module = build(self.recipe, self.inputs, len(self.classes), self.seed)
@@ -67,7 +72,21 @@ class Task:
     @cached_property
     def _module(self) -> nn.Sequential:
         """One that is filled again and again: building takes longer than a small hospital's round."""
-        return self.network()[0]
+        return self.network()[0].train()
+
+    @cached_property
+    def _shared(self) -> Tensor:
+        """(d,) memory that the parameters of `_module` lie in, so that to fill or to read it is one copy."""
+        with torch.no_grad():
+            shared = nn.utils.parameters_to_vector(self._module.parameters())
+        nn.utils.vector_to_parameters(shared, self._module.parameters())
+        return shared
+
+    @cached_property
+    def _optimizer(self) -> torch.optim.SGD:
+        """Of `_module`; its state, the momentum, is to be cleared before a hospital begins."""
+        return torch.optim.SGD(self._module.parameters(), self.lr, momentum=0.9,
+                               weight_decay=self.recipe.weight_decay)
 
     @property
     def size(self) -> int:
@@ -110,18 +129,20 @@ class Task:
         costs = class_weights(y, len(self.classes), self.recipe.balanced)
         seed = int(np.random.SeedSequence([self.seed, number, turn]).generate_state(1)[0])
         generator = torch_generator(seed)
-        with seeded(seed):  # dropout knows the global generator only
+        with torch_seeded(seed):  # dropout knows the global generator only
             for _ in range(self.epochs):
                 for index in torch.randperm(len(y), generator=generator).split(self.batch):
                     index = index.to(self.device)
                     inputs, labels = self.recipe.augment(x[index], generator), y[index]
-                    losses = F.cross_entropy(module(inputs), labels, reduction="none") * costs[labels]
+                    losses = F.cross_entropy(module(inputs), labels, reduction="none")
+                    if self.recipe.balanced:
+                        losses = losses * costs[labels]
                     optimizer.zero_grad(set_to_none=True)
                     losses.mean().backward()
                     if self.proximal:
                         self._pull(module, came)
                     optimizer.step()
-        return _flat(module)
+        return self._trained()
 
     def _train_on_records(self, private: RecordDP, weights: np.ndarray, rows: Split, number: int,
                           turn: int) -> np.ndarray:
@@ -133,7 +154,7 @@ class Task:
         drop, draw, noise = (int(s) for s in np.random.SeedSequence(
             [self.seed, number, turn, private.secret]).generate_state(3))
         generator = torch_generator(draw)
-        with seeded(drop), clipped_sum(module[1]) as clipped:
+        with torch_seeded(drop), clipped_sum(module[1]) as clipped:
             gradient = PrivateGradient(clipped, private.max_grad_norm, terms.sigma, terms.rate * len(rows),
                                        torch_generator(noise, self.device))
             for _ in range(terms.steps):
@@ -142,14 +163,16 @@ class Task:
                 if self.proximal:
                     self._pull(module, came)
                 optimizer.step()
-        return _flat(module)
+        return self._trained()
 
     def _start(self, weights: np.ndarray) -> tuple[nn.Sequential, torch.optim.SGD, Tensor]:
         """The module as it came in, what trains it, and the (d,) parameters that came."""
-        module, came = self._filled(weights), torch.from_numpy(np.array(weights, np.float32)).to(self.device)
-        module.train()
-        return module, torch.optim.SGD(module.parameters(), self.lr, momentum=0.9,
-                                       weight_decay=self.recipe.weight_decay), came
+        self._optimizer.state.clear()
+        return self._filled(weights), self._optimizer, self._shared.clone()
+
+    def _trained(self) -> np.ndarray:
+        """(d,) float32, the parameters as they are now."""
+        return self._shared.cpu().numpy().copy()
 
     def _pull(self, module: nn.Module, came: Tensor) -> None:
         """Add the gradient of `proximal / 2` times the squared distance from what came in."""
@@ -163,8 +186,7 @@ class Task:
         return digest(self._filled(weights).state_dict())
 
     def _filled(self, weights: np.ndarray) -> nn.Sequential:
-        vector = torch.from_numpy(np.array(weights, np.float32)).to(self.device)
-        nn.utils.vector_to_parameters(vector, self._module.parameters())
+        self._shared.copy_(torch.from_numpy(np.array(weights, np.float32)))
         return self._module
 
     def classifier(self, weights: np.ndarray) -> TorchClassifier:

@@ -16,6 +16,17 @@ def torch_generator(seed: int, device: torch.device | str = "cpu") -> torch.Gene
 
 
 @contextmanager
+def torch_seeded(seed: int) -> Iterator[None]:
+    """As `seeded`, of PyTorch's global generators alone: what a module needs that is called again and again."""
+    with torch.random.fork_rng():
+        # torch.manual_seed also writes down the whole stack for each kind of device that has not been started
+        torch.default_generator.manual_seed(seed)
+        if torch.cuda.is_available():
+            torch.cuda.manual_seed_all(seed)
+        yield
+
+
+@contextmanager
 def seeded(seed: int) -> Iterator[None]:
     """Seed the global generators of Python, NumPy and PyTorch, and put back their state afterwards.
 
@@ -25,8 +36,7 @@ def seeded(seed: int) -> Iterator[None]:
     random.seed(seed)
     np.random.seed(seed % 2**32)  # noqa: NPY002
     try:
-        with torch.random.fork_rng():
-            torch.random.manual_seed(seed)
+        with torch_seeded(seed):
             yield
     finally:
         random.setstate(python)
