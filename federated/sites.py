@@ -5,7 +5,6 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from functools import reduce
 from typing import ClassVar
 
 import numpy as np
@@ -69,7 +68,7 @@ class Partition(ABC):
 
     def _pooled(self, sites: Sequence[Site], part: str) -> Split:
         splits = [getattr(site, part) for site in sites]
-        whole = reduce(joined, splits)
+        whole = joined(*splits)
         groups = {name: values for name, values in whole.subgroups.items() if name != getattr(self, "column", None)}
         names = np.repeat([site.name for site in sites], [len(split) for split in splits])
         return replace(whole, subgroups={HOSPITAL: names} | groups)

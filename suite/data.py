@@ -88,16 +88,15 @@ class Split:
         return replace(self, x=np.ascontiguousarray(x, np.float32), y=np.asarray(y, np.int64))
 
 
-def joined(first: Split, second: Split) -> Split:
-    """The rows of two splits of the same source, the second after the first, with what is known of both."""
-    def both(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-        return np.concatenate([a, b])
-
-    groups = {name: both(values, second.subgroups[name]) for name, values in first.subgroups.items()
-              if name in second.subgroups}
-    unknown = first.patients is None or second.patients is None
-    return replace(first, x=both(first.x, second.x), y=both(first.y, second.y), rows=both(first.rows, second.rows),
-                   subgroups=groups, patients=None if unknown else both(first.patients, second.patients))
+def joined(first: Split, *others: Split) -> Split:
+    """The rows of splits of the same source, one after the other, with what is known of all."""
+    splits = (first, *others)
+    arrays = {name: np.concatenate([getattr(split, name) for split in splits]) for name in ("x", "y", "rows")}
+    groups = {name: np.concatenate([split.subgroups[name] for split in splits]) for name in first.subgroups
+              if all(name in split.subgroups for split in others)}
+    patients = [split.patients for split in splits]
+    unknown = any(known is None for known in patients)
+    return replace(first, **arrays, subgroups=groups, patients=None if unknown else np.concatenate(patients))
 
 
 def disease_last(y: np.ndarray, classes: tuple[str, ...], positive: str | None,

@@ -15,5 +15,10 @@ def test_joined_rows_keep_what_is_known_of_both():
     for name in ("x", "y", "rows", "patients"):
         assert np.array_equal(getattr(found, name), getattr(both, name))
     assert found.subgroups["site"].tolist() == both.subgroups["site"].tolist() and found.modality == "mri"
+    third = whole.take([0, 9])
+    for one, other in ((joined(first, second, third), joined(joined(first, second), third)), (joined(first), first)):
+        for name in ("x", "y", "rows", "patients"):
+            assert np.array_equal(getattr(one, name), getattr(other, name))
+        assert one.subgroups["site"].tolist() == other.subgroups["site"].tolist()
     bare = joined(first, replace(second, subgroups={}, patients=None))
     assert bare.subgroups == {} and bare.patients is None and len(bare) == 3
