@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from flwr.app import ConfigRecord, Context, Error, Message, MessageType, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Context, Error, Message, MessageType, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid
 from flwr.supercore.task_identity import TaskIdentity
@@ -29,6 +29,8 @@ CRASHED = 2
 """Flower's code for a client app that raised an exception."""
 SAID = {MessageType.TRAIN: {COUNT}, MessageType.EVALUATE: {COUNT, "accuracy"}}
 """Metrics that a reply holds, by the kind of message; one to train also holds parameters."""
+NORM = 1e3
+"""L2 norm of a change of the parameters that no sound training comes near."""
 Event = Callable[[str, dict[str, Any]], None]
 """`(what, facts)`: who is told what went wrong, and did not stop the federation."""
 
@@ -96,8 +98,18 @@ class InProcessGrid(Grid):
 
 
 def size_of(message: Message) -> int:
-    """Bytes of the arrays in a message, as they are sent."""
-    return sum(len(array.data) for array in message.content["arrays"].values())
+    """Bytes of the arrays in a message, as they are sent; 0 of one that holds none."""
+    arrays = None if message.has_error() else message.content.get("arrays")
+    return sum(len(array.data) for array in arrays.values()) if isinstance(arrays, ArrayRecord) else 0
+
+
+def _sizes(nodes: Iterable[int], replies: Iterable[Message]) -> list[int]:
+    """Bytes of the arrays that came from each of the nodes."""
+    sizes = dict.fromkeys(nodes, 0)
+    for reply in replies:
+        if reply.metadata.src_node_id in sizes:
+            sizes[reply.metadata.src_node_id] += size_of(reply)
+    return list(sizes.values())
 
 
 Tamper = Callable[[int, np.ndarray, list[Message]], list[Message]]
@@ -123,7 +135,8 @@ class Border(Grid):
         tamper: Collusion between the hospitals and this border, in rounds of training.
         event: `(what, facts)`: "refused" or "absent".
         done: Told `("round", {"round", "asked", "answered", "bytes asked", "bytes answered", "seconds"})` after each
-            round of training: numbers of hospitals, and bytes of parameters to and from each of them.
+            round of training: numbers of hospitals; bytes of parameters to each of the asked; and bytes from each of
+            the asked, in their order, whether or not they were let in.
         sound: Judges what a reply to train holds, where that is not one vector of parameters.
     """
 
@@ -131,7 +144,7 @@ class Border(Grid):
     size: int = 0
     counts: dict[int, int] = field(default_factory=dict)
     most: int = 10**9
-    norm: float = 1e3
+    norm: float = NORM
     tamper: Tamper | None = None
     event: Event = lambda *_: None
     done: Event = lambda *_: None
@@ -161,20 +174,32 @@ class Border(Grid):
             return []
         began = time.perf_counter()
         replies = list(self.inner.send_and_receive(list(sent.values()), timeout=timeout))
-        for node in sorted(sent.keys() - {r.metadata.src_node_id for r in replies}):
-            self.event("absent", {"hospital": node - FIRST})
-        replies, first = self._let_in(replies, sent), next(iter(sent.values()))
+        self._miss(sent, replies)
+        arrived, replies, first = replies, self._let_in(replies, sent), next(iter(sent.values()))
         if first.metadata.message_type == MessageType.TRAIN:
             turn = int(first.content["config"][TURN])
             if self.tamper and replies:
-                came = np.asarray(first.content["arrays"][WEIGHTS].numpy(), np.float32)  # some strategies send float64
-                replies = self._let_in(self.tamper(turn, came, replies), sent)
+                arrived = self._tampered(turn, first, replies)
+                replies = self._let_in(arrived, sent)
             self.done("round", {
                 "round": turn, "asked": [node - FIRST for node in sent],
                 "answered": [r.metadata.src_node_id - FIRST for r in replies],
-                "bytes asked": size_of(first), "bytes answered": size_of(replies[0]) if replies else 0,
+                "bytes asked": size_of(first), "bytes answered": _sizes(sent, arrived),
                 "seconds": round(time.perf_counter() - began, 3)})
         return replies
+
+    def _tampered(self, turn: int, message: Message, replies: list[Message]) -> list[Message]:
+        """What colluding hospitals make of sound replies; one that they keep back is missing like any other."""
+        weights = np.asarray(message.content["arrays"][WEIGHTS].numpy(), np.float32)  # some strategies send float64
+        had = [reply.metadata.src_node_id for reply in replies]
+        found = self.tamper(turn, weights, replies)
+        self._miss(had, found)
+        return found
+
+    def _miss(self, nodes: Iterable[int], replies: Iterable[Message]) -> None:
+        """Tell which of the nodes, in rising order, have not replied."""
+        for node in sorted(set(nodes) - {r.metadata.src_node_id for r in replies}):
+            self.event("absent", {"hospital": node - FIRST})
 
     def _let_in(self, replies: list[Message], sent: Mapping[int, Message]) -> list[Message]:
         """The sound ones of the replies to messages, by node."""

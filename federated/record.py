@@ -43,8 +43,7 @@ class Record:
         if what == "worked":
             self.seconds[facts["hospital"]] += facts["seconds"]
             return
-        self.sent[facts["asked"]] += facts["bytes asked"]
-        self.sent[facts["answered"]] += facts["bytes answered"]
+        self.sent[facts["asked"]] += facts["bytes asked"] + np.array(facts["bytes answered"], np.int64)
         self.log(what, **facts)
 
     def end(self, digest: str) -> None:

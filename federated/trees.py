@@ -19,7 +19,7 @@ from federated.client_app import COUNT, TURN
 from federated.grid import FIRST, Border, Event, InProcessGrid
 from federated.hospitals import tell_hospitals
 from federated.record import Record
-from federated.sites import hospital_of
+from federated.sites import HOSPITAL, hospital_of
 from suite.attack import Count, Info
 from suite.classifier import EstimatorClassifier
 from suite.data import Split
@@ -178,7 +178,7 @@ class FederatedTrees(Defense):
     how: How = "bagging"
     rounds: Count = 50
     trees: Count = 1
-    column: str = "hospital"
+    column: str = HOSPITAL
 
     def __post_init__(self) -> None:
         if self.how not in get_args(How) or self.rounds < 1 or self.trees < 1:
@@ -195,7 +195,8 @@ class FederatedTrees(Defense):
         share = 1 / len(names) if self.how == "bagging" else 1.0
         boosting = Boosting(recipe, train.x.shape[1], len(train.classes), self.trees, share)
         rows = [train.take(np.flatnonzero(whose == k)) for k in range(len(names))]
-        record = Record(names.tolist(), [len(split) for split in rows], log_file(), rounds=self.rounds, rule=self.how)
+        record = Record(names.tolist(), [len(split) for split in rows], log_file(), rounds=self.rounds, rule=self.how,
+                        seed=seed)
         model = boost_here(boosting, rows, self.how, self.rounds, record.event, record.done)
         made = boosting.classifier(model, train.space)
         record.end(sha256(bytes(made.estimator.get_booster().save_raw("json"))).hexdigest())  # what will be stored

@@ -18,7 +18,7 @@ from flwr.serverapp.strategy import FedXgbBagging, FedXgbCyclic
 from federated.boosting import INTEGERS, NUMBERS, Boosting
 from federated.client_app import COUNT
 from federated.grid import FIRST, Border, InProcessGrid
-from federated.sites import BySubgroup
+from federated.sites import HOSPITAL, BySubgroup
 from federated.trees import TREES, FederatedTrees, boost, boost_here, grower, packed, sound
 from suite import artifacts, registry
 from suite.data import Split
@@ -335,6 +335,25 @@ def test_the_model_is_stored_and_exactly_attacked(rows, tmp_path):
     some = rows.x[:2]
     fooled = ExactLinf(eps=0.3)(back, torch.from_numpy(some), torch.from_numpy(back.predict(some))).numpy()
     assert (back.predict(fooled) != back.predict(some)).any()
+
+
+@pytest.mark.parametrize("how", HOWS)
+def test_the_log_has_the_seed_and_the_bytes_of_each_hospitals_own_trees(how, tmp_path, monkeypatch):
+    train, val, _ = breast()
+    home = np.where(np.arange(len(train)) < 12, "small", "large")
+    log = tmp_path / "log.jsonl"
+    monkeypatch.setattr("federated.trees.log_file", lambda: log)
+    FederatedTrees(how, rounds=2)(RECIPE, replace(train, subgroups={HOSPITAL: home}), val, seed=7)
+    first, *rest, last = map(json.loads, log.read_text().splitlines())
+    assert first["seed"] == 7 and FederatedTrees().column == HOSPITAL
+    sent = dict.fromkeys(range(2), 0)
+    for entry in rest:
+        for k, size in zip(entry["asked"], entry["bytes answered"], strict=True):
+            sent[k] += entry["bytes asked"] + size
+    assert last["sent"] == list(sent.values())
+    if how == "bagging":  # a dozen rows make smaller trees than hundreds
+        assert all(large > small > 0 for large, small in (entry["bytes answered"] for entry in rest))
+        assert last["sent"][0] > last["sent"][1]
 
 
 def test_a_hospital_with_one_class_only_takes_part():
