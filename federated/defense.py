@@ -57,17 +57,19 @@ class Federation:
     server: Split
 
     def train(self, tamper: Tamper | None = None, journal: Path | None = None,
-              seen: Callable[[int, np.ndarray], None] = lambda *_: None, **about: Any) -> tuple[np.ndarray, Record]:
+              **about: Any) -> tuple[np.ndarray, Record]:
         """Carry it out.
 
         Args:
             tamper: What hostile hospitals do.
             journal: File of the log; None for no log.
-            seen: Told the parameters before the first round (0) and after each.
             about: What the log's first entry says besides.
 
         Returns:
             (d,) float32 parameters, and the account of it.
+
+        Raises:
+            InputError: As of `federate`.
         """
         record = Record(list(self.names), [len(split) for split in self.rows], journal, rounds=self.rounds,
                         rule=repr(self.rule), parameters=self.task.size, seed=self.task.seed, **about)
@@ -75,7 +77,6 @@ class Federation:
         def through(turn: int, weights: np.ndarray) -> None:
             record.log("model", round=turn, sha256=self.task.digest(weights))
             advance("rounds", turn, self.rounds)
-            seen(turn, weights)
 
         weights = federate(self.task, self.rows, self.rule, self.rounds, tamper, record.event, self._reference, through,
                            record.done)

@@ -162,7 +162,7 @@ class LocalDP(Budget):
     say 1, and weigh equally). A change that is not finite counts as none.
 
     With d parameters the noise is sqrt(d) times as long as in one coordinate. `federated.grid.Border.norm` must leave
-    room for it, or replies are refused.
+    room for it (`federated.simulate.reach`), or replies are refused.
 
     Attributes:
         delta: Small against one over the number of hospitals that anybody may choose from.
@@ -189,12 +189,16 @@ class LocalDP(Budget):
         """The number of rows that the hospital tells: 1."""
         return 1
 
+    @property
+    def std(self) -> float:
+        """Standard deviation of the noise in each parameter."""
+        return 2 * self.clip * self.terms(0, 0, 0).sigma
+
     def cover(self, change: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """A (d,) change of the parameters as it may be sent, float64."""
         change = np.where(np.isfinite(change).all(), change, 0.0).astype(np.float64)
         change *= min(1.0, self.clip / max(float(np.linalg.norm(change)), 1e-300))
-        std = 2 * self.clip * self.terms(0, 0, 0).sigma
-        return change + std * rng.standard_normal(len(change))
+        return change + self.std * rng.standard_normal(len(change))
 
 
 @dataclass(frozen=True)
@@ -247,7 +251,7 @@ class CentralDP(Aggregator):
         return _claim(Terms(self.noise, 1.0, 1, delta), rounds)
 
     def tolerates(self, n: int) -> int:
-        return n  # in the sense that the result is never longer than `clip`, but for the noise
+        return 0  # a mean: one hospital moves it by up to `clip / sites`, wherever it likes
 
     def check(self, n: int) -> None:
         if n > self.sites:

@@ -23,6 +23,8 @@ from federated.collusion import Collusion
 from federated.grid import FIRST, Border, InProcessGrid
 from federated.hostile import IPM, FreeRider, GaussianUpdate, SignFlip
 from federated.mixing import Bucketing
+from federated.record import Record
+from federated.rules import FED_ADAM
 from federated.server_app import Joined, of_round, rounds
 from federated.simulate import federate
 from federated.task import Task
@@ -240,6 +242,55 @@ def test_a_replayed_message_counts_once(task, sites):
     twice = grid(task, sites, events=events, tamper=lambda turn, came, replies: [*replies, replies[0]])
     np.testing.assert_array_equal(rounds(twice, Joined(mean, SITES), task.initial(), 1), plain(task, sites, 1))
     assert events == [("refused", {"hospital": 0, "why": "it has answered already"})]
+
+
+def test_what_is_kept_back_by_hostile_hospitals_is_absent_too(task, sites):
+    """One never answers, another is told to keep quiet after it has."""
+    events = []
+    quiet = grid(task, sites, events=events, absent=lambda number, _: number == 0,
+                 tamper=lambda turn, came, replies: [r for r in replies if r.metadata.src_node_id != FIRST + 2])
+    np.testing.assert_array_equal(rounds(quiet, Joined(mean, SITES), task.initial(), 1),
+                                  plain(task, sites, 1, who={1, 3}))
+    assert events == [("absent", {"hospital": 0}), ("absent", {"hospital": 2})]
+
+
+def test_bytes_are_those_of_each_hospital_whether_or_not_it_was_let_in(task, sites):
+    """By hand: one is absent, one crashes, one sends half of its parameters, and the last all of them."""
+    def spoil(message, reply):
+        if message.metadata.dst_node_id == FIRST + 1:
+            raise RuntimeError("scanner offline")
+        if message.metadata.dst_node_id == FIRST + 2:
+            reply.content["arrays"] = packed(reply.content["arrays"][WEIGHTS].numpy()[:task.size // 2])
+        return reply
+
+    told = []
+    some = grid(task, sites, spoil, absent=lambda number, _: number == 0, done=lambda *facts: told.append(facts))
+    rounds(some, Joined(mean, SITES), task.initial(), 1)
+    (what, facts), = told
+    assert what == "round" and facts["asked"] == [0, 1, 2, 3] and facts["answered"] == [3]
+    whole = 128 + 4 * task.size  # NumPy's header is 128 bytes
+    assert facts["bytes asked"] == whole and facts["bytes answered"] == [0, 0, 128 + 4 * (task.size // 2), whole]
+    record = Record(list("abcd"), [1] * SITES)
+    record.done(what, facts)
+    assert (record.sent - whole).tolist() == facts["bytes answered"]
+
+
+@pytest.mark.parametrize("rule", [Mean(), FED_ADAM], ids=["ours", "Flower's"])
+def test_a_federation_that_trained_nothing_is_no_model(rule, task, sites):
+    events, wild = [], replace(task, lr=1e38)  # all that is sent is refused
+    with pytest.raises(InputError, match=r"none of 2 rounds had a result, so that nothing was trained: its change has "
+                                         r"a norm of .*, and at most 1000 is let in"):
+        federate(wild, sites, rule, 2, event=lambda *told: events.append(told))
+    assert [what for what, _ in events].count("no result") == 2
+
+
+def test_hostile_hospitals_may_keep_everybody_from_training(task, sites):
+    """That is what they were after, and it is to be measured."""
+    events = []
+    found = federate(task, sites, TrimmedMean(1), 2, lambda turn, came, replies: replies[:2],
+                     lambda *told: events.append(told))
+    np.testing.assert_array_equal(found, task.initial())
+    assert [what for what, _ in events] == ["absent", "absent", "no result"] * 2
 
 
 def test_an_old_answer_is_none_to_a_new_question(task, sites):

@@ -15,10 +15,10 @@ from flwr.serverapp.strategy import FedAvg
 from federated.aggregate import Mean
 from federated.client_app import SPENT, hospital, ledger, packed
 from federated.defense import FederatedTraining
-from federated.grid import FIRST, Border, InProcessGrid
+from federated.grid import FIRST, NORM, Border, InProcessGrid
 from federated.private import CentralDP, LocalDP, RecordDP, Round, Terms, claims, spent
 from federated.server_app import Joined, rounds
-from federated.simulate import federate
+from federated.simulate import federate, reach
 from federated.task import Task
 from privacy.lower_bounds import from_scores_gdp, gaussian_epsilon
 from suite.data import joined
@@ -150,6 +150,16 @@ def test_the_account_outlives_the_app_and_a_replayed_round_is_refused(task, site
                       for turn in (1, 2) for n in range(SITES)]
     assert [[r.turn for r in past] for past in ledgers(grid)] == [[1, 2, 3]] * SITES
     np.testing.assert_array_equal(again, rounds(border(private, sites), Joined(Mean(), SITES), private.initial(), 3))
+
+
+def test_the_border_leaves_room_for_the_noise_of_a_network_of_ordinary_size(sites, whole):
+    """The noise of 8450 parameters is longer than any change by training may be."""
+    budget, events, train = LocalDP(2.0, 10), [], whole[0]
+    wide = Task(MLP(hidden=(256,)), train.x.shape[1:], train.classes, train.space, private=budget)
+    longest = np.linalg.norm(budget.cover(np.zeros(wide.size), np.random.default_rng(0)))
+    assert NORM < longest < reach(wide) < 1.2 * longest and reach(replace(wide, private=None)) == NORM
+    found = federate(wide, sites, Mean(), 2, event=lambda *told: events.append(told))
+    assert events == [] and np.linalg.norm(found - wide.initial()) > NORM / 2
 
 
 @pytest.mark.parametrize("budget", [RecordDP(3.0, 2), LocalDP(8.0, 2)], ids=["record", "local"])

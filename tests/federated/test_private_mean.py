@@ -45,6 +45,11 @@ def test_a_hospital_that_is_removed_or_replaced_moves_the_mean_as_far_as_claimed
     assert max(dropped) > 1.5 * bound  # what dividing by the number of answers would do
 
 
+def test_it_is_asked_to_withstand_nobody():
+    """It is a mean: one hospital moves it by its share of the clip, wherever it likes."""
+    assert CentralDP(1.0, 0.5, 9).tolerates(9) == 0
+
+
 def test_the_count_that_a_hospital_claims_changes_nothing():
     updates, rule = some(5, 0), CentralDP(0.5, 1.0, 5, seed=3)
     assert torch.equal(rule(updates), rule(updates, torch.tensor([1e9, 1, 1, 1, 1])))
