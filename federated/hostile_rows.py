@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import cached_property, reduce
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,7 @@ from federated.hostile import Scaling
 from suite import registry
 from suite.attack import Info, Poisoned, PoisoningAttack
 from suite.data import Split, joined
-from suite.errors import InputError
+from suite.errors import InputError, NotApplicable
 from suite.space import Kind
 
 
@@ -56,9 +56,19 @@ class HostileRows(HostileAttack):
         """As of the poisoning."""
         return self._poison.inputs
 
+    def hindered(self, rows: Split, seed: int = 0) -> str:
+        """As of `HostileAttack`: the poisoning finds nothing to do, as a backdoor among rows of its own target."""
+        try:
+            done = self._poison(rows, seed)
+        except NotApplicable:
+            raise
+        except InputError as e:
+            return str(e)
+        return "" if done.mask.any() else f"none of {len(rows)} training rows would be changed"
+
     def poisoned(self, rows: Sequence[Split], bad: frozenset[int], seed: int = 0) -> tuple[list[Split], Poisoned]:
         order = sorted(bad)
-        done = self._poison(reduce(joined, (rows[k] for k in order)), seed)
+        done = self._poison(joined(*(rows[k] for k in order)), seed)
         ends = np.cumsum([len(rows[k]) for k in order])
         own, out = np.split(np.arange(ends[-1]), ends[:-1]), list(rows)
         for k, index in zip(order, own, strict=True):

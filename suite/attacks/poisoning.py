@@ -21,11 +21,15 @@ class LabelFlip(PoisoningAttack):
     """Gives some training rows a wrong label; inputs stay as they are.
 
     `rate` counts rows of the whole training set. Where fewer rows than that can be flipped, all of them are, and the
-    mask tells how many. Raises `InputError` for a training split with fewer than two classes in it.
+    mask tells how many. The wrong label need not be that of another row: a hospital that holds one class of a
+    federation's can flip it too. Only those that `compare` raise `InputError` for a training split of one class.
     """
 
+    compare: ClassVar[bool] = False
+    """Whether rows of one class are held against those of another."""
+
     def __call__(self, train: Split, seed: int = 0) -> Poisoned:
-        if len(np.unique(train.y)) < 2:
+        if self.compare and len(np.unique(train.y)) < 2:
             raise InputError(f"{type(self).__name__} needs training rows of at least two classes")
         index, labels = self.flips(train, self.budget(train), np.random.default_rng(seed))
         y, mask = train.y.copy(), np.zeros(len(train), bool)
@@ -86,6 +90,7 @@ class LossRankedFlip(LabelFlip):
     info: ClassVar[Info] = Info("Loss-ranked label flipping", "Biggio, Nelson and Laskov 2012, arXiv 1206.6389", "data",
                                 ("poisoning",), "one linear fit and one training",
                                 departs="ranks once by a logistic proxy instead of retraining an SVM for each flip")
+    compare: ClassVar[bool] = True
 
     def flips(self, train: Split, count: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         from sklearn.linear_model import LogisticRegression
@@ -117,6 +122,7 @@ class ClusteredFlip(LabelFlip):
         "Clustering-based label flipping", "Int. J. Distrib. Sens. Netw. 18(6), 2022, doi 10.1177/15501329221105159",
         "data", ("poisoning",), "one k-means a class and one training",
         departs="k-means within each class, rows ranked by the simplified silhouette (distances to cluster centres)")
+    compare: ClassVar[bool] = True
     clusters: int = 2
 
     def flips(self, train: Split, count: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:

@@ -150,11 +150,19 @@ def test_classes_that_do_not_exist_or_coincide_are_refused(attack: TargetedFlip)
         attack(blobs())
 
 
-@pytest.mark.parametrize("flip", FLIPS)
-def test_a_single_class_is_refused(flip: type[LabelFlip]):
+@pytest.mark.parametrize("flip", [LossRankedFlip, ClusteredFlip])
+def test_what_holds_classes_against_each_other_refuses_a_single_one(flip: type[LabelFlip]):
     train = blobs()
     with pytest.raises(InputError, match="two classes"):
         flip()(train.take(train.y == 1))
+
+
+@pytest.mark.parametrize("flip", [RandomFlip, TargetedFlip])
+def test_rows_of_a_single_class_are_flipped_to_classes_that_others_hold(flip: type[LabelFlip]):
+    train = blobs()
+    poisoned = flip(rate=0.5)(train.take(train.y == 1))
+    assert poisoned.mask.sum() == 15 and np.array_equal(poisoned.train.y != 1, poisoned.mask)
+    assert set(poisoned.train.y[poisoned.mask]) == ({0, 2} if flip is RandomFlip else {0})
 
 
 @dataclass(frozen=True)
