@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import ClassVar
 
@@ -36,7 +36,8 @@ class HostileAttack(FederationAttack):
     """Base of attacks by hospitals: a frozen dataclass with an `info`.
 
     Attributes:
-        hospitals: How many are hostile, at least 1; drawn at random by the seed of the measurement.
+        hospitals: How many are hostile, at least 1; drawn at random by the seed of the measurement, among those whose
+            rows let them (`hindered`).
     """
 
     hospitals: Count = field(default=1, kw_only=True)
@@ -50,15 +51,28 @@ class HostileAttack(FederationAttack):
         return (f"{name} can be asked to withstand {max(most, 0)} hostile of {sites} hospitals, and meets "
                 f"{self.hospitals}")
 
-    def chosen(self, sites: int, seed: int = 0) -> frozenset[int]:
-        """Numbers of the hostile hospitals among so many.
+    def chosen(self, sites: int, seed: int = 0, hindered: Callable[[int], str] = lambda _: "") -> frozenset[int]:
+        """Numbers of the hostile hospitals among so many; `hindered` says of a number why it cannot be one.
 
         Raises:
-            InputError: No honest one would be left.
+            InputError: No honest one would be left, or fewer than wanted can be hostile.
         """
         if self.hospitals >= sites:
             raise InputError(f"{self.hospitals} hostile hospitals of {sites} leave no honest one")
-        return frozenset(np.random.default_rng([seed, 7]).permutation(sites)[:self.hospitals].tolist())
+        found, why = [], ""
+        for k in np.random.default_rng([seed, 7]).permutation(sites).tolist():
+            if (own := hindered(k)):
+                why = own
+            else:
+                found.append(k)
+            if len(found) == self.hospitals:
+                return frozenset(found)
+        raise InputError(f"{len(found)} of {sites} hospitals can be hostile in this way, and {self.hospitals} should: "
+                         f"{why}")
+
+    def hindered(self, rows: Split, seed: int = 0) -> str:
+        """Why a hospital with these rows cannot be hostile in this way; empty where it can."""
+        return ""
 
     def poisoned(self, rows: Sequence[Split], bad: frozenset[int], seed: int = 0) -> tuple[Sequence[Split],
                                                                                          Poisoned | None]:
@@ -75,21 +89,24 @@ def hostile(attack: HostileAttack, subject: Subject, sheet: Sheet, _: int | None
     """Train the federation again with hostile hospitals, and measure as after poisoning: the model on clean test rows,
     by hospital too, and for a backdoor on triggered ones.
 
-    "hostile_hospitals" stands beside "tolerated", the most that the rule can be asked to withstand, and
+    "hostile_hospitals" stands beside "tolerated", the most that the rule can be asked to withstand. "hostile_share" is
+    the share of the training rows that the hostile ones hold, and `attack_params["who"]` names them, sorted.
     "refused_replies" is the share of all replies that the border did not let in.
     """
     data, seed = subject.data, subject.seed
     federation = subject.defense.federation(subject.recipe, data.train, data.val, seed, subject.device)
     sites = len(federation.names)
-    bad = attack.chosen(sites, seed)
+    bad = attack.chosen(sites, seed, lambda k: attack.hindered(federation.rows[k], seed))
+    who = sorted(federation.names[k] for k in bad)
     began = time.perf_counter()
     own, poisoned = attack.poisoned(federation.rows, bad, seed)
     federation = federation.with_rows(own)
-    weights, record = federation.train(attack.tamper(bad, seed), subject.log, attack=repr(attack),
-                                       hostile=[federation.names[k] for k in sorted(bad)])
+    weights, record = federation.train(attack.tamper(bad, seed), subject.log, attack=repr(attack), hostile=who)
     victim = federation.task.classifier(weights)
-    at = {"attack_params": asdict(attack), "seconds": time.perf_counter() - began}
+    at = {"attack_params": asdict(attack) | {"who": who}, "seconds": time.perf_counter() - began}
     sheet.add("hostile_hospitals", float(len(bad)), sites, **at)
+    counts = np.array([len(rows) for rows in federation.rows])
+    sheet.add("hostile_share", float(counts[sorted(bad)].sum() / counts.sum()), int(counts.sum()), **at)
     sheet.add("tolerated", float(federation.rule.tolerates(sites)), sites, **at)
     replies = sites * federation.rounds
     sheet.add("refused_replies", metrics.proportion(record.events.get("refused", 0), replies), **at)

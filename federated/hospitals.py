@@ -96,6 +96,5 @@ def kept(shelf: Path | None, about: str, rows: Split, made: Callable[[], np.ndar
 
 def _last(log: Path | None) -> dict[str, Any]:
     """The last entry of a log; empty where there is none."""
-    if log is None or not log.is_file():
-        return {}
-    return json.loads(log.read_text(encoding="utf-8").splitlines()[-1])
+    lines = log.read_text(encoding="utf-8").splitlines() if log and log.is_file() else []
+    return json.loads(lines[-1]) if lines else {}

@@ -6,15 +6,17 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal, get_args
 
 import numpy as np
-from flwr.app import Message, MetricRecord
+from flwr.app import Error, Message, MetricRecord
 
 from federated.attackers import HostileAttack
 from federated.client_app import COUNT, WEIGHTS, packed
-from federated.grid import FIRST, Tamper
+from federated.grid import CRASHED, FIRST, Tamper
 from suite.attack import Info
 from suite.errors import InputError
 
-Kind = Literal["nan", "infinite", "zero", "shape", "count", "silent", "replay"]
+COUNTS = {"count": 10**9, "negative": -1, "none": 0, "lower": 1}
+"""False numbers of rows, by their names in `Broken.sends`."""
+Kind = Literal["nan", "infinite", "zero", "shape", "count", "negative", "none", "lower", "silent", "replay", "crash"]
 
 
 @dataclass(frozen=True)
@@ -22,8 +24,10 @@ class Broken(HostileAttack):
     """Each hostile hospital sends something that no strategy of Flower's looks at before it takes it.
 
     Attributes:
-        sends: "nan" or "infinite" parameters; "zero", no change at all; parameters of another "shape"; a false "count"
-            of rows; nothing ("silent"); or its answer to the round before ("replay").
+        sends: "nan" or "infinite" parameters; "zero", no change at all; parameters of another "shape"; a false number
+            of rows, of a billion ("count"), "negative", "none" at all, or "lower" than it has, which nobody can see and
+            which only takes weight from it; nothing ("silent"); its answer to the round before ("replay"); or that its
+            program has failed ("crash").
     """
 
     info: ClassVar[Info] = Info("Broken replies", "none", "no-box", ("poisoning",), "nothing")
@@ -52,8 +56,10 @@ class Broken(HostileAttack):
         return broken
 
     def _spoiled(self, reply: Message, came: np.ndarray) -> Message:
-        if self.sends == "count":
-            reply.content["metrics"] = MetricRecord({COUNT: 10**9})
+        if self.sends == "crash":
+            return Message(Error(CRASHED, "RuntimeError: none of its business"), metadata=reply.metadata)
+        if self.sends in COUNTS:
+            reply.content["metrics"] = MetricRecord({COUNT: COUNTS[self.sends]})
             return reply
         own = reply.content["arrays"][WEIGHTS].numpy()
         reply.content["arrays"] = packed({"nan": np.full_like(own, np.nan), "infinite": np.full_like(own, np.inf),

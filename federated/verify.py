@@ -38,7 +38,8 @@ def verify_run(folder: Path, head: str | None = None) -> Verified:
             anew, or that whole entries or logs were cut off at their ends.
 
     Raises:
-        InputError: No run, no log; or naming the first file that is not as it was, and where; or the head is another.
+        InputError: No run, no log, or an empty one; or naming the first file that is not as it was, and where; or the
+            head is another.
     """
     run = Run.open(folder)
     logs = sorted((run.folder / "logs").glob("*.jsonl"))
@@ -46,7 +47,9 @@ def verify_run(folder: Path, head: str | None = None) -> Verified:
         raise InputError(f"{folder}: no federation of this run has left a log")
     entries, models, whole = 0, 0, sha256()
     for log in logs:
-        entries += verify(log)
+        if not (held := verify(log)):
+            raise InputError(f"{log}: is empty")
+        entries += held
         last = json.loads(log.read_text(encoding="utf-8").splitlines()[-1])
         whole.update(f"{log.name} {last['hash']}\n".encode())
         models += _check_model(run.folder / "models" / log.stem, last)

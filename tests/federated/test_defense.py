@@ -170,12 +170,21 @@ class TestHostility:
     def federation(self, data):
         return TRAINING.federation(RECIPE, data.train, data.val)
 
-    @pytest.mark.parametrize("sends", ["nan", "infinite", "shape", "count", "silent"])
+    @pytest.mark.parametrize("sends", ["nan", "infinite", "shape", "count", "negative", "none", "silent", "crash"])
     def test_a_broken_hospital_is_as_good_as_none(self, federation, sends):
         weights, record = federation.train(Broken(sends).tamper(frozenset({3})))
         others = replace(federation, names=federation.names[:3], rows=federation.rows[:3])
         assert np.array_equal(weights, others.train()[0])
-        assert record.events == ({} if sends == "silent" else {"refused": 3})
+        assert record.events == {"absent" if sends == "silent" else "refused": 3}
+
+    def test_a_count_below_its_own_is_let_in_and_takes_weight_from_it(self, federation):
+        weights, record = federation.train(Broken("lower").tamper(frozenset({3})))
+        assert not record.events
+        one, (honest, _), others = replace(federation, rounds=1), federation.train(), federation.rows[:3]
+        without = replace(one, names=federation.names[:3], rows=others).train()[0]
+        with_it, little = one.train()[0], one.train(Broken("lower").tamper(frozenset({3})))[0]
+        assert 0 < np.linalg.norm(little - without) < 0.1 * np.linalg.norm(with_it - without)
+        assert not np.array_equal(weights, honest)
 
     def test_an_old_answer_is_refused(self, federation):
         _, record = federation.train(Broken("replay").tamper(frozenset({1})))
@@ -199,6 +208,35 @@ class TestHostility:
         flipped = sum((a.y != b.y).sum() for a, b in zip(federation.rows, rows, strict=True))
         assert flipped == done.mask.sum() == round(0.5 * (len(rows[0]) + len(rows[2])))
 
+    @pytest.fixture
+    def sick(self, federation):
+        """The first three hospitals hold one class each, the last one both."""
+        rows = [split.take(np.flatnonzero(split.y == label))
+                for split, label in zip(federation.rows[:3], (0, 0, 1), strict=True)]
+        return [*rows, federation.rows[3]]
+
+    def test_a_hospital_that_holds_one_class_flips_labels_too(self, sick):
+        attack = HostileRows({"name": "label-flip-random", "rate": 0.5})
+        assert [attack.hindered(rows) for rows in sick] == [""] * 4
+        rows, done = attack.poisoned(sick, frozenset({0}))
+        assert done.mask.sum() == round(0.5 * len(sick[0])) == (rows[0].y == 1).sum()
+
+    @pytest.mark.parametrize("attack", [
+        BACKDOOR, *(HostileRows({"name": name, "rate": 0.1})
+                    for name in ("label-flip-targeted", "label-flip-loss", "label-flip-clustered"))],
+        ids=["backdoor", "targeted", "loss", "clustered"])
+    def test_the_hostile_are_drawn_among_those_that_can(self, sick, attack):
+        able = {2, 3} if attack.poison["name"] in ("backdoor", "label-flip-targeted") else {3}
+        assert {k for k, rows in enumerate(sick) if not attack.hindered(rows)} == able
+        found = {attack.chosen(4, seed, lambda k: attack.hindered(sick[k])) for seed in range(20)}
+        assert found == {frozenset({k}) for k in able}
+        with pytest.raises(InputError, match=rf"{len(able)} of 4 hospitals can be hostile in this way, and 3 should: "):
+            replace(attack, hospitals=3).chosen(4, 0, lambda k: attack.hindered(sick[k]))
+
+    def test_where_all_can_it_is_the_same_draw_as_ever(self):
+        assert SignFlip(hospitals=2).chosen(9, 3) == frozenset(
+            np.random.default_rng([3, 7]).permutation(9)[:2].tolist())
+
     def test_only_poison_is_poison(self):
         with pytest.raises(InputError, match="is no poisoning attack"):
             HostileRows("fgsm")
@@ -218,6 +256,9 @@ class TestHostility:
             change = (arrays["pred"] == data.test.y).mean() - (subject.classifier.predict(data.test.x)
                                                                == data.test.y).mean()
             assert found[rule]["accuracy_change"] == pytest.approx(change, abs=1e-5)
+            who, = {name for r in rows.rows for name in r.attack_params["who"]}
+            theirs = (data.train.subgroups["hospital"] == who).mean()
+            assert found[rule]["hostile_share"] == pytest.approx(theirs, abs=1e-5)
             assert found[rule]["hostile_hospitals"] == 1 and found[rule]["tolerated"] == (rule == "median")
             assert {r.subgroup for r in rows.rows} >= {f"hospital=hospital-{k}" for k in range(1, 5)}
         assert found["mean"]["attacked_auroc"] < found["median"]["attacked_auroc"] - 0.1
@@ -310,6 +351,18 @@ class TestLogs:
         assert verify_run(copy).files == 2
         with pytest.raises(InputError, match="removed logs"):
             verify_run(copy, head)
+
+    def test_an_empty_log_is_one_line(self, copy):
+        log = copy / "logs" / "mlp--mean--fit.jsonl"
+        log.write_text("")
+        with pytest.raises(InputError, match=r"mlp--mean--fit.jsonl: is empty$"):
+            verify_run(copy)
+
+    def test_hospitals_of_an_empty_log_have_sent_nothing_known(self, data, tmp_path):
+        (tmp_path / "empty.jsonl").write_text("")
+        made, rows = TRAINING(RECIPE, data.train, data.val), sheet()
+        TRAINING.tell(Subject(made, RECIPE, TRAINING, data, 0.05, (0.05,), log=tmp_path / "empty.jsonl"), rows)
+        assert "bytes_sent" not in values(rows, "hospital=hospital-1")
 
     def test_no_logs_no_verdict(self, copy):
         for file in (copy / "logs").iterdir():
