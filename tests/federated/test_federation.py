@@ -1,11 +1,9 @@
-"""A federation in one process: equal to plain FedAvg, to a central step, and not to be broken by a dull hospital."""
+"""A federation in one process: equal to plain FedAvg and to a central step, with rules and with colluding hospitals."""
 
 import os
-import re
 import subprocess
 import sys
 from dataclasses import replace
-from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -14,30 +12,22 @@ import torch.nn.functional as F
 
 pytest.importorskip("flwr")
 
-from flwr.app import Array, ArrayRecord, MessageType, MetricRecord
-from flwr.serverapp.strategy import FedAvg, FedMedian, FedTrimmedAvg
+from flwr.app import Array, ArrayRecord
+from flwr.serverapp.strategy import FedAvg, FedTrimmedAvg
 
 from federated.aggregate import Mean, Median, TrimmedMean
-from federated.client_app import COUNT, WEIGHTS, hospital, packed
+from federated.client_app import WEIGHTS, hospital, packed
 from federated.collusion import Collusion
 from federated.grid import FIRST, Border, InProcessGrid
 from federated.hostile import IPM, FreeRider, GaussianUpdate, SignFlip
 from federated.mixing import Bucketing
-from federated.record import Record
 from federated.rules import FED_ADAM
 from federated.server_app import Joined, of_round, rounds
 from federated.simulate import federate
-from federated.task import Task
 from federated.trust import FLTrust
 from suite.errors import InputError
-from tabular.models import MLP
 from tests.breast import breast
-
-SITES = 4
-
-
-def mean(changes, counts, _=None):
-    return (changes * (counts / counts.sum())[:, None]).sum(0)
+from tests.federated._hospitals import SITES, four, grid, mean, plain, task_of
 
 
 @pytest.fixture(scope="module")
@@ -47,40 +37,12 @@ def whole():
 
 @pytest.fixture(scope="module")
 def sites(whole):
-    """Hospitals of 20, 40, 60 and the other rows."""
-    train, cuts = whole[0], [0, 20, 60, 120, len(whole[0])]
-    return [train.take(slice(a, b)) for a, b in pairwise(cuts)]
+    return four(whole[0])
 
 
 @pytest.fixture(scope="module")
 def task(whole):
-    train = whole[0]
-    return Task(MLP(hidden=(8,), balanced=False, weight_decay=0.0), train.x.shape[1:], train.classes, train.space)
-
-
-def grid(task, sites, spoil=None, events=None, **named):
-    """A border around hospitals in this process; `spoil(message, reply)` stands between."""
-    app = hospital(lambda context: (task, sites[context.node_config["partition-id"]],
-                                    context.node_config["partition-id"]))
-    if spoil:
-        sound = app
-        app = lambda message, context: spoil(message, sound(message, context))  # noqa: E731
-    absent = named.pop("absent", lambda *_: False)
-    counts = {n + FIRST: len(rows) for n, rows in enumerate(sites)}
-    told = (lambda what, facts: events.append((what, facts))) if events is not None else (lambda *_: None)
-    return Border(InProcessGrid(app, len(sites), absent), task.size, counts, event=told, **named)
-
-
-def plain(task, sites, number, who=None):
-    """FedAvg as anybody would write it."""
-    weights = task.initial()
-    for turn in range(1, number + 1):
-        part = [(n, rows) for n, rows in enumerate(sites) if who is None or n in who]
-        counts = torch.tensor([float(len(rows)) for _, rows in part])
-        came = torch.from_numpy(weights)
-        changes = torch.stack([torch.from_numpy(task.train(weights, rows, n, turn)) - came for n, rows in part])
-        weights = (came + mean(changes, counts)).numpy()
-    return weights
+    return task_of(whole[0])
 
 
 def test_equals_plain_fedavg_to_the_bit_and_learns(task, sites, whole):
@@ -122,159 +84,6 @@ def test_runs_repeat_and_the_order_of_arrival_does_not_matter(task, sites):
     assert not np.array_equal(first, other)
 
 
-def spoiled(change):
-    """The hospital with number 1 sends something else in the second round."""
-    def spoil(message, reply):
-        if message.metadata.dst_node_id == 1 + FIRST and message.content["config"]["server-round"] == 2:
-            change(reply.content)
-        return reply
-
-    return spoil
-
-
-def weights_of(value, dtype=np.float32):
-    def change(content):
-        old = content["arrays"][WEIGHTS].numpy()
-        content["arrays"] = ArrayRecord({WEIGHTS: Array(np.asarray(value(old), dtype))})
-
-    return change
-
-
-def count_of(value):
-    def change(content):
-        content["metrics"] = MetricRecord({COUNT: value})
-
-    return change
-
-
-def drop(name):
-    def change(content):
-        del content[name]
-
-    return change
-
-
-def metrics(**values):
-    def change(content):
-        content["metrics"] = MetricRecord(values)
-
-    return change
-
-
-def rename(old, new):
-    def change(content):
-        content[new] = content[old]
-        del content[old]
-
-    return change
-
-
-def arrays(**values):
-    def change(content):
-        content["arrays"] = ArrayRecord(values)
-
-    return change
-
-
-DULL = {
-    "NaN": (weights_of(lambda w: np.where(np.arange(len(w)) == 3, np.nan, w)), "norm of nan"),
-    "infinite": (weights_of(lambda w: w + np.inf), "norm of inf"),
-    "huge": (weights_of(lambda w: w + 1e9), "and at most 1000 is let in"),
-    "short": (weights_of(lambda w: w[:-1]), "parameters are float32 of shape"),
-    "double": (weights_of(lambda w: w, np.float64), "parameters are float64"),
-    "count": (count_of(10**9), "num-examples is 1000000000, and may be from 1 to 40"),
-    "negative": (count_of(-5), "num-examples is -5"),
-    "zero": (count_of(0), "num-examples is 0"),
-    "fraction": (count_of(3.5), "num-examples is 3.5"),
-    "no metrics": (drop("metrics"), "it holds arrays$"),
-    "no arrays": (drop("arrays"), "it holds metrics$"),
-    "no count": (metrics(rows=40), "it tells rows, and num-examples is wanted"),
-    "one metric more": (metrics(**{COUNT: 40, "loss": 0.5}), "it tells loss, num-examples"),
-    "beyond all numbers": (count_of(10**30), "num-examples is 1000000000000000000000000000000"),
-    "another name": (rename("arrays", "model"), "it holds metrics, model"),
-    "another array": (arrays(bias=Array(np.zeros(3, np.float32))), "other arrays than weights"),
-    "junk": (arrays(**{WEIGHTS: Array("float32", (3,), "numpy.ndarray", b"junk")}), "cannot be read: ValueError"),
-    "torch's own": (arrays(**{WEIGHTS: Array("float32", (3,), "torch", b"junk")}), "cannot be read: TypeError"),
-}
-
-
-@pytest.mark.parametrize("strategy", [lambda: Joined(mean, SITES),
-                                      lambda: FedMedian(fraction_evaluate=0.0, min_available_nodes=SITES)],
-                         ids=["ours", "FedMedian"])
-@pytest.mark.parametrize("name", DULL)
-def test_a_broken_reply_is_an_event_and_no_crash(name, strategy, task, sites):
-    change, why = DULL[name]
-    events = []
-    found = rounds(grid(task, sites, spoiled(change), events), strategy(), task.initial(), 3)
-    assert np.isfinite(found).all()
-    (what, facts), = events
-    assert what == "refused" and facts["hospital"] == 1
-    assert re.search(why, facts["why"]), facts["why"]
-
-
-def test_the_others_go_on_without_it(task, sites):
-    change, _ = DULL["NaN"]
-    found = rounds(grid(task, sites, spoiled(change)), Joined(mean, SITES), task.initial(), 2)
-    first = plain(task, sites, 1)
-    came = torch.from_numpy(first)
-    part = [0, 2, 3]
-    changes = torch.stack([torch.from_numpy(task.train(first, sites[n], n, 2)) - came for n in part])
-    wanted = came + mean(changes, torch.tensor([float(len(sites[n])) for n in part]))
-    np.testing.assert_array_equal(found, wanted.numpy())
-
-
-def test_a_crash_and_an_absence_are_events(task, sites):
-    def crash(message, reply):
-        if message.metadata.dst_node_id == FIRST:
-            raise RuntimeError("scanner offline")
-        return reply
-
-    events = []
-    found = rounds(grid(task, sites, crash, events, absent=lambda number, _: number == 2), Joined(mean, SITES),
-                   task.initial(), 1)
-    np.testing.assert_array_equal(found, plain(task, sites, 1, who={1, 3}))
-    assert events == [("absent", {"hospital": 2}),
-                      ("refused", {"hospital": 0, "why": "it failed: RuntimeError: scanner offline"})]
-
-
-def test_a_replayed_message_counts_once(task, sites):
-    events = []
-    twice = grid(task, sites, events=events, tamper=lambda turn, came, replies: [*replies, replies[0]])
-    np.testing.assert_array_equal(rounds(twice, Joined(mean, SITES), task.initial(), 1), plain(task, sites, 1))
-    assert events == [("refused", {"hospital": 0, "why": "it has answered already"})]
-
-
-def test_what_is_kept_back_by_hostile_hospitals_is_absent_too(task, sites):
-    """One never answers, another is told to keep quiet after it has."""
-    events = []
-    quiet = grid(task, sites, events=events, absent=lambda number, _: number == 0,
-                 tamper=lambda turn, came, replies: [r for r in replies if r.metadata.src_node_id != FIRST + 2])
-    np.testing.assert_array_equal(rounds(quiet, Joined(mean, SITES), task.initial(), 1),
-                                  plain(task, sites, 1, who={1, 3}))
-    assert events == [("absent", {"hospital": 0}), ("absent", {"hospital": 2})]
-
-
-def test_bytes_are_those_of_each_hospital_whether_or_not_it_was_let_in(task, sites):
-    """By hand: one is absent, one crashes, one sends half of its parameters, and the last all of them."""
-    def spoil(message, reply):
-        if message.metadata.dst_node_id == FIRST + 1:
-            raise RuntimeError("scanner offline")
-        if message.metadata.dst_node_id == FIRST + 2:
-            reply.content["arrays"] = packed(reply.content["arrays"][WEIGHTS].numpy()[:task.size // 2])
-        return reply
-
-    told = []
-    some = grid(task, sites, spoil, absent=lambda number, _: number == 0, done=lambda *facts: told.append(facts))
-    rounds(some, Joined(mean, SITES), task.initial(), 1)
-    (what, facts), = told
-    assert what == "round" and facts["asked"] == [0, 1, 2, 3] and facts["answered"] == [3]
-    whole = 128 + 4 * task.size  # NumPy's header is 128 bytes
-    assert facts["bytes asked"] == whole and facts["bytes answered"] == [0, 0, 128 + 4 * (task.size // 2), whole]
-    record = Record(list("abcd"), [1] * SITES)
-    record.done(what, facts)
-    assert (record.sent - whole).tolist() == facts["bytes answered"]
-
-
 @pytest.mark.parametrize("rule", [Mean(), FED_ADAM], ids=["ours", "Flower's"])
 def test_a_federation_that_trained_nothing_is_no_model(rule, task, sites):
     events, wild = [], replace(task, lr=1e38)  # all that is sent is refused
@@ -291,48 +100,6 @@ def test_hostile_hospitals_may_keep_everybody_from_training(task, sites):
                      lambda *told: events.append(told))
     np.testing.assert_array_equal(found, task.initial())
     assert [what for what, _ in events] == ["absent", "absent", "no result"] * 2
-
-
-def test_an_old_answer_is_none_to_a_new_question(task, sites):
-    kept, events = {}, []
-
-    def replay(turn, came, replies):
-        kept.setdefault("old", replies[1])
-        return [kept["old"] if reply.metadata.src_node_id == 1 + FIRST else reply for reply in replies]
-
-    rounds(grid(task, sites, events=events, tamper=replay), Joined(mean, SITES), task.initial(), 3)
-    assert events == [("refused", {"hospital": 1, "why": "it answers another message"})] * 2
-
-
-def test_a_reply_that_calls_itself_something_else_is_refused(task, sites):
-    """Else its parameters would not be looked at."""
-    def disguise(message, reply):
-        if message.metadata.dst_node_id == FIRST:
-            weights_of(lambda w: w * np.nan)(reply.content)
-            reply.metadata.message_type = MessageType.EVALUATE
-        return reply
-
-    events = []
-    found = rounds(grid(task, sites, disguise, events), Joined(mean, SITES), task.initial(), 1)
-    np.testing.assert_array_equal(found, plain(task, sites, 1, who={1, 2, 3}))
-    assert events == [("refused", {"hospital": 0, "why": "it answers another message"})]
-
-
-def test_hospitals_also_judge_the_model_on_their_own_rows(task, sites):
-    """Flower's own strategy asks them; one that answers with a list is refused."""
-    def spoil(message, reply):
-        if message.metadata.message_type == MessageType.EVALUATE and message.metadata.dst_node_id == FIRST:
-            reply.content["metrics"] = MetricRecord({"accuracy": [1.0], COUNT: 20})
-        return reply
-
-    events = []
-    result = FedAvg(min_available_nodes=SITES).start(grid=grid(task, sites, spoil, events),
-                                                     initial_arrays=packed(task.initial()), num_rounds=1)
-    model = task.classifier(plain(task, sites, 1))
-    right = [int((model.predict(rows.x) == rows.y).sum()) for rows in sites[1:]]
-    wanted = sum(right) / sum(len(rows) for rows in sites[1:])
-    assert result.evaluate_metrics_clientapp[1]["accuracy"] == pytest.approx(wanted, abs=0.02)
-    assert events == [("refused", {"hospital": 0, "why": "its accuracy is [1.0]"})]
 
 
 def test_an_app_that_changes_its_message_changes_it_for_itself_only(task, sites):
