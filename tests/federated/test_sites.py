@@ -228,6 +228,7 @@ def test_a_hospital_that_the_data_name_gives_way_to_the_one_that_rows_are_dealt_
 
 
 def test_fewer_training_rows_are_drawn_before_they_are_dealt_out():
-    plan = Plan(data="pima-synthetic", models=["mlp"], hospitals={"name": "iid", "sites": 4, "least": 20}, train_rows=90)
+    plan = Plan(data="pima-synthetic", models=["mlp"], train_rows=90,
+                hospitals={"name": "iid", "sites": 4, "least": 20})
     found, _ = open_data(plan)
     assert np.unique(found.train.subgroups["hospital"], return_counts=True)[1].min() >= 20 and len(found.train) == 90
