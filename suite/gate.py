@@ -34,9 +34,9 @@ def check(run: Run, requirements: Iterable[str], lenient: bool = False) -> list[
 
     MODEL is its name in the plan; of a file, its last part with "-" for what is neither letter, digit, "_" nor ".".
     `robust_accuracy` and `attack_success_rate` mean the worst case over all evasion attacks unless an attack is named,
-    at the run's main budget. GROUP is a column of subgroups: "in every sex", "in every hospital". Without a model or a defense, every one of the run must meet the requirement, and every
-    model have been measured on it. No figure about evasion passes for a model that has collapsed, or whose gradients
-    seem masked.
+    at the run's main budget. GROUP is a column of subgroups: "in every sex", "in every hospital". Without a model or a
+    defense, every one of the run must meet the requirement, and every model have been measured on it. No figure about
+    evasion passes for a model that has collapsed, or whose gradients seem masked.
 
     Args:
         run: A finished run.
