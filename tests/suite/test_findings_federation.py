@@ -40,8 +40,8 @@ def test_hostile_hospitals_are_judged_as_poisoning_is(change, level):
 def test_the_worst_attack_is_told_by_accuracy_and_by_sensitivity():
     rows = [*federation(), *attacked("hostile-x", accuracy=(-0.1, -0.15, -0.06), sensitivity=(0.1, 0.0, 0.2)),
             *attacked("hostile-y", accuracy=(-0.05, -0.1, 0.0), sensitivity=(-0.4, -0.45, -0.35))]
-    assert ("Hostile hospitals (y) change sensitivity by −40 points (−45 to −35), n\u00a0=\u00a0100; the worst of 2 "
-            "attacks.") in only(rows, "hostile hospitals").text
+    assert ("Under y, hostile hospitals change sensitivity by −40 points (−45 to −35), n\u00a0=\u00a0100; the worst of "
+            "2 attacks.") in only(rows, "hostile hospitals").text
 
 
 def test_choosing_among_attacks_widens_the_interval():

@@ -73,21 +73,21 @@ def test_an_attack_that_is_there_twice_has_two_columns():
     table = hostile.matrix(Rows([*rest, *one, *other], _rows.manifest()), "m")
     told = dict(zip(table.head, texts(table)[0], strict=True))
     assert (told["x (hospitals = 1)"], told["x (hospitals = 2)"], told["y"]) == ("0.45", "0.30", "0.70")
-    assert "1 of 4 hospitals (y and x (hospitals = 1)); 2 of 4 hospitals (x (hospitals = 2))." in table.note
+    assert "1 of 4 hospitals under y and x (hospitals = 1); 2 of 4 hospitals under x (hospitals = 2)." in table.note
 
 
 def test_the_note_of_the_matrix_says_who_is_hostile_and_with_how_many_rows():
     assert "Hostile: 1 of 4 hospitals. " in hostile.matrix(rows(), "m").note
-    who = {"hospitals": 1, "who": ["a"]}
-    named = [having(r, attack_params=who) if r.attack else r for r in rows().all]
-    named += [having(row("hostile_share", 0.8, defense="mean", attack=f"hostile-{k}"), attack_params=who) for k in "xy"]
+    who = {"who": ["a"]}  # written down with the number alone: it is no parameter that tells attacks apart
+    named = [having(r, attack_params=who) if r.metric == "hostile_hospitals" else r for r in rows().all]
+    named += [row("hostile_share", 0.8, defense="mean", attack=f"hostile-{k}") for k in "xy"]
     table = hostile.matrix(Rows(named, _rows.manifest()), "m")
     assert "Hostile: 1 of 4 hospitals, a, with 80% of the training rows. " in table.note
     assert table.head[2:4] == ["x", "y"]
 
 
-WORST = "Of 1 attack by hospitals that all rules met, the worst leaves m a balanced accuracy of 0.45 joined by mean " \
-        "(under x), and of 0.69 joined by median (under x)."
+WORST = "Of 1 attack by hospitals that all rules met, the worst leaves m a balanced accuracy of 0.45 joined by " \
+        "mean, under x, and of 0.69 joined by median, under x."
 
 
 def test_the_verdict_compares_what_is_left_under_the_attacks_that_all_rules_met():

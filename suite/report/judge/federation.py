@@ -39,7 +39,7 @@ def _worst(rows: Rows, model: str, defense: str) -> Finding:
                 f"{points(worst)}, n = {worst.n}.")
     else:
         among = f"; the worst of {of} attacks" if of > 1 else ""
-        text = f"Hostile hospitals ({label}) change {name} by {points(worst)}, n = {worst.n}{among}."
+        text = f"Under {label}, hostile hospitals change {name} by {points(worst)}, n = {worst.n}{among}."
     return Finding(level, model, text, "hostile hospitals", defense, figure=f"{number(100 * worst.value, 0)} pt",
                    weight=-worst.value)
 

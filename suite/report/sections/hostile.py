@@ -94,7 +94,7 @@ def _who(rows: Rows, model: str, tried: list[Hostility]) -> str:
     met: dict[str, list[str]] = defaultdict(list)
     for h in tried:
         met[_hostile(rows, model, h)].append(h.label)
-    told = [who + (f" ({join(labels)})" if len(met) > 1 else "") for who, labels in met.items()]
+    told = [who + (f" under {join(labels)}" if len(met) > 1 else "") for who, labels in met.items()]
     return f"Hostile: {'; '.join(told)}."
 
 
@@ -134,7 +134,7 @@ def verdict(rows: Rows, model: str) -> str:
 
     def told(defense: str) -> str:
         value, label = worst[defense]
-        return f"{number(value)} joined by {defense} (under {label})"
+        return f"{number(value)} joined by {defense}, under {label}"
 
     which = "" if len(rules) == 1 else " that all rules met"
     text = (f"Of {len(shared)} attack{'s' * (len(shared) > 1)} by hospitals{which}, the worst leaves {model} a "
