@@ -96,6 +96,14 @@ def test_rebuilt_patients_are_held_against_guessing(of_one, level):
     assert only(nothing, "rebuilt patients").level == "low"  # guessing does as much
 
 
+def test_under_secure_aggregation_the_server_sees_the_mean():
+    rows = [*federation(), row("membership_auroc", 0.8, 0.7, 0.9, attack="up", knowledge="white-box", **AT),
+            *rebuilt("patients_rebuilt", 1, (1.0, 0.8, 1.0), (0.0,))]
+    rows = [r.model_copy(update={"defense_params": {"secure": True}}) for r in rows]
+    assert "by a server that sees the mean of all updates: AUROC" in only(rows, "curious server").text
+    assert "From the mean of the first updates of hospitals of 1 patient, inv" in only(rows, "rebuilt patients").text
+
+
 @pytest.mark.parametrize(("ssim", "level"), [(0.8, "low"), (0.2, "good")])
 def test_rebuilt_images_have_no_interval_and_are_never_settled(ssim, level):
     f = only([*federation(), *rebuilt("rebuilt_ssim", 1, (ssim,), (0.3,))], "rebuilt patients")

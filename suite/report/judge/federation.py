@@ -72,8 +72,12 @@ def losing(rows: Rows) -> list[Finding]:
 
 def curious(rows: Rows) -> list[Finding]:
     """Whether the server of each federation tells its patients by the updates."""
-    return [told(rows, scores, "curious server", " by a server that sees the updates")
+    return [told(rows, scores, "curious server", f" by a server that sees the {_seen(scores[0])}")
             for pair in federations(rows) if (scores := watching(rows, *pair))]
+
+
+def _seen(row: Measurement) -> str:
+    return "mean of all updates" if row.defense_params.get("secure") else "updates"
 
 
 def rebuilding(rows: Rows) -> list[Finding]:
@@ -89,7 +93,9 @@ def rebuilding(rows: Rows) -> list[Finding]:
 
 
 def _rebuilt(rows: Rows, found: Measurement, guess: Measurement, patients: int, among: int) -> Finding:
-    of = f"From the first update of a hospital of {plural(patients, rows.voice.case)}, {found.attack} rebuilds"
+    sight = ("the mean of the first updates of hospitals" if found.defense_params.get("secure") else
+             "the first update of a hospital")
+    of = f"From {sight} of {plural(patients, rows.voice.case)}, {found.attack} rebuilds"
     if found.metric == "rebuilt_ssim":
         level: Level = "low" if found.value > guess.value else "good"
         figure = number(found.value)
