@@ -10,16 +10,23 @@ import typer
 
 from suite.errors import InputError
 from suite.options import (
+    Channels,
     Device,
     Drop,
+    Finding,
     Group,
     Jobs,
+    Labels,
+    Leakage,
+    Modality,
     Out,
     Positive,
     Quick,
     SchemaFile,
     Seed,
+    Size,
     Target,
+    images_of,
     names,
     table_of,
 )
@@ -27,8 +34,10 @@ from suite.options import (
 if TYPE_CHECKING:
     from suite.plan import Plan
 
-USE = "federated"
-"""Registered name of the defense that is a federation."""
+USE, TREES = "federated", "federated-trees"
+"""Registered names of the defenses that are federations."""
+TRAINING = ("rounds", "epochs", "batch", "lr", "proximal", "personal")
+"""What a federation of another rule takes over from the plan's first."""
 
 
 def federate(
@@ -56,6 +65,12 @@ def federate(
     schema: SchemaFile = None,
     drop: Drop = None,
     group: Group = None,
+    labels: Labels = None,
+    size: Size = None,
+    channels: Channels = None,
+    modality: Modality = None,
+    finding: Finding = None,
+    allow_leakage: Leakage = False,
     out: Out = None,
     seed: Seed = None,
     device: Device = None,
@@ -81,14 +96,23 @@ def federate(
     from suite import request
     from suite.terminal import run_audit
 
-    listed = names(data)
+    listed, attacked = names(data), names(attacks)
     plan = plan or preset_for(listed)
+    if hostile is not None and hostile < 1:
+        raise InputError(f"--hostile must be at least 1, got {hostile}")
+    raw, where = request.read_plan(plan)
+    own, usual = raw.get("hospitals"), raw.get("data", [])
+    other = bool(listed) and listed[0] not in ([usual] if isinstance(usual, str) else usual)
     wanted = names(rules) or (["mean"] if quick else [])
-    flags = {"data": listed, "models": names(model), "attacks": names(attacks) if attacks != "none" else [],
-             "defenses": [_joined_by(rule, hostile or 1) for rule in wanted] or None,
-             "hospitals": dealt(partition, column, hospitals, alpha, bool(listed)), "seed": seed, "device": device,
-             "table": table_of(target, positive, schema, drop, group) or None}
-    made = changed(request.make_plan(plan, flags, quick), rounds or (5 if quick else None), hostile)
+    if wanted:
+        raw = joined_by(raw, wanted, hostile)
+    flags = {"data": listed, "models": names(model), "defenses": wanted or None,
+             "attacks": attacked and [name for name in attacked if name != "none"],
+             "hospitals": dealt(own, partition, column, hospitals, alpha, other), "seed": seed, "device": device,
+             "table": table_of(target, positive, schema, drop, group) or None,
+             "images": images_of(labels, size, channels, modality, finding, allow_leakage, positive, group) or None}
+    made = changed(request.changed_plan(raw, where, flags, quick), 5 if quick and rounds is None else rounds, hostile)
+    check_federates(made)
     folder = out or Path("runs") / Path(plan).stem
     run_audit(made, folder, jobs)
     _show_verified(folder, None)
@@ -101,42 +125,87 @@ def preset_for(data: list[str] | None) -> str:
     return "federation-images" if data and default_preset(data) == "imaging" else "federation"
 
 
-def dealt(partition: str | None, column: str | None, hospitals: int | None, alpha: float | None,
-          other_data: bool) -> dict[str, Any] | None:
-    """How rows are dealt out, from what was said of it; None for the plan's own way.
+def dealt(own: Any, partition: str | None, column: str | None, hospitals: int | None, alpha: float | None,
+          other_data: bool) -> Any:
+    """How rows are dealt out: the plan's `own` way, changed by what was said of it.
 
-    Data other than the plan's have no hospitals that a plan could know: five, uneven by label, unless something else is
-    said.
+    A plan that takes hospitals as they are does not know those of other data: these are dealt out to five, uneven by
+    label, unless something else is said.
 
     Raises:
         InputError: Something was said that the partition has no use for.
     """
+    own = {"name": own} if isinstance(own, str) else dict(own or {})
+    if partition is None and column:
+        partition = "by-subgroup"
     if partition is None:
-        partition = "by-subgroup" if column else "dirichlet" if hospitals or alpha or other_data else None
+        as_they_are = own.get("name") in (None, "by-subgroup")
+        asked = other_data or hospitals is not None or alpha is not None
+        partition = "dirichlet" if as_they_are and asked else own.get("name")
     if partition is None:
         return None
+    kept = own if partition == own.get("name") else {"name": partition}
     if partition == "by-subgroup":
-        if hospitals or alpha:
+        if hospitals is not None or alpha is not None:
             raise InputError("--hospitals and --alpha are for rows that are dealt out; by-subgroup takes hospitals as "
                              "they are")
-        return {"name": partition} | ({"column": column} if column else {})
+        return kept | ({"column": column} if column else {})
     if column:
         raise InputError("--column is for --partition by-subgroup")
-    skewed = partition in ("dirichlet", "quantity")
-    if alpha is not None and not skewed:
+    said = {"sites": hospitals, "alpha": alpha}
+    usual = {"sites": 5} | ({"alpha": 0.5} if partition in ("dirichlet", "quantity") else {})
+    if alpha is not None and "alpha" not in usual:
         raise InputError(f"--alpha is for dirichlet and quantity, and {partition} has none")
-    return {"name": partition, "sites": hospitals or 5} | ({"alpha": alpha or 0.5} if skewed else {})
+    return usual | kept | {key: value for key, value in said.items() if value is not None}
 
 
-def _joined_by(rule: str, hostile: int) -> dict[str, Any]:
-    """A federation whose updates this rule joins; a rule that must be told how many to withstand is told."""
+def joined_by(raw: dict[str, Any], rules: list[str], hostile: int | None) -> dict[str, Any]:
+    """A plan, as it was read, whose federations are those of some rules.
+
+    A rule that the plan has a defense for is taken from there. Another one trains like the plan's first federation. How
+    many `hostile` hospitals there are, where it is said, is what rules are told who must be told; else what the plan
+    says, or most of its attacks have. Attacks that the plan holds against federations which are gone are held against
+    the new ones.
+
+    Raises:
+        InputError: A rule is unknown, or needs more than a name.
+    """
+    items = [{"name": item} if isinstance(item, str) else item for item in raw.get("defenses", [])]
+    there = {item.get("name"): item for item in items}
+    first = next((item for item in items if item.get("use", item.get("name")) == USE), {})
+    like = {key: first[key] for key in TRAINING if key in first}
+    most = max((a.get("hospitals", 1) for a in raw.get("attacks", []) if isinstance(a, dict)), default=1)
+    made = [_told(there[rule], hostile) if rule in there
+            else {"name": rule, "use": USE, "rule": _spec(rule, hostile or most)} | like for rule in rules]
+    gone = {item["name"] for item in items if item.get("use", item["name"]) == USE} - {*rules}
+    attacks = [_against(item, gone, rules) for item in raw.get("attacks", [])]
+    return raw | {"defenses": made, "attacks": attacks}
+
+
+def _told(item: dict[str, Any], bad: int | None) -> dict[str, Any]:
+    """A federation of a plan whose rule is told how many are hostile."""
+    rule = item.get("rule")
+    return item | {"rule": rule | {"bad": bad}} if bad and isinstance(rule, dict) and "bad" in rule else item
+
+
+def _spec(rule: str, bad: int) -> Any:
     from suite import registry
 
     found = registry.load("aggregations", rule)
     wants = [f.name for f in fields(found) if f.default is MISSING and f.default_factory is MISSING] \
         if isinstance(found, type) else []
-    spec = {"name": rule, "bad": hostile} if wants == ["bad"] else rule
-    return {"name": rule, "use": USE, "rule": spec}
+    if set(wants) - {"bad"}:
+        raise InputError(f"--rules {rule}: needs {', '.join(wants)}, which only a plan can say")
+    return {"name": rule, "bad": bad} if wants else rule
+
+
+def _against(item: Any, gone: set[str], rules: list[str]) -> Any:
+    """An attack of a plan that is held against `rules` in place of federations that are gone."""
+    wanted = item.get("defenses") if isinstance(item, dict) else None
+    if not isinstance(wanted, list) or not gone & {*wanted}:
+        return item
+    return item | {"defenses": [*(name for name in wanted if name not in gone),
+                                *(rule for rule in rules if rule not in wanted)]}
 
 
 def changed(plan: Plan, rounds: int | None, hostile: int | None) -> Plan:
@@ -151,9 +220,27 @@ def changed(plan: Plan, rounds: int | None, hostile: int | None) -> Plan:
         found = registry.load("attacks", name)
         return issubclass(found if isinstance(found, type) else type(found), HostileAttack)
 
-    defenses = tuple(of(item, rounds=rounds) if item.source == USE else item for item in plan.defenses)
+    defenses = tuple(of(item, rounds=rounds) if item.source in (USE, TREES) else item for item in plan.defenses)
     attacks = tuple(of(item, hospitals=hostile) if is_hostile(item.name) else item for item in plan.attacks)
     return plan.model_copy(update={"defenses": defenses, "attacks": attacks})
+
+
+def check_federates(plan: Plan) -> None:
+    """Raise `InputError` unless some federation of the plan can train some model of it."""
+    from suite import registry
+    from suite.cells import resolve_model
+    from suite.errors import NotApplicable
+
+    why = "the plan has no federation among its defenses"
+    recipes = {item.name: resolve_model(item, plan.allow_pickle) for item in plan.models}
+    for item in plan.defenses:
+        for name, recipe in recipes.items() if item.source in (USE, TREES) else ():
+            try:
+                registry.make("defenses", item.source, item.params).check(recipe)
+                return
+            except NotApplicable as e:
+                why = f"no federation of the plan can train {name}: {e}"
+    raise InputError(why)
 
 
 def _show_verified(run: Path, head: str | None) -> None:

@@ -168,9 +168,11 @@ class FederatedTraining(TorchDefense):
         if not 0 <= self.proximal < np.inf or self.personal < 0:
             raise InputError(f"FederatedTraining: proximal and personal must not be negative, got {self.proximal:g} "
                              f"and {self.personal}")
-        if self.rule != "mean" and (self.secure or (self.epsilon and self.hides == CENTRAL)):
-            what = "secure aggregation lets the server see the mean" if self.secure else "central DP is about the mean"
-            raise InputError(f"FederatedTraining: {what}, and not what {self.rule} needs")
+        if self.secure and not isinstance(self.aggregator, Mean | FlowerStrategy):
+            raise InputError("FederatedTraining: secure aggregation lets the server see the mean, and not what "
+                             f"{self.rule} needs")
+        if self.epsilon and self.hides == CENTRAL and not isinstance(self.aggregator, Mean):
+            raise InputError(f"FederatedTraining: central DP is about the mean, and not what {self.rule} needs")
 
     @cached_property
     def aggregator(self) -> Aggregator | FlowerStrategy:

@@ -69,7 +69,8 @@ class Partition(ABC):
     def _pooled(self, sites: Sequence[Site], part: str) -> Split:
         splits = [getattr(site, part) for site in sites]
         whole = joined(*splits)
-        groups = {name: values for name, values in whole.subgroups.items() if name != getattr(self, "column", None)}
+        groups = {name: values for name, values in whole.subgroups.items()
+                  if name not in (HOSPITAL, getattr(self, "column", None))}
         names = np.repeat([site.name for site in sites], [len(split) for split in splits])
         return replace(whole, subgroups={HOSPITAL: names} | groups)
 

@@ -10,14 +10,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from pydantic import ValidationError
 from torch import nn
 
 from suite import artifacts, registry, surrogate, threats
 from suite.attack import Attack, EvasionAttack, MembershipAttack, PoisoningAttack
-from suite.data import Dataset
+from suite.data import Dataset, fewer
 from suite.defenses.plain import Plain
 from suite.errors import InputError, NotApplicable
 from suite.plan import Item, Plan
@@ -67,7 +66,7 @@ class Layout:
     """
 
     def __init__(self, plan: Plan, dataset: Dataset) -> None:
-        self.plan, self.data = plan, _fewer(dataset, plan)
+        self.plan, self.data = plan, fewer(dataset, plan.train_rows, plan.seed)
         self.device = resolve_device(plan.device)
         self.models = {m.name: _shadowed(resolve_model(m, plan.allow_pickle), dataset.space) for m in plan.models}
         self.attacks = {id(a): registry.make("attacks", a.name, a.params) for a in plan.attacks}
@@ -90,7 +89,7 @@ class Layout:
             if not isinstance(defense, Defense):
                 raise InputError(f"'{name}' is not a defense")
             try:
-                defense.check_data(dataset.train)
+                defense.check_data(self.data.train)
             except InputError as e:
                 raise InputError(f"defense '{name}': {e}") from None
         self.fitted = {name: model.classifier(dataset.train, str(self.device), dataset.features)
@@ -256,21 +255,6 @@ class Layout:
     def attacked(self, cell: Cell) -> list[Cell]:
         """The cells of all attacks on the same model behind the same defense."""
         return [c for c in self.cells if c.attack and (c.model, c.defense) == (cell.model, cell.defense)]
-
-
-def _fewer(dataset: Dataset, plan: Plan) -> Dataset:
-    """The same data with as many training rows as the plan wants to learn from.
-
-    Raises:
-        InputError: A class is not among them.
-    """
-    if plan.train_rows is None or plan.train_rows >= len(dataset.train):
-        return dataset
-    rng = np.random.default_rng([plan.seed, 4])
-    train = dataset.train.take(np.sort(rng.permutation(len(dataset.train))[:plan.train_rows]))
-    for k in sorted({*np.unique(dataset.train.y).tolist()} - {*np.unique(train.y).tolist()}):
-        raise InputError(f"train_rows {plan.train_rows}: no row of class '{train.classes[k]}' is among them; take more")
-    return replace(dataset, train=train)
 
 
 def resolve_model(item: Item, allow_pickle: bool) -> Recipe:

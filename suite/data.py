@@ -144,3 +144,18 @@ class Dataset:
     @property
     def space(self) -> Space:
         return self.train.space
+
+
+def fewer(data: Dataset, rows: int | None, seed: int) -> Dataset:
+    """The same data with so many training rows to learn from, drawn at random; all of them where `rows` is None.
+
+    Raises:
+        InputError: A class is not among them.
+    """
+    if rows is None or rows >= len(data.train):
+        return data
+    rng = np.random.default_rng([seed, 4])
+    train = data.train.take(np.sort(rng.permutation(len(data.train))[:rows]))
+    for k in sorted({*np.unique(data.train.y).tolist()} - {*np.unique(train.y).tolist()}):
+        raise InputError(f"train_rows {rows}: no row of class '{train.classes[k]}' is among them; take more")
+    return replace(data, train=train)

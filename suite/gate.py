@@ -17,7 +17,8 @@ from suite.run import Run
 
 OPERATORS = {">=": operator.ge, "<=": operator.le, ">": operator.gt, "<": operator.lt}
 GRAMMAR = re.compile(r"^\s*(?:(?P<model>[^\s/:]+)?(?:/(?P<defense>[^\s:]+))?\s*:)?"
-                     r"\s*(?P<metric>[a-z_0-9]+(?:\[[^\]]+\])?)(?:\s+of\s+(?P<attack>\S+))?\s*(?P<op>>=|<=|>|<)\s*"
+                     r"\s*(?P<metric>[a-z_0-9]+(?:\[[^\]]+\])?)(?:\s+of\s+(?P<attack>\S+))?"
+                     r"(?:\s+in\s+every\s+(?P<groups>\S+))?\s*(?P<op>>=|<=|>|<)\s*"
                      r"(?P<bound>-?(?:\d+\.?\d*|\.\d+)(?:e-?\d+)?)\s*$")
 
 
@@ -29,13 +30,13 @@ class Verdict(NamedTuple):
 
 
 def check(run: Run, requirements: Iterable[str], lenient: bool = False) -> list[Verdict]:
-    """Hold a run against requirements of the form `[MODEL][/DEFENSE]: METRIC [of ATTACK] >= NUMBER`.
+    """Hold a run against requirements of the form `[MODEL][/DEFENSE]: METRIC [of ATTACK] [in every GROUP] >= NUMBER`.
 
     MODEL is its name in the plan; of a file, its last part with "-" for what is neither letter, digit, "_" nor ".".
     `robust_accuracy` and `attack_success_rate` mean the worst case over all evasion attacks unless an attack is named,
-    at the run's main budget. Without a model or a defense, every one of the run must meet the requirement, and every
-    model have been measured on it. No figure about evasion passes for a model that has collapsed, or whose gradients
-    seem masked.
+    at the run's main budget. GROUP is a column of subgroups: "in every sex", "in every hospital". Without a model or a
+    defense, every one of the run must meet the requirement, and every model have been measured on it. No figure about
+    evasion passes for a model that has collapsed, or whose gradients seem masked.
 
     Args:
         run: A finished run.
@@ -58,7 +59,7 @@ def _judge(text: str, rows: list[Measurement], eps: float, lenient: bool) -> Ver
     if not found:
         raise InputError(f"requirement '{text}': write it like 'robust_accuracy >= 0.5' or "
                          "'mlp/trades: tpr_at_fpr[0.05] of membership-rule <= 0.1'")
-    model, defense, metric, attack, sign, bound = found.groups()
+    model, defense, metric, attack, groups, sign, bound = found.groups()
     scope = [r for r in rows if model in (None, r.model, Item(name=r.model).slug)
              and defense in (None, r.defense, Item(name=r.defense).slug)]
     if not scope:
@@ -68,11 +69,13 @@ def _judge(text: str, rows: list[Measurement], eps: float, lenient: bool) -> Ver
     failed = [r for r in scope if r.error and attack in (None, WORST, r.attack)]
     if failed:
         raise InputError(f"requirement '{text}': {failed[0].cell} failed: {failed[0].error}")
-    chosen = [r for r in scope if r.metric == metric and not r.subgroup and attack in (None, r.attack)
+    chosen = [r for r in scope if r.metric == metric and attack in (None, r.attack)
+              and (r.subgroup.startswith(f"{groups}=") if groups else not r.subgroup)
               and r.attack_params.get("eps", eps) == eps]
     if not chosen:
-        near = difflib.get_close_matches(metric, {r.metric for r in scope}, 1)
+        near = difflib.get_close_matches(metric, {r.metric for r in scope if bool(r.subgroup) == bool(groups)}, 1)
         raise InputError(f"requirement '{text}': no row of {metric}" + (f" of {attack}" if attack else "")
+                         + (f" in any {groups}" if groups else "")
                          + (f"; did you mean '{near[0]}'?" if near and near[0] != metric else ""))
     if unmeasured := {r.model for r in scope} - {r.model for r in chosen}:
         raise InputError(f"requirement '{text}': {metric} was not measured for {min(unmeasured)}; name the model that "
@@ -111,5 +114,5 @@ def _worst(text: str, rows: list[Measurement], sign: str, bound: float, lenient:
     at, value = row.estimate, compared(row)
     interval = "" if math.isnan(at.low) else f", 95 % interval {at.low:.3g} to {at.high:.3g}"
     who = row.model + ("" if row.defense == "none" else f" behind {row.defense}")
-    what = f" under {row.attack}" if row.attack else ""
+    what = (f" under {row.attack}" if row.attack else "") + (f" in {row.subgroup}" if row.subgroup else "")
     return Verdict(OPERATORS[sign](value, bound), f"{text.strip()}: worst is {who}{what} at {at.value:.3g}{interval}")

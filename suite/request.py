@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from suite import cache, registry
-from suite.data import Dataset, Split
+from suite.data import Dataset, Split, fewer
 from suite.errors import InputError
 from suite.plan import Plan, read_toml
 
@@ -31,21 +31,41 @@ def _reader(name: str) -> tuple[Literal["datasets", "readers"], str]:
     return "readers", "folder" if path.is_dir() else path.suffix.removeprefix(".").lower()
 
 
+def read_plan(what: str) -> tuple[dict[str, Any], str]:
+    """What a preset or a TOML file says, not looked at yet, and where it is from, for messages.
+
+    Raises:
+        InputError: Unknown preset, no such file, or no TOML.
+    """
+    a_file = what.endswith(".toml") or "/" in what
+    return read_toml(Path(what) if a_file else registry.load("presets", what)), what if a_file else f"preset {what}"
+
+
 def make_plan(what: str | None, flags: dict[str, Any], quick: bool = False) -> Plan:
     """The plan of a preset or a TOML file, changed by flags.
 
     Args:
         what: A preset's name, a TOML file, or None for the preset that suits the data.
+        flags, quick: As of `changed_plan`.
+
+    Raises:
+        InputError: Unknown preset, no such file, or a key that is wrong, which the message names.
+    """
+    return changed_plan(*read_plan(what or default_preset(flags.get("data"))), flags, quick)
+
+
+def changed_plan(raw: dict[str, Any], where: str, flags: dict[str, Any], quick: bool = False) -> Plan:
+    """A plan as it was read, changed by flags.
+
+    Args:
+        raw, where: As of `read_plan`.
         flags: Keys of `suite.plan.Plan` that were given on the command line; None means not given. Lists of models,
             attacks, defenses and detectors replace the plan's.
         quick: Few rows, one budget, and no defenses but those asked for by name.
 
     Raises:
-        InputError: Unknown preset, no such file, or a key that is wrong, which the message names.
+        InputError: A key is wrong, which the message names.
     """
-    what = what or default_preset(flags.get("data"))
-    a_file = what.endswith(".toml") or "/" in what
-    raw = read_toml(Path(what) if a_file else registry.load("presets", what))
     given = {k: v for k, v in flags.items() if v is not None}
     for kind in ("models", "attacks", "defenses", "detectors"):
         if kind in given:
@@ -64,7 +84,7 @@ def make_plan(what: str | None, flags: dict[str, Any], quick: bool = False) -> P
     if given.keys() & {"models", "defenses"} and isinstance(left := wanted.get("defenses", []), list):
         for kind in ("attacks", "detectors"):
             wanted[kind] = _only_for("defenses", ["none", *left], wanted.get(kind), kind in given)
-    plan = Plan.check(wanted, what if a_file else f"preset {what}", given)
+    plan = Plan.check(wanted, where, given)
     return plan.quick() if quick else plan
 
 
@@ -108,7 +128,7 @@ def open_data(plan: Plan) -> tuple[Dataset, str]:
     if plan.hospitals is None:
         return data, why
     partition = registry.make("partitions", plan.hospitals.name, plan.hospitals.params)
-    return partition.deal(data, plan.seed), why
+    return partition.deal(fewer(data, plan.train_rows, plan.seed), plan.seed), why
 
 
 def opened(name: str, plan: Plan) -> Dataset:

@@ -52,10 +52,22 @@ THRESHOLDS = {
     "extraction": Threshold("agreement of a stolen copy with the model; judged by how far it exceeds that of always "
                             "giving the commonest answer", 0.1, 0.25),
 }
+THRESHOLDS |= {
+    "hostile hospitals": THRESHOLDS["poisoning"]._replace(
+        what="loss of accuracy, or of sensitivity, by hostile hospitals that take part in a federation"),
+    "curious server": THRESHOLDS["membership"]._replace(
+        what="AUROC of telling a hospital's training patients from others by its updates; judged by how far it "
+             "exceeds 0.5"),
+    "rebuilt patients": THRESHOLDS["reconstruction"]._replace(
+        what="share of a hospital's patients that are rebuilt from its first update; judged by how far it exceeds "
+             "that of guessing (no thresholds for images)"),
+    "taking part": THRESHOLDS["poisoning"]._replace(
+        what="loss of accuracy at a hospital by taking part in a federation, against the model it trains alone"),
+}
 """Topic -> thresholds."""
-TOPICS = ("errors", "evasion", "natural changes", "trust", "detection", "performance", "subgroups", "poisoning",
-          "backdoor", "defense", "privacy budget", "membership", "attribute", "inversion", "reconstruction",
-          "extraction")
+TOPICS = ("errors", "evasion", "natural changes", "trust", "detection", "performance", "subgroups", "taking part",
+          "poisoning", "backdoor", "hostile hospitals", "defense", "privacy budget", "membership", "curious server",
+          "attribute", "inversion", "reconstruction", "rebuilt patients", "extraction")
 """All topics; harm to the patient who is judged comes before harm to privacy, and that before harm to the owner."""
 
 

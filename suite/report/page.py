@@ -14,7 +14,17 @@ from suite.measurement import Measurement
 from suite.report import figures, pictures
 from suite.report.findings import LEVELS, THRESHOLDS, TOPICS, Finding, findings
 from suite.report.rows import Rows
-from suite.report.sections import catalog, clean, defenses, detection, federation, membership, privacy, robustness
+from suite.report.sections import (
+    catalog,
+    clean,
+    defenses,
+    detection,
+    federation,
+    hostile,
+    membership,
+    privacy,
+    robustness,
+)
 from suite.report.show import join, plural, share
 
 HERE = Path(__file__).parent
@@ -22,7 +32,8 @@ SECTIONS = {"errors": "errors", "trust": "robustness", "evasion": "robustness", 
             "detection": "detection", "performance": "performance", "subgroups": "groups", "poisoning": "poisoning",
             "backdoor": "poisoning", "defense": "defenses", "privacy budget": "epsilon", "membership": "membership",
             "attribute": "attribute", "inversion": "inversion", "reconstruction": "reconstruction",
-            "extraction": "extraction"}
+            "extraction": "extraction", "hostile hospitals": "federation", "curious server": "federation",
+            "rebuilt patients": "federation", "taking part": "hospitals"}
 """Topic of a finding -> id of the section with its numbers."""
 
 
@@ -45,8 +56,8 @@ def render(rows: list[Measurement], manifest: dict[str, Any], arrays: pictures.A
         thresholds={topic: t for topic, t in THRESHOLDS.items() if any(f.topic == topic for f in found)},
         matrix=matrix(table, found),
         verdict=verdict(table, found), figures=figures, clean=clean, robust=robustness, defenses=defenses,
-        privacy=privacy, membership=membership, detection=detection, federation=federation, catalog=catalog,
-        threats=threats, arrays=arrays,
+        privacy=privacy, membership=membership, detection=detection, federation=federation, hostile=hostile,
+        catalog=catalog, threats=threats, arrays=arrays,
         examples=pictures.examples(table, arrays), patterns=pictures.patterns(table, arrays),
         rebuilt=pictures.rebuilt(table, arrays))
 

@@ -66,11 +66,16 @@ def interval(row: Measurement | None, digits: int = 2) -> str:
     """"0.71 (0.63–0.78)"."""
     if row is None or row.value is None:
         return NONE
-    value = number(row.value, digits)
+    value, within = number(row.value, digits), bounds(row, digits)
+    return f"{value} ({within})" if within else value
+
+
+def bounds(row: Measurement, digits: int = 2) -> str:
+    """"0.63–0.78"; empty where there is no interval."""
     if row.ci_low is None or row.ci_high is None:
-        return value
+        return ""
     dash = " to " if row.ci_low < 0 else "–"
-    return f"{value} ({number(row.ci_low, digits)}{dash}{number(row.ci_high, digits)})"
+    return f"{number(row.ci_low, digits)}{dash}{number(row.ci_high, digits)}"
 
 
 def percent(row: Measurement | None) -> str:

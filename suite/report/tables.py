@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from suite.measurement import Measurement
-from suite.report.show import NONE, brief, interval, number
+from suite.report.show import NONE, bounds, brief, interval, number
 
 Tone = Literal["", "bad", "warn", "good", "muted"]
 
@@ -22,6 +22,7 @@ class Cell:
         tone: Colour; never the only carrier of a meaning.
         bar: `(low, value, high)` in [0, 1] of a small interval drawn below the number.
         heat: Share in [0, 1] that the cell's background shows.
+        beneath: A second line, small.
     """
 
     text: str
@@ -29,6 +30,7 @@ class Cell:
     tone: Tone = ""
     bar: tuple[float, float, float] | None = None
     heat: float | None = None
+    beneath: str = ""
 
 
 @dataclass
@@ -80,9 +82,11 @@ def bounded(row: Measurement | None, bound: bool, sign: str = "≤", bar: bool =
     return replace(cell, text=f"{sign} {cell.text}") if bound and row is not None else cell
 
 
-def plain(row: Measurement | None, digits: int = 2) -> Cell:
-    """A value without interval."""
-    return Cell(NONE if row is None else number(row.value, digits), num=True)
+def plain(row: Measurement | None, digits: int = 2, tone: Tone = "", beneath: bool = False) -> Cell:
+    """A value without interval, or with it on a second line."""
+    if row is None:
+        return Cell(NONE, num=True)
+    return Cell(number(row.value, digits), num=True, tone=tone, beneath=bounds(row, digits) if beneath else "")
 
 
 def confusion(rows: dict[str, Measurement], classes: Iterable[str], caption: str) -> Table | None:

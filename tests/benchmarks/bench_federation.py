@@ -184,6 +184,8 @@ def main() -> None:
     args = ask.parse_args()
     torch.set_num_threads(args.threads)
     ray = not args.no_ray and importlib.util.find_spec("ray") is not None
+    if not ray and not args.no_ray:
+        print("Ray is not installed (the extra 'simulation'), so Flower's own simulation is left out.")
     print(f"torch {torch.__version__}, Flower {version('flwr')}, Ray {version('ray') if ray else 'not run'}; "
           f"{args.threads} thread(s), process time of a round, medians of {args.repeats} x {args.rounds}; {ROWS} rows")
     print(f"{'':<12}{'sites':>6}{'plain':>12}{'ours':>12}")

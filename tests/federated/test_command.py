@@ -7,7 +7,7 @@ import pytest
 
 pytest.importorskip("flwr")
 
-from federated.command import changed, dealt, preset_for
+from federated.command import changed, check_federates, dealt, joined_by, preset_for
 from suite import cli, metrics, terminal
 from suite.errors import InputError
 from suite.plan import Plan
@@ -23,17 +23,25 @@ def medsec(monkeypatch, capsys, *args):
     return e.value.code or 0, said.out, said.err
 
 
-@pytest.mark.parametrize("said, plan", [
-    ((None, None, None, None, False), None),
-    ((None, None, None, None, True), {"name": "dirichlet", "sites": 5, "alpha": 0.5}),
-    ((None, None, 8, 0.1, False), {"name": "dirichlet", "sites": 8, "alpha": 0.1}),
-    ((None, "site", None, None, True), {"name": "by-subgroup", "column": "site"}),
-    (("iid", None, 3, None, False), {"name": "iid", "sites": 3}),
-    (("feature-shift", None, None, None, False), {"name": "feature-shift", "sites": 5}),
-    (("by-subgroup", None, None, None, False), {"name": "by-subgroup"}),
-], ids=["nothing", "other data", "dirichlet", "column", "iid", "scanners", "by subgroup"])
-def test_how_rows_are_dealt(said, plan):
-    assert dealt(*said) == plan
+AS_THEY_ARE, TEN = {"name": "by-subgroup", "column": "site"}, {"name": "dirichlet", "sites": 10, "alpha": 1.0}
+
+
+@pytest.mark.parametrize("own, said, plan", [
+    (AS_THEY_ARE, (None, None, None, None, False), AS_THEY_ARE),
+    (AS_THEY_ARE, (None, None, None, None, True), {"name": "dirichlet", "sites": 5, "alpha": 0.5}),
+    (None, (None, None, None, None, False), None),
+    (TEN, (None, None, None, None, True), TEN),
+    (TEN, (None, None, 4, None, True), TEN | {"sites": 4}),
+    (TEN, (None, None, None, 0.0, True), TEN | {"alpha": 0.0}),
+    ("by-subgroup", (None, None, 8, 0.1, False), {"name": "dirichlet", "sites": 8, "alpha": 0.1}),
+    (TEN, (None, "site", None, None, True), {"name": "by-subgroup", "column": "site"}),
+    (TEN, ("iid", None, 3, None, False), {"name": "iid", "sites": 3}),
+    (AS_THEY_ARE, ("feature-shift", None, None, None, False), {"name": "feature-shift", "sites": 5}),
+    (AS_THEY_ARE, ("by-subgroup", None, None, None, False), AS_THEY_ARE),
+], ids=["nothing said", "other data", "no way at all", "other images", "fewer", "zero is said", "dirichlet", "column",
+        "iid", "scanners", "by subgroup"])
+def test_how_rows_are_dealt(own, said, plan):
+    assert dealt(own, *said) == plan
 
 
 @pytest.mark.parametrize("said, why", [
@@ -43,11 +51,52 @@ def test_how_rows_are_dealt(said, plan):
 ], ids=["how many", "column", "alpha"])
 def test_what_means_nothing_is_refused(said, why):
     with pytest.raises(InputError, match=why):
-        dealt(*said)
+        dealt(None, *said)
 
 
-def test_alpha_of_nothing_reaches_the_partition_that_refuses_it():
-    assert dealt(None, None, 3, 0.0, False)["alpha"] == 0.0
+PLAN = {"defenses": [{"name": "mean", "use": "federated", "rounds": 9},
+                     {"name": "low", "use": "federated", "epsilon": 1.0},
+                     {"name": "krum", "use": "federated", "rule": {"name": "krum", "bad": 0}}, "dp-sgd"],
+        "attacks": [{"name": "hostile-alie", "hospitals": 2, "defenses": ["mean", "low"]},
+                    {"name": "rmia", "defenses": ["none", "dp-sgd"]}, "hostile-broken"]}
+
+
+def test_rules_take_over_how_the_plan_trains_and_what_is_held_against_it():
+    made = joined_by(PLAN, ["krum", "trimmed-mean", "median"], None)
+    assert made["defenses"] == [
+        PLAN["defenses"][2],
+        {"name": "trimmed-mean", "use": "federated", "rule": {"name": "trimmed-mean", "bad": 2}, "rounds": 9},
+        {"name": "median", "use": "federated", "rule": "median", "rounds": 9}]
+    assert made["attacks"] == [PLAN["attacks"][0] | {"defenses": ["krum", "trimmed-mean", "median"]},
+                               *PLAN["attacks"][1:]]
+    assert [d["rule"]["bad"] for d in joined_by(PLAN, ["trimmed-mean", "krum"], 1)["defenses"]] == [1, 1]
+
+
+def test_a_rule_that_needs_more_than_a_name_is_for_plans():
+    with pytest.raises(InputError, match="--rules nnm: needs bad, then, which only a plan can say"):
+        joined_by(PLAN, ["nnm"], None)
+
+
+@pytest.mark.parametrize("models, defenses, why", [
+    (["mlp"], ["dp-sgd"], "the plan has no federation"),
+    (["xgboost"], [{"name": "mean", "use": "federated"}], "no federation of the plan can train xgboost"),
+    (["mlp"], [{"name": "bagging", "use": "federated-trees"}], "no federation of the plan can train mlp"),
+], ids=["none", "trees", "network"])
+def test_no_federation_is_no_plan(models, defenses, why):
+    with pytest.raises(InputError, match=why):
+        check_federates(Plan(data="pima", models=models, defenses=defenses))
+
+
+def test_images_and_patients_are_read_as_an_audit_reads_them(monkeypatch, tmp_path):
+    seen = []
+    monkeypatch.setattr(terminal, "run_audit", lambda plan, *_: seen.append(plan) or (_ for _ in ()).throw(SystemExit))
+    (tmp_path / "scans").mkdir()
+    for command in ("audit", "federate"):
+        monkeypatch.setattr(sys, "argv", ["medsec", command, "--data", str(tmp_path / "scans"), "--group", "case",
+                                          "--positive", "sick", "--size", "32", "--modality", "xray"])
+        with pytest.raises(SystemExit):
+            cli.main()
+    assert seen[0].images == seen[1].images and seen[0].images.patient == "case" and seen[0].table == seen[1].table
 
 
 def test_images_have_a_preset_of_their_own():
@@ -57,10 +106,10 @@ def test_images_have_a_preset_of_their_own():
 
 def test_rounds_and_hostile_hospitals_reach_all_that_have_them():
     plan = Plan(data="pima", models=["mlp"], attacks=["hostile-alie", "hostile-backdoor", "rmia"],
-                defenses=[{"name": "a", "use": "federated", "rounds": 9}, "label-smoothing"])
+                defenses=[{"name": "a", "use": "federated", "rounds": 9}, "label-smoothing", "federated-trees"])
     made = changed(plan, 4, 2)
     assert [a.params for a in made.attacks] == [{"hospitals": 2}, {"hospitals": 2}, {}]
-    assert [d.params for d in made.defenses] == [{"rounds": 4}, {}]
+    assert [d.params for d in made.defenses] == [{"rounds": 4}, {}, {"rounds": 4}]
     assert changed(plan, None, None) == plan
 
 
@@ -93,11 +142,14 @@ def test_a_federation_from_the_command_line_and_back(monkeypatch, capsys, tmp_pa
     (["--rules", "krom", "--data", "pima-synthetic"], "did you mean 'krum'"),
     (["--hospitals", "0", "--data", "pima-synthetic"], "sites"),
     (["--rounds", "0", "--data", "pima-synthetic"], "rounds"),
+    (["--rounds", "0", "--data", "pima-synthetic", "--quick"], "rounds"),
+    (["--hostile", "0", "--data", "pima-synthetic"], "--hostile must be at least 1"),
     (["--hostile", "9", "--data", "pima-synthetic", "--rules", "trimmed-mean"], "needs at least 19 sites"),
     (["--alpha", "0", "--data", "pima-synthetic"], "alpha"),
     (["--data", "pima-synthetic", "--hospitals", "300"], "cannot give 300 hospitals 10 each"),
     (["--verify", "nowhere"], "nowhere"),
-], ids=["head", "rule", "no hospital", "no round", "hostile", "alpha", "too many", "no run"])
+], ids=["head", "rule", "no hospital", "no round", "no round, quickly",
+        "nobody hostile", "hostile", "alpha", "too many", "no run"])
 def test_bad_input_is_one_line(monkeypatch, capsys, tmp_path, args, why):
     code, _, error = medsec(monkeypatch, capsys, "federate", *args, "--out", str(tmp_path / "r"))
     assert code == 2 and error.count("\n") == 1 and why in error, error

@@ -11,6 +11,8 @@ from federated.sites import IID, PARTS, BySubgroup, Dirichlet, FeatureShift, Qua
 from imaging.space import ImageSpace
 from suite.data import Dataset, Provenance, Split
 from suite.errors import InputError
+from suite.plan import Plan
+from suite.request import open_data
 from suite.space import Space
 from tabular import data
 from tabular.schema import Schema
@@ -216,3 +218,17 @@ def test_the_four_heart_hospitals(real_data):
         "Cleveland": 303, "Hungary": 294, "Switzerland": 123, "VA Long Beach": 200}
     ill = {site.name: sum(int(getattr(site, part).y.sum()) for part in PARTS) for site in sites}
     assert ill == {"Cleveland": 139, "Hungary": 106, "Switzerland": 115, "VA Long Beach": 149}
+
+
+def test_a_hospital_that_the_data_name_gives_way_to_the_one_that_rows_are_dealt_to():
+    synthetic = data.pima_synthetic()
+    named = replace(synthetic, **{part: replace(split, subgroups={"hospital": np.repeat("theirs", len(split))})
+                             for part, split in ((p, getattr(synthetic, p)) for p in ("train", "val", "test"))})
+    assert set(IID(2).deal(named).train.subgroups["hospital"]) == {"hospital-1", "hospital-2"}
+
+
+def test_fewer_training_rows_are_drawn_before_they_are_dealt_out():
+    plan = Plan(data="pima-synthetic", models=["mlp"], train_rows=90,
+                hospitals={"name": "iid", "sites": 4, "least": 20})
+    found, _ = open_data(plan)
+    assert np.unique(found.train.subgroups["hospital"], return_counts=True)[1].min() >= 20 and len(found.train) == 90

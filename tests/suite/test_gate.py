@@ -22,7 +22,7 @@ def worst(model, eps, value, low, high, **fields):
 ROWS = {
     "mlp": [row("accuracy", 0.8, 0.7, 0.9), worst("mlp", 0.1, 0.5, 0.4, 0.6), worst("mlp", 0.2, 0.1, 0.0, 0.2),
             row("robust_accuracy", 0.9, 0.8, 1.0, attack="fgsm", attack_params={"eps": 0.1}),
-            worst("mlp", 0.1, 0.2, 0.0, 0.4, subgroup="age=<30"),
+            worst("mlp", 0.1, 0.2, 0.0, 0.4, subgroup="age=<30"), worst("mlp", 0.1, 0.6, 0.3, 0.8, subgroup="age=30+"),
             worst("mlp", 0.1, 0.7, 0.65, 0.75, defense="trades"), row("accuracy", 0.75, 0.7, 0.8, defense="trades"),
             row("tpr_at_fpr[0.05]", 0.1, 0.05, 0.2, attack="membership-loss"),
             row("recall[no diabetes]", 0.8, 0.7, 0.9), row("calibration_error", 0.1), row("undefined", None)],
@@ -47,6 +47,8 @@ def run(tmp_path):
     ("accuracy <= 0.95", True), ("accuracy <= 0.94", False),              # the upper end
     ("accuracy > 0.7", False), ("accuracy < 0.96", True),
     ("robust_accuracy >= 0.4", True), ("robust_accuracy >= 0.41", False),  # worst case, main budget, no subgroup
+    ("mlp: robust_accuracy in every age >= 0", True), ("mlp: robust_accuracy in every age >= 0.1", False),
+    ("mlp: robust_accuracy of worst-case in every age <= 0.8", True),
     ("mlp/trades: robust_accuracy >= 0.65", True), ("mlp/none: robust_accuracy >= 0.41", False),
     ("/trades: accuracy >= 0.7", True),
     ("net.json: robust_accuracy >= 0.5", True), ("net.json: accuracy >= 0.86", False),
@@ -85,6 +87,7 @@ def test_the_verdict_names_the_worst(run):
     ("acuracy >= 0.5", "no row of acuracy; did you mean 'accuracy'"),
     ("mpl: accuracy >= 0.5", "the run has no mpl"), ("mlp/dp: accuracy >= 0.5", "the run has no mlp/dp"),
     ("mlp: robust_accuracy of pgd >= 0.5", "no row of robust_accuracy of pgd"),
+    ("mlp: accuracy in every hospital >= 0.5", "no row of accuracy in any hospital"),
     ("calibration_error <= 0.5", "calibration_error was not measured for a/net.json"),
     ("robust_accuracy of fgsm >= 0.5", "robust_accuracy was not measured for a/net.json"),
 ])

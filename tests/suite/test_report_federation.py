@@ -2,7 +2,7 @@
 
 from suite.report.page import render
 from suite.report.rows import Rows
-from suite.report.sections import federation
+from suite.report.sections import federation, hostile
 from tests.suite import _rows
 from tests.suite._rows import row
 
@@ -27,6 +27,10 @@ def under(defense, attack, balanced, change, tolerated=1.0, hostile=1.0):
             row("attacked_balanced_accuracy", balanced, **at), row("accuracy_change", *change, **at)]
 
 
+def having(r, **changes):
+    return r.model_copy(update=changes)
+
+
 def texts(table):
     return [[cell.text for cell in cells] for _, group in table.groups for cells in group]
 
@@ -45,16 +49,63 @@ def rows():
 
 
 def test_the_matrix_marks_what_is_clearly_lost_and_what_was_not_tried():
-    table = federation.matrix(rows(), "m")
+    table = hostile.matrix(rows(), "m")
     assert table.head == ["joined by", "no attacker", "x", "y", "withstands"]
     assert texts(table) == [["mean", "0.70", "0.45", "0.70", "0 of 4"], ["median", "0.70", "0.69", "–", "1 of 4"]]
     assert tones(table)[0] == ["", "", "bad", "", ""] and not any(tones(table)[1])
 
 
-def test_the_verdict_names_the_worst_attack_on_the_worst_and_on_the_best_rule():
-    assert federation.verdict(rows(), "m") == (
-        "At worst, hostile hospitals take from m 30 points of accuracy when joined by mean (to hostile-x), and 0 "
-        "points of accuracy when joined by median (to hostile-x).")
+def test_the_matrix_has_intervals_on_a_second_line():
+    shown = row("attacked_balanced_accuracy", 0.45, 0.4, 0.51, defense="mean", attack="hostile-x")
+    table = hostile.matrix(Rows([shown, *rows().all], _rows.manifest()), "m")
+    (_, (first, _)), = table.groups
+    assert (first[1].beneath, first[2].text, first[2].beneath) == ("0.60–0.80", "0.45", "0.40–0.51")
+    assert first[3].beneath == ""  # it has none
+    assert '<small class="beneath">0.40–0.51</small>' in render([shown, *rows().all], _rows.manifest())
+
+
+def test_an_attack_that_is_there_twice_has_two_columns():
+    other = [having(r, attack_params={"hospitals": 2, "poison": {"rate": 0.9}})
+             for r in under("mean", "hostile-x", 0.3, LOST, hostile=2.0)]
+    one = [having(r, attack_params={"hospitals": 1, "poison": {"rate": 0.9}}) for r in rows().all
+           if r.attack == "hostile-x"]
+    rest = [r for r in rows().all if r.attack != "hostile-x"]
+    table = hostile.matrix(Rows([*rest, *one, *other], _rows.manifest()), "m")
+    told = dict(zip(table.head, texts(table)[0], strict=True))
+    assert (told["x (hospitals = 1)"], told["x (hospitals = 2)"], told["y"]) == ("0.45", "0.30", "0.70")
+    assert "1 of 4 hospitals under y and x (hospitals = 1); 2 of 4 hospitals under x (hospitals = 2)." in table.note
+
+
+def test_the_note_of_the_matrix_says_who_is_hostile_and_with_how_many_rows():
+    assert "Hostile: 1 of 4 hospitals. " in hostile.matrix(rows(), "m").note
+    who = {"who": ["a"]}  # written down with the number alone: it is no parameter that tells attacks apart
+    named = [having(r, attack_params=who) if r.metric == "hostile_hospitals" else r for r in rows().all]
+    named += [row("hostile_share", 0.8, defense="mean", attack=f"hostile-{k}") for k in "xy"]
+    table = hostile.matrix(Rows(named, _rows.manifest()), "m")
+    assert "Hostile: 1 of 4 hospitals, a, with 80% of the training rows. " in table.note
+    assert table.head[2:4] == ["x", "y"]
+
+
+WORST = "Of 1 attack by hospitals that all rules met, the worst leaves m a balanced accuracy of 0.45 joined by " \
+        "mean, under x, and of 0.69 joined by median, under x."
+
+
+def test_the_verdict_compares_what_is_left_under_the_attacks_that_all_rules_met():
+    assert hostile.verdict(rows(), "m") == WORST
+    spared = Rows([*rows().all, *under("mean", "hostile-z", 0.1, LOST)], _rows.manifest())
+    assert hostile.verdict(spared, "m") == WORST  # the median never met it
+
+
+def test_a_rule_that_collapses_by_itself_is_never_praised():
+    fallen = [*_rows.clean(defense="dead", collapsed=1.0), *under("dead", "hostile-x", 0.99, HELD)]
+    said = hostile.verdict(Rows([*rows().all, *fallen], _rows.manifest()), "m")
+    assert said == f"{WORST} Left out, because collapsed without any attack: dead."
+
+
+def test_without_an_attack_that_all_met_nothing_is_compared_and_the_matrix_stands():
+    apart = [r for r in rows().all if (r.defense, r.attack) != ("mean", "hostile-x")]
+    assert hostile.verdict(Rows(apart, _rows.manifest()), "m") == ""
+    assert "under hostile hospitals" in render(apart, _rows.manifest())
 
 
 def test_a_hospital_brings_gets_and_pays():
@@ -64,6 +115,39 @@ def test_a_hospital_brings_gets_and_pays():
     assert first["kB sent"] == "4" and first["federated"] == "0.90" and first["alone"] == "0.70 (0.60–0.80)"
     assert "personal" not in table.head and "ε" not in table.head  # nothing was measured
     assert tones(table)[0][table.head.index("federated less alone")] == "bad"
+
+
+def test_an_epsilon_stands_with_its_delta_and_with_what_it_protects():
+    own = [having(row(f"hospital_{k}", v, defense="mean", subgroup=s), defense_params={"hides": "row"})
+           for s, delta in zip(SITES, (0.001, 0.01), strict=True) for k, v in (("epsilon", 3.0), ("delta", delta))]
+    table = federation.hospitals(Rows([*rows().all, *own], _rows.manifest()), "m", "mean")
+    assert [line[table.head.index("δ")] for line in texts(table)] == ["0.001", "0.01"]
+    assert [line[table.head.index("δ")] for line in tones(table)] == ["", "bad"]
+    assert "ε and δ protect any one row of a hospital, from everybody." in table.note
+    assert "δ in red, 0.01 or more" in table.note
+    assert "δ" not in federation.hospitals(rows(), "m", "mean").note
+
+
+def test_more_than_two_classes_have_a_table_of_shares():
+    manifest = _rows.manifest(classes=["a", "b", "c"])
+    mix = {"a": (0.5, 0.0), "b": (0.25, 1.0), "c": (0.25, 0.0)}
+    made = [row(f"label_share[{k}]", v, defense="mean", subgroup=s) for k, both in mix.items()
+            for s, v in zip(SITES, both, strict=True)]
+    table = federation.mixes(Rows([*rows().all, *made], manifest), "m", "mean")
+    # of 200 and 50 rows: (0.25 * 200 + 50) / 250
+    assert texts(table) == [["a", "50%", "25%", "25%"], ["b", "0%", "100%", "0%"], ["all", "40%", "40%", "20%"]]
+    assert "Classes at each hospital" in render([*rows().all, *made], manifest)
+    assert not federation.mixes(rows(), "m", "mean")
+
+
+def test_the_error_of_the_label_mix_stands_by_hospital():
+    made = [row(f"label_mix_error{end}", v, defense="mean", attack="mix", subgroup=s) for s, pair in zip(
+        SITES, ((0.01, 0.2), (0.3, 0.25)), strict=True) for end, v in zip(("", "_baseline"), pair, strict=True)]
+    made += [row("label_mix_error", 0.15, defense="mean", attack="mix")]
+    table = federation.guessed(Rows([*rows().all, *made], _rows.manifest()))
+    assert table.head == ["trained", "a", "b"] and texts(table) == [["by mean", "0.01 (0.20)", "0.30 (0.25)"]]
+    assert tones(table) == [["", "", "muted"]]
+    assert "error of the server&#39;s estimate" in render([*rows().all, *made], _rows.manifest())
 
 
 def test_costs_stand_by_hospital_and_mark_the_smallest_and_the_most_different():
@@ -90,7 +174,7 @@ def test_what_a_curious_server_learns():
         *rows().all, row("membership_auroc", 0.55, 0.5, 0.6, attack="loss", knowledge="score", **at),
         row("membership_auroc", 0.82, 0.78, 0.86, attack="updates", knowledge="white-box", **at),
         row("label_mix_error", 0.01, attack="mix", **at), row("label_mix_error_baseline", 0.23, attack="mix", **at)]
-    for n, share in ((1, 1.0), (4, 0.5)):
+    for n, share in ((2, 1.0), (5, 0.5)):
         one = row("patients_rebuilt", share, attack="inversion", **at)
         made.append(one.model_copy(update={"attack_params": {"patients": n}}))
     table = federation.curious(Rows(made, _rows.manifest()))
@@ -98,7 +182,7 @@ def test_what_a_curious_server_learns():
     assert told["membership by its answers"] == "0.55 (0.50–0.60)"
     assert told["membership by updates"] == "0.82 (0.78–0.86)" and told["attack"] == "updates"
     assert (told["error of the label mix"], told["of guessing the common mix"]) == ("0.01", "0.23")
-    assert (told["rebuilt of 1"], told["rebuilt of 4"]) == ("1.00", "0.50") and "rebuilt of 16" not in told
+    assert (told["rebuilt of 2"], told["rebuilt of 5"]) == ("1.00", "0.50") and "rebuilt of 1" not in told
 
 
 def test_only_federations_have_a_section():

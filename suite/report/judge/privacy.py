@@ -14,27 +14,26 @@ FEW = 10
 
 def membership(rows: Rows) -> list[Finding]:
     """The strongest membership attack on each model."""
-    out = []
-    for model in rows.models:
-        scores = ranked(rows, model)
-        if not scores:
-            continue
-        best = scores[0]
-        low, high = widened(best, len(scores))
-        level = grade("membership", low - 0.5, high - 0.5)
-        says = {"good": "Training patients can hardly be told from others",
-                "low": "It is not settled whether training patients can be told from others"
-                }.get(level, "Training patients can be told from others")
-        if level == "low" and low > 0.5:
-            says = "Training patients can be told from others a little better than by guessing"
-        among = f", the strongest of {len(scores)}" if len(scores) > 1 else ""
-        text = f"{says}: AUROC {interval(best)} by {called(best)}{among}, n = {best.n} (0.50 is guessing)."
-        tprs = ((f, beside(rows, best, f"tpr_at_fpr[{f}]")) for f in FPRS)
-        strictest = next(((f, tpr) for f, tpr in tprs if tpr), None)
-        if strictest:
-            text += f" At {100 * float(strictest[0]):g}% false alarms it finds {percent(strictest[1])} of them."
-        out.append(Finding(level, model, text, "membership", figure=number(best.value), weight=best.value))
-    return out
+    return [told(rows, scores, "membership") for model in rows.models if (scores := ranked(rows, model))]
+
+
+def told(rows: Rows, scores: list[Measurement], topic: str, by: str = "") -> Finding:
+    """Whether the strongest of several membership attacks tells patients; they begin with it."""
+    best = scores[0]
+    low, high = widened(best, len(scores))
+    level = grade(topic, low - 0.5, high - 0.5)
+    says = {"good": f"Training patients can hardly be told from others{by}",
+            "low": f"It is not settled whether training patients can be told from others{by}"
+            }.get(level, f"Training patients can be told from others{by}")
+    if level == "low" and low > 0.5:
+        says = f"Training patients can be told from others{by} a little better than by guessing"
+    among = f", the strongest of {len(scores)}" if len(scores) > 1 else ""
+    text = f"{says}: AUROC {interval(best)} by {called(best)}{among}, n = {best.n} (0.50 is guessing)."
+    tprs = ((f, beside(rows, best, f"tpr_at_fpr[{f}]")) for f in FPRS)
+    strictest = next(((f, tpr) for f, tpr in tprs if tpr), None)
+    if strictest:
+        text += f" At {100 * float(strictest[0]):g}% false alarms it finds {percent(strictest[1])} of them."
+    return Finding(level, best.model, text, topic, best.defense, figure=number(best.value), weight=best.value)
 
 
 def attribute(rows: Rows) -> list[Finding]:

@@ -99,27 +99,33 @@ def poisoning(rows: Rows) -> list[Finding]:
 
 def backdoor(rows: Rows) -> list[Finding]:
     """Whether planted triggers work, beyond what the same trigger does to a clean model."""
-    out = []
-    for model in rows.models:
-        for attack in rows.attacks(model, "none", "base_rate"):
-            lift, hit, base = (rows.one(m, model, attack=attack) for m in ("lift", "attack_success_rate", "base_rate"))
-            if lift is None or hit is None or base is None or lift.ci_low is None:
-                continue
-            level = grade("backdoor", lift.ci_low, lift.ci_high)
-            numbers = f"{percent(hit)} with the backdoor, {percent(base)} without, n = {hit.n}"
-            if base.value > 0.9:
-                level = "low"
-                text = (f"This trigger cannot show a backdoor: the clean model gives the attacker's label to nearly "
-                        f"everyone who carries it ({numbers}). The values of the trigger are an evasion in themselves.")
-            elif lift.ci_low > 0:
-                works = ("decides for the attacker's label" if lift.ci_low >= THRESHOLDS["backdoor"].high else
-                         "works on some patients" if level != "low" else "works on a few")
-                text = f"The trigger {works}: {numbers}; lift {points(lift)}."
-            else:
-                text = f"No backdoor effect beyond the trigger itself: {numbers}; lift {points(lift)}."
-            out.append(Finding(level, model, text, "backdoor", figure=f"{number(100 * lift.value, 0)} pt",
-                               weight=lift.value))
-    return out
+    return [found for model in rows.models for attack in rows.attacks(model, "none", "base_rate")
+            if (found := planted(model, "none", *(rows.one(m, model, attack=attack) for m in PLANTED)))]
+
+
+PLANTED = ("lift", "attack_success_rate", "base_rate")
+"""What says whether a backdoor works."""
+
+
+def planted(model: str, defense: str, lift: Measurement | None, hit: Measurement | None, base: Measurement | None,
+            by: str = "") -> Finding | None:
+    """Whether one trigger works; None where it was not measured."""
+    if lift is None or hit is None or base is None or lift.ci_low is None:
+        return None
+    level = grade("backdoor", lift.ci_low, lift.ci_high)
+    numbers = f"{percent(hit)} with the backdoor, {percent(base)} without, n = {hit.n}"
+    if base.value > 0.9:
+        level = "low"
+        text = (f"This trigger{by} cannot show a backdoor: the clean model gives the attacker's label to nearly "
+                f"everyone who carries it ({numbers}). The values of the trigger are an evasion in themselves.")
+    elif lift.ci_low > 0:
+        works = ("decides for the attacker's label" if lift.ci_low >= THRESHOLDS["backdoor"].high else
+                 "works on some patients" if level in ("high", "medium") else "works on a few")
+        text = f"The trigger{by} {works}: {numbers}; lift {points(lift)}."
+    else:
+        text = f"No backdoor effect{by} beyond the trigger itself: {numbers}; lift {points(lift)}."
+    return Finding(level, model, text, "backdoor", defense, figure=f"{number(100 * lift.value, 0)} pt",
+                   weight=lift.value)
 
 
 def defenses(rows: Rows) -> list[Finding]:

@@ -1,19 +1,23 @@
-"""Federations: what each hospital gets and pays, and what hostile ones do to the model under each rule."""
+"""Federations: what each hospital gets and pays, and what a curious server learns of its patients."""
 
 from __future__ import annotations
 
 from suite.measurement import Measurement
 from suite.report.rows import Rows
 from suite.report.sections.membership import beside, called, ranked
-from suite.report.show import NONE, number, share
+from suite.report.show import number, share
 from suite.report.tables import Cell, Table, amount, est, plain, words
 
 COLUMNS = 10
 """Hospitals that have a column of a table, at most."""
-
-
-SIZES = (1, 4, 16)
-"""As `federated.rebuilding.SIZES`."""
+REBUILT = ("patients_rebuilt", "rebuilt_ssim")
+"""What gradient inversion is measured by: of tables, of images."""
+WEAK = 0.01
+"""From this delta on, a promise is called weak."""
+PROTECTS = {"row": "any one row of a hospital, from everybody",
+            "hospital": "all that a hospital holds, from everybody",
+            "hospital, by the server": "whether a hospital took part, from all but the server"}
+"""What `federated.defense.FederatedTraining.hides` means."""
 
 
 def federations(rows: Rows) -> list[tuple[str, str]]:
@@ -27,15 +31,16 @@ def hospitals(rows: Rows, model: str, defense: str) -> Table:
     disease = classes[1] if len(classes) == 2 else ""
     table = Table(f"{model}, federated by {defense}", [
         "hospital", f"training {rows.cases}", f"“{disease}”" if disease else "", "unlike the others", "alone",
-        "federated", "personal", "federated less alone", "test n", "kB sent", "seconds", "ε", "ε independent"],
+        "federated", "personal", "federated less alone", "test n", "kB sent", "seconds", "ε", "ε independent", "δ"],
         note="Accuracy on a hospital's own test "
              f"{rows.cases}: of a model that it trains alone for as many passes, of the common one, and of the common "
              "one after some more passes over its own rows. Unlike: half the sum of differences of its classes' shares "
-             "to those of all others. kB: of parameters, to and from it. Red: its interval lies below 0.")
+             "to those of all others. kB: of parameters, to and from it. Red: its interval lies below 0."
+             f"{_promise(rows, model, defense)}")
     get = {m: rows.subgroups(m, model, defense) for m in (
         "hospital_rows", f"label_share[{disease}]", "label_distance", "local_accuracy", "federated_accuracy",
         "personal_accuracy", "federation_gain", "bytes_sent", "work_seconds", "hospital_epsilon",
-        "hospital_epsilon_independent")}
+        "hospital_epsilon_independent", "hospital_delta")}
     for group, count in get["hospital_rows"].items():
         of = {metric: found.get(group) for metric, found in get.items()}
         sick, sent = of[f"label_share[{disease}]"], of["bytes_sent"]
@@ -45,8 +50,47 @@ def hospitals(rows: Rows, model: str, defense: str) -> Table:
             est(of["personal_accuracy"]), _change(of["federation_gain"]),
             amount(of["federated_accuracy"].n if of["federated_accuracy"] else None),
             amount(sent.value / 1000 if sent else None), plain(of["work_seconds"], 1), plain(of["hospital_epsilon"]),
-            plain(of["hospital_epsilon_independent"])])
+            plain(of["hospital_epsilon_independent"]), _delta(of["hospital_delta"])])
     return table.pruned()
+
+
+def _delta(row: Measurement | None) -> Cell:
+    return Cell(f"{row.value:g}", num=True, tone="bad" if row.value >= WEAK else "") if row else words("")
+
+
+def _promise(rows: Rows, model: str, defense: str) -> str:
+    """What an epsilon is about, and whether its delta makes it a weak one."""
+    deltas = list(rows.subgroups("hospital_delta", model, defense).values())
+    if not deltas:
+        return ""
+    hides = PROTECTS.get(deltas[0].defense_params.get("hides"))
+    text = f" ε and δ protect {hides}." if hides else ""
+    if any(r.value >= WEAK for r in deltas):
+        text += (f" δ in red, {WEAK:g} or more: so weak that a training may keep it and still give away that share of "
+                 "whom it protects, whatever ε.")
+    return text
+
+
+def mixes(rows: Rows, model: str, defense: str) -> Table:
+    """The shares of the classes at each hospital; of two classes, the table of hospitals has them."""
+    classes = rows.manifest.get("classes", [])
+    table = Table("Classes at each hospital", ["hospital", *classes], note="Shares of its training "
+                  f"{rows.cases}; the last line, of all.")
+    if len(classes) <= 2:
+        return table
+    size = rows.subgroups("hospital_rows", model, defense)
+    found = [rows.subgroups(f"label_share[{label}]", model, defense) for label in classes]
+    for group in size:
+        table.add("", [words(group.partition("=")[2]), *(_part(of[group].value if group in of else None)
+                                                         for of in found)])
+    total = sum(r.value for r in size.values())
+    overall = [sum(size[g].value * r.value for g, r in of.items()) / total for of in found]
+    table.add("", [words("all"), *map(_part, overall)])
+    return table
+
+
+def _part(value: float | None) -> Cell:
+    return Cell(share(value), num=True)
 
 
 def _change(row: Measurement | None) -> Cell:
@@ -96,42 +140,6 @@ def _left(count: int) -> str:
         else ""
 
 
-def hostilities(rows: Rows) -> list[str]:
-    """Names of the attacks by hospitals."""
-    return list(dict.fromkeys(r.attack for r in rows.all if r.metric == "hostile_hospitals"))
-
-
-def matrix(rows: Rows, model: str) -> Table:
-    """Attacks by hospitals against rules, on one model."""
-    attacks = [a for a in hostilities(rows)
-               if any(rows.of("attacked_balanced_accuracy", model, d, a) for d in rows.defenses(model))]
-    table = Table(f"{model}: balanced accuracy under hostile hospitals", [
-        "joined by", "no attacker", *(a.removeprefix("hostile-") for a in attacks), "withstands"],
-        note=f"Red: right about fewer test {rows.cases} than without an attacker, by an interval that leaves out 0. "
-             "Withstands: the most hostile hospitals that the rule can be asked to withstand, of all. How many there "
-             f"were: {', '.join(_count(rows, a) for a in attacks)}. A backdoor is not meant to show here.")
-    for defense in rows.defenses(model):
-        bound = next((r for a in attacks if (r := rows.one("tolerated", model, defense, a))), None)
-        if bound is None:
-            continue
-        table.add("", [words(defense), plain(rows.one("balanced_accuracy", model, defense)),
-                       *(_under(rows, model, defense, a) for a in attacks),
-                       words(f"{max(bound.value, 0):.0f} of {bound.n}")])
-    return table
-
-
-def _count(rows: Rows, attack: str) -> str:
-    found = next(r for r in rows.all if (r.attack, r.metric) == (attack, "hostile_hospitals"))
-    return f"{attack.removeprefix('hostile-')} {found.value:.0f}"
-
-
-def _under(rows: Rows, model: str, defense: str, attack: str) -> Cell:
-    under = rows.one("attacked_balanced_accuracy", model, defense, attack)
-    change = rows.one("accuracy_change", model, defense, attack)
-    lost = change is not None and change.ci_high is not None and change.ci_high < 0
-    return Cell(number(under.value) if under else NONE, num=True, tone="bad" if lost else "")
-
-
 def leaks(rows: Rows) -> Table:
     """Who is found among each hospital's patients."""
     pairs = [pair for pair in federations(rows) if ranked(rows, *pair)]
@@ -151,52 +159,67 @@ def leaks(rows: Rows) -> Table:
 def curious(rows: Rows) -> Table:
     """What a server that keeps to the protocol learns of the hospitals' patients, and what those see who ask the model.
     """
+    several = sizes(rows)
     table = Table("What a curious server learns", [
         "trained", "AUROC of the model", "membership by its answers", "membership by updates", "attack",
-        "error of the label mix", "of guessing the common mix", *(f"rebuilt of {n}" for n in SIZES), "by guessing"],
+        "error of the label mix", "of guessing the common mix", *(f"rebuilt of {n}" for n in several), "by guessing"],
         note="Membership: AUROC of the strongest attack that asks the model, as anybody may, and of the strongest that "
              "sees each update, as the server does (under secure aggregation: their mean). Label mix: mean difference "
              "of estimated and true shares of classes at a hospital. Rebuilt of n: from the first update of a hospital "
              f"of n {rows.cases}, the share of them with every value right, or of images their structural similarity "
              "(SSIM); by guessing: the same of validation rows, or of their mean.")
     for model, defense in federations(rows):
-        found = ranked(rows, model, defense)
-        inside = next((r for r in found if r.knowledge == "white-box"), None)
-        outside = next((r for r in found if r.knowledge != "white-box"), None)
-        mixes = [r for a in rows.attacks(model, defense, "label_mix_error")
+        inside = next(iter(watching(rows, model, defense)), None)
+        outside = next((r for r in ranked(rows, model, defense) if r.knowledge != "white-box"), None)
+        mixed = [r for a in rows.attacks(model, defense, "label_mix_error")
                  if (r := rows.one("label_mix_error", model, defense, a))]
-        rebuilt = [_rebuilt(rows, model, defense, n) for n in SIZES]
-        if inside is None and not mixes and not any(rebuilt):
+        looked = [rebuilt(rows, model, defense, n) for n in several]
+        lucky = next((r for n in several if (r := rebuilt(rows, model, defense, n, "_baseline"))), None)
+        if inside is None and not mixed and not any(looked):
             continue
-        guess = rows.one("label_mix_error_baseline", model, defense, mixes[0].attack) if mixes else None
+        guess = rows.one("label_mix_error_baseline", model, defense, mixed[0].attack) if mixed else None
         table.add(model, [words(f"by {defense}"), est(rows.one("auroc", model, defense)), est(outside),
-                          est(inside), words(called(inside) if inside else ""), plain(mixes[0] if mixes else None),
-                          plain(guess), *map(est, rebuilt), est(_rebuilt(rows, model, defense, SIZES[0], "_baseline"))])
+                          est(inside), words(called(inside) if inside else ""), plain(mixed[0] if mixed else None),
+                          plain(guess), *map(est, looked), est(lucky)])
     return table.pruned()
 
 
-def _rebuilt(rows: Rows, model: str, defense: str, patients: int, suffix: str = "") -> Measurement | None:
+def watching(rows: Rows, model: str, defense: str) -> list[Measurement]:
+    """The AUROC of each membership attack that sees the updates, the surest first."""
+    return [r for r in ranked(rows, model, defense) if r.knowledge == "white-box"]
+
+
+def sizes(rows: Rows) -> list[int]:
+    """Of hospitals, in patients, whose update was looked into."""
+    return sorted({r.attack_params["patients"] for r in rows.all
+                   if r.metric in REBUILT and "patients" in r.attack_params})
+
+
+def rebuilt(rows: Rows, model: str, defense: str, patients: int, suffix: str = "") -> Measurement | None:
     """What gradient inversion has right of a hospital of so many patients."""
-    found = (r for metric in ("patients_rebuilt", "rebuilt_ssim") for a in rows.attacks(model, defense, metric)
+    found = (r for metric in REBUILT for a in rows.attacks(model, defense, metric)
              for r in rows.of(metric + suffix, model, defense, a) if r.attack_params.get("patients") == patients)
     return next(found, None)
 
 
-def verdict(rows: Rows, model: str) -> str:
-    """One sentence on what hostile hospitals do under the plain mean, and under the rule that lets them do least."""
-    losses: dict[str, tuple[float, str]] = {}
-    for defense in rows.defenses(model):
-        found = [(change.value, a) for a in hostilities(rows)
-                 if (change := rows.one("accuracy_change", model, defense, a)) is not None]
-        if found:
-            losses[defense] = min(found)
-    if not losses:
-        return ""
-    least, most = (pick(losses, key=lambda d: losses[d][0]) for pick in (max, min))
+def guessed(rows: Rows) -> Table:
+    """How far the server's estimate of each hospital's label mix is from the truth."""
+    metric = "label_mix_error"
+    tried = [(m, d, a) for m, d in federations(rows) for a in rows.attacks(m, d, metric)]
+    shown = _shown(rows, *tried[0][:2]) if tried else []
+    left = len(rows.subgroups("hospital_rows", *tried[0][:2])) - len(shown) if tried else 0
+    table = Table("Label mix at each hospital: error of the server's estimate", [
+        "trained", *(_named(group, "") for group in shown)],
+        note="Mean difference of estimated and true shares of classes; in brackets, of guessing the mix of all "
+             f"hospitals together. Muted: no better than that.{_left(left)}")
+    for model, defense, attack in tried:
+        error, guess = (rows.subgroups(m, model, defense, attack) for m in (metric, f"{metric}_baseline"))
+        table.add(model, [words(f"by {defense}"), *(_beside(error.get(g), guess.get(g)) for g in shown)])
+    return table
 
-    def told(defense: str) -> str:
-        value, attack = losses[defense]
-        return f"{number(max(-100 * value, 0), 0)} points of accuracy when joined by {defense} (to {attack})"
 
-    text = f"At worst, hostile hospitals take from {model} {told(most)}"
-    return text + ("." if most == least else f", and {told(least)}.")
+def _beside(error: Measurement | None, guess: Measurement | None) -> Cell:
+    if error is None or guess is None:
+        return plain(error)
+    return Cell(f"{number(error.value)} ({number(guess.value)})", num=True,
+                tone="muted" if error.value >= guess.value else "")

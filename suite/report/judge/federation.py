@@ -1,0 +1,110 @@
+"""Findings about federations: what hostile hospitals do to them, what their server sees, and who loses by taking part.
+"""
+
+from __future__ import annotations
+
+from suite.measurement import Measurement
+from suite.report.findings import Finding, Level, grade, widened
+from suite.report.judge.privacy import told
+from suite.report.judge.training import PLANTED, planted
+from suite.report.rows import Rows
+from suite.report.sections.federation import federations, rebuilt, sizes, watching
+from suite.report.sections.hostile import collapsed, hostilities
+from suite.report.show import number, percent, plural, points, share
+
+CHANGES = ("accuracy_change", "sensitivity_change")
+"""Both, since a model that calls everyone ill loses no sensitivity."""
+
+
+def hostile(rows: Rows) -> list[Finding]:
+    """The attack by hospitals that costs each federation most."""
+    return [_worst(rows, model, defense) for model, defense in federations(rows)
+            if not collapsed(rows, model, defense) and _changes(rows, model, defense)]
+
+
+def _changes(rows: Rows, model: str, defense: str) -> list[tuple[Measurement, str]]:
+    """Each change that has an interval, and by what."""
+    return [(r, h.label) for h in hostilities(rows, model) for metric in CHANGES
+            for r in h.rows(rows, metric, model, defense) if r.ci_low is not None]
+
+
+def _worst(rows: Rows, model: str, defense: str) -> Finding:
+    changes = _changes(rows, model, defense)
+    worst, label = min(changes, key=lambda c: c[0].value)
+    low, high = widened(worst, len(changes))
+    name, of = worst.metric.removesuffix("_change"), len({label for _, label in changes})
+    level = grade("hostile hospitals", -high, -low)
+    if level == "good" or high >= 0:
+        text = (f"No attack by hospitals (of {of}) clearly lowers accuracy or sensitivity; the worst, {label}: {name} "
+                f"{points(worst)}, n = {worst.n}.")
+    else:
+        among = f"; the worst of {of} attacks" if of > 1 else ""
+        text = f"Under {label}, hostile hospitals change {name} by {points(worst)}, n = {worst.n}{among}."
+    return Finding(level, model, text, "hostile hospitals", defense, figure=f"{number(100 * worst.value, 0)} pt",
+                   weight=-worst.value)
+
+
+def planting(rows: Rows) -> list[Finding]:
+    """Whether the triggers that hostile hospitals plant work."""
+    return [found for model, defense in federations(rows) if not collapsed(rows, model, defense)
+            for h in hostilities(rows, model)
+            if (found := planted(model, defense, *(h.one(rows, m, model, defense) for m in PLANTED),
+                                 by=f" of hostile hospitals ({h.label})"))]
+
+
+def losing(rows: Rows) -> list[Finding]:
+    """The hospital that clearly loses most by taking part, against the model that it trains alone."""
+    out = []
+    for model, defense in federations(rows):
+        gains = rows.subgroups("federation_gain", model, defense)
+        sure = {group: r for group, r in gains.items() if r.ci_low is not None and widened(r, len(gains))[1] < 0}
+        if collapsed(rows, model, defense) or not sure:
+            continue
+        group, worst = min(sure.items(), key=lambda item: item[1].value)
+        low, high = widened(worst, len(gains))
+        among = f"; {len(sure)} of {plural(len(gains), 'hospital')} clearly lose" if len(sure) > 1 else ""
+        text = (f"{group.partition('=')[2]} loses by taking part: accuracy {points(worst)} against the model that it "
+                f"trains alone, n = {worst.n}{among}.")
+        out.append(Finding(grade("taking part", -high, -low), model, text, "taking part", defense,
+                           figure=f"{number(100 * worst.value, 0)} pt", weight=-worst.value))
+    return out
+
+
+def curious(rows: Rows) -> list[Finding]:
+    """Whether the server of each federation tells its patients by the updates."""
+    return [told(rows, scores, "curious server", f" by a server that sees the {_seen(scores[0])}")
+            for pair in federations(rows) if (scores := watching(rows, *pair))]
+
+
+def _seen(row: Measurement) -> str:
+    return "mean of all updates" if row.defense_params.get("secure") else "updates"
+
+
+def rebuilding(rows: Rows) -> list[Finding]:
+    """Whether patients are rebuilt from the first update of a hospital: of the number of patients that helps most."""
+    out = []
+    for model, defense in federations(rows):
+        tried = [(found, guess, n) for n in sizes(rows)
+                 if (found := rebuilt(rows, model, defense, n))
+                 and (guess := rebuilt(rows, model, defense, n, "_baseline"))]
+        if tried:
+            out.append(_rebuilt(rows, *max(tried, key=lambda t: t[0].value - t[1].value), among=len(tried)))
+    return out
+
+
+def _rebuilt(rows: Rows, found: Measurement, guess: Measurement, patients: int, among: int) -> Finding:
+    sight = ("the mean of the first updates of hospitals" if found.defense_params.get("secure") else
+             "the first update of a hospital")
+    of = f"From {sight} of {plural(patients, rows.voice.case)}, {found.attack} rebuilds"
+    if found.metric == "rebuilt_ssim":
+        level: Level = "low" if found.value > guess.value else "good"
+        figure = number(found.value)
+        text = (f"{of} them with a structural similarity of {figure} (1 is the same, no interval), n = {found.n}; the "
+                f"mean of validation {rows.cases} has {number(guess.value)}.")
+    else:
+        low, high = widened(found, among)
+        level, figure = grade("rebuilt patients", low - guess.value, high - guess.value), share(found.value)
+        text = (f"{of} {percent(found)} with every value right, n = {found.n}; by guessing, {share(guess.value)}.")
+    text += f" The most of {among} sizes of hospital." if among > 1 else ""
+    return Finding(level, found.model, text, "rebuilt patients", found.defense, figure=figure,
+                   weight=found.value - guess.value)
