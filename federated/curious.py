@@ -59,8 +59,9 @@ class View:
     def summed(self) -> View:
         """What is seen under secure aggregation: one hospital, whose update is the mean of all by their counts."""
         shares = self.counts / self.counts.sum(1, keepdims=True)
-        total = np.einsum("th,thd->td", shares, np.nan_to_num(self.sent, nan=0.0), dtype=np.float64)
-        return View(self.came, total[:, None].astype(np.float32), self.counts.sum(1, keepdims=True))
+        total = [np.einsum("h,hd->d", share, np.nan_to_num(sent, nan=0.0), dtype=np.float64).astype(np.float32)
+                 for share, sent in zip(shares, self.sent, strict=True)]
+        return View(self.came, np.stack(total)[:, None], self.counts.sum(1, keepdims=True))
 
     def answered(self, hospital: int) -> np.ndarray:
         """(r,) int64: the rounds, from 0 up, in which an update of a hospital came.
@@ -203,9 +204,10 @@ class Decomposition(UpdateMembership):
     gradients of all candidates. First each round is rid of weight decay, and of what rows of a class have in common,
     their mean gradient along the update: it is most of the update and tells nothing of any of them.
 
-    The more of the hospital's rows are among the candidates, the more is told apart: the others are noise. Under secure
-    aggregation the candidates of all hospitals belong together. Larger local batches, which hide rows from gradient
-    inversion, help it: few steps are more nearly such a sum than many.
+    The more of the hospital's rows are among the candidates, the more is told apart: the others are noise, so a
+    choice of candidates understates what it can do. Under secure aggregation the candidates of all hospitals belong
+    together. Larger local batches, which hide rows from gradient inversion, help it: few steps are more nearly such a
+    sum than many.
 
     Attributes:
         ridge: Penalty, as a share of the mean squared length of what is left of a gradient; positive.
@@ -242,15 +244,15 @@ class Decomposition(UpdateMembership):
         common = torch.cat([torch.from_numpy(came)[None], *(_class_gradients(task, weights, rows) for weights in at)])
         _, sizes, basis = torch.linalg.svd(F.normalize(common.double(), eps=TINY), full_matrices=False)
         basis = basis[sizes > 1e-6 * sizes[0]].float()
-        parts = torch.cat([row_gradients(task, at[0], rows), torch.from_numpy(update)[None]])
-        parts -= parts @ basis.T @ basis
-        return parts[:-1], parts[-1]
+        gradients, update = row_gradients(task, at[0], rows), torch.from_numpy(update)
+        gradients.addmm_(gradients @ basis.T, basis, alpha=-1)  # in place: there is no room for them twice
+        return gradients, update - update @ basis.T @ basis
 
 
 def row_gradients(task: Task, weights: np.ndarray, rows: Split) -> Tensor:
     """(n, d) float32 gradients of the cross entropy of each row by (d,) parameters, in evaluation mode.
 
-    All are in memory at once, n x d numbers.
+    All are in memory at once, n x d numbers, and once only.
     """
     module = task.classifier(weights).module
     parameters, buffers = dict(module.named_parameters()), dict(module.named_buffers())
@@ -258,9 +260,12 @@ def row_gradients(task: Task, weights: np.ndarray, rows: Split) -> Tensor:
     def loss(parameters: dict[str, Tensor], x: Tensor, y: Tensor) -> Tensor:
         return F.cross_entropy(functional_call(module, (parameters, buffers), (x[None],)), y[None])
 
-    each = vmap(grad(loss), in_dims=(None, 0, 0), chunk_size=64)
-    found = each({name: p.detach() for name, p in parameters.items()}, *tensors(rows, task.device))
-    return torch.cat([found[name].flatten(1) for name in parameters], 1).cpu()
+    each, detached = vmap(grad(loss), in_dims=(None, 0, 0)), {name: p.detach() for name, p in parameters.items()}
+    out = torch.empty(len(rows), task.size)
+    for part, x, y in zip(out.split(64), *(whole.split(64) for whole in tensors(rows, task.device)), strict=True):
+        found = each(detached, x, y)
+        part.copy_(torch.cat([found[name].flatten(1) for name in parameters], 1))
+    return out
 
 
 def _class_gradients(task: Task, weights: np.ndarray, rows: Split) -> Tensor:

@@ -16,14 +16,18 @@ from scipy.stats import rankdata
 from federated.curious import Decomposition, FedMIA, UpdateMembership, View, Watch
 from federated.defense import Federation
 from federated.properties import LabelMix
-from suite import metrics
 from suite.data import Split, joined
 from suite.errors import InputError
-from suite.evaluate.membership import FEWEST, FPRS
+from suite.evaluate.membership import FEWEST, SCORED, tell_rates, told_apart
 from suite.evaluate.subject import Arrays, Subject, measure
 from suite.measurement import Sheet
 
 __all__ = ["Decomposition", "FedMIA", "LabelMix"]  # registered as of here, so that whoever loads them can measure them
+
+AT_ONCE = 4000
+"""Candidates that are scored at once, at most: decomposition solves a linear system of as many unknowns."""
+NUMBERS = 2**28
+"""Numbers in the gradients of all of these, at most: 1 GiB."""
 
 
 def watched(subject: Subject) -> tuple[Federation, View]:
@@ -36,43 +40,57 @@ def watched(subject: Subject) -> tuple[Federation, View]:
 
 
 @measure.register
-def membership(attack: UpdateMembership, subject: Subject, sheet: Sheet, _: int | None = None) -> Arrays:
+def membership(attack: UpdateMembership, subject: Subject, sheet: Sheet, rows: int | None = None) -> Arrays:
     """The training patients of each hospital are told from its own test patients, by its updates.
 
     Figures for all hospitals together are of the ranks that candidates have within their hospital: the server knows
     which update is whose, so it need not compare scores of one hospital with those of another. Where it sees only the
     mean, all candidates are scored at once, and then ranked within their hospitals as well.
 
+    Of a hospital with many rows, candidates are drawn by the seed: `SCORED` at most of its training rows, and as many
+    of the others, and fewer if `AT_ONCE` or `NUMBERS` says so, which counts for all hospitals together where they are
+    scored at once. Then `Decomposition` sees part of a hospital's rows, and finds less than it would with all.
+
+    Args:
+        attack, subject, sheet: As of every measurement.
+        rows: Training rows of each hospital that are scored, at most, and others.
+
     Kept: "score", the rank within the hospital in (0, 1], "member", and "row", numbers in the source.
     """
     began = time.perf_counter()
     federation, view = watched(subject)
-    test, column = subject.data.test, subject.defense.column
-    sets = [_candidates(rows, test.take(np.flatnonzero(test.subgroups[column] == name)))
-            for name, rows in zip(federation.names, federation.rows, strict=True)]
-    scores = _scores(attack, subject, federation, view, [rows for rows, _ in sets])
+    test, column, most = subject.data.test, subject.defense.column, _most(rows, subject, federation)
+    rng = np.random.default_rng([subject.seed, 9])
+    sets = [_candidates(train, test.take(np.flatnonzero(test.subgroups[column] == name)), most, rng)
+            for name, train in zip(federation.names, federation.rows, strict=True)]
+    if all(member.all() for _, member in sets):
+        raise InputError("no test patients of any hospital, from whom its training patients could be told")
+    scores = _scores(attack, subject, federation, view, [candidates for candidates, _ in sets])
     ranks = [rankdata(score) / max(len(score), 1) for score in scores]
     at = {"attack_params": asdict(attack), "seconds": time.perf_counter() - began}
     for name, score, (_, member) in zip(federation.names, scores, sets, strict=True):
         if min(member.sum(), (~member).sum()) >= FEWEST:
-            sheet.add("membership_auroc", _auroc(score, member, subject.seed), subgroup=f"{column}={name}", **at)
+            sheet.add("membership_auroc", told_apart(score, member, subject.seed), subgroup=f"{column}={name}", **at)
     score, member = np.concatenate(ranks), np.concatenate([inside for _, inside in sets])
-    sheet.add("membership_auroc", _auroc(score, member, subject.seed), **at)
-    floor = 1 / max((~member).sum(), 1)
-    sheet.add("resolvable_fpr", floor, int((~member).sum()), **at)
-    for fpr in FPRS:
-        if fpr >= floor:
-            sheet.add(f"tpr_at_fpr[{fpr:g}]", metrics.bootstrap(
-                lambda i, f=fpr: metrics.tpr_at_fpr(score[i], member[i], f), len(score), subject.seed, member), **at)
-    return {"score": score, "member": member, "row": np.concatenate([rows.rows for rows, _ in sets])}
+    sheet.add("membership_auroc", told_apart(score, member, subject.seed), **at)
+    tell_rates(score, member, subject.seed, sheet, at)
+    return {"score": score, "member": member, "row": np.concatenate([candidates.rows for candidates, _ in sets])}
 
 
-def _candidates(train: Split, test: Split) -> tuple[Split, np.ndarray]:
-    """A hospital's training rows and then its test rows, those left out that equal a training row, and which are the
-    former."""
+def _most(rows: int | None, subject: Subject, federation: Federation) -> int:
+    """Training rows of each hospital that are scored, and other rows, at most."""
+    together = len(federation.rows) if subject.defense.secure else 1
+    room = min(AT_ONCE, NUMBERS // federation.task.size) // (2 * together)
+    return min(k for k in (rows, subject.rows, SCORED, max(room, 1)) if k)
+
+
+def _candidates(train: Split, test: Split, most: int, rng: np.random.Generator) -> tuple[Split, np.ndarray]:
+    """A hospital's training rows and then its test rows, those left out that equal a training row, `most` of either at
+    most, and which are the former."""
     there = {row.tobytes() for row in train.x}
     others = test.take(np.array([row.tobytes() not in there for row in test.x], bool))
-    return joined(train, others), np.repeat([True, False], [len(train), len(others)])
+    members, others = (split.take(np.sort(rng.permutation(len(split))[:most])) for split in (train, others))
+    return joined(members, others), np.repeat([True, False], [len(members), len(others)])
 
 
 def _scores(attack: UpdateMembership, subject: Subject, federation: Federation, view: View,
@@ -82,12 +100,6 @@ def _scores(attack: UpdateMembership, subject: Subject, federation: Federation, 
         return [attack(view, federation.task, rows, k) for k, rows in enumerate(sets)]
     score = attack(view, federation.task, reduce(joined, sets), 0)
     return np.split(score, np.cumsum([len(rows) for rows in sets])[:-1])
-
-
-def _auroc(score: np.ndarray, member: np.ndarray, seed: int) -> metrics.Estimate:
-    if not 0 < member.sum() < len(member):
-        raise InputError("no test patients of any hospital, from whom its training patients could be told")
-    return metrics.weighted(metrics.resampled_auroc(score, member), len(score), seed, member)
 
 
 @measure.register

@@ -10,6 +10,7 @@ import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -17,14 +18,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call, grad
 
-from federated.task import Task
 from suite.data import Split
 from suite.errors import InputError
 from suite.seeding import seeded, torch_generator
 from suite.training import class_weights
 
+if TYPE_CHECKING:
+    from federated.task import Task
+
 MOMENTUM = 0.9
-"""Of `Task.train`."""
+"""Of a hospital's training, which starts anew each round."""
 
 
 def seen(task: Task, came: np.ndarray, rows: Split, number: int, turn: int) -> np.ndarray:

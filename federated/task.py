@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from federated.local import MOMENTUM, draws
 from federated.private import LocalDP, RecordDP, Terms
 from suite.classifier import TorchClassifier
 from suite.data import Split
@@ -85,7 +86,7 @@ class Task:
     @cached_property
     def _optimizer(self) -> torch.optim.SGD:
         """Of `_module`; its state, the momentum, is to be cleared before a hospital begins."""
-        return torch.optim.SGD(self._module.parameters(), self.lr, momentum=0.9,
+        return torch.optim.SGD(self._module.parameters(), self.lr, momentum=MOMENTUM,
                                weight_decay=self.recipe.weight_decay)
 
     @property
@@ -127,7 +128,7 @@ class Task:
         module, optimizer, came = self._start(weights)
         x, y = tensors(rows, self.device)
         costs = class_weights(y, len(self.classes), self.recipe.balanced)
-        seed = int(np.random.SeedSequence([self.seed, number, turn]).generate_state(1)[0])
+        seed = draws(self, number, turn)
         generator = torch_generator(seed)
         with torch_seeded(seed):  # dropout knows the global generator only
             for _ in range(self.epochs):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from dataclasses import asdict
+from typing import Any
 
 import numpy as np
 
@@ -47,18 +48,13 @@ def membership(attack: MembershipAttack, subject: Subject, sheet: Sheet, rows: i
           "seconds": time.perf_counter() - started, "queries": model.queries / n}
     if not np.isfinite(score).all():
         raise InputError(f"{type(attack).__name__} gave {int((~np.isfinite(score)).sum())} scores that are not finite")
-    sheet.add("membership_auroc", _auroc(score, member, seed), **at)
+    sheet.add("membership_auroc", told_apart(score, member, seed), **at)
     sheet.add("membership_advantage", metrics.bootstrap(lambda i: _advantage(score[i], member[i]), n, seed, member),
               **at)
-    sheet.add("membership_null", _auroc(score[member], np.arange(len(members)) % 2 == 0, seed), **at)
-    floor = 1 / len(others)
-    sheet.add("resolvable_fpr", floor, len(others), **at)
-    for fpr in FPRS:
-        if fpr >= floor:  # below one non-member there is nothing to count
-            tpr = metrics.bootstrap(lambda i, f=fpr: metrics.tpr_at_fpr(score[i], member[i], f), n, seed, member)
-            sheet.add(f"tpr_at_fpr[{fpr:g}]", tpr, **at)
+    sheet.add("membership_null", told_apart(score[member], np.arange(len(members)) % 2 == 0, seed), **at)
+    tell_rates(score, member, seed, sheet, at)
     for name, which in _groups(members, others):
-        sheet.add("membership_auroc", _auroc(score[which], member[which], seed), subgroup=name, **at)
+        sheet.add("membership_auroc", told_apart(score[which], member[which], seed), subgroup=name, **at)
     return {"score": score, "member": member, "row": row}
 
 
@@ -120,8 +116,21 @@ def _groups(members: Split, others: Split) -> Iterator[tuple[str, np.ndarray]]:
             yield name, np.concatenate([group[name] for group in both])
 
 
-def _auroc(score: np.ndarray, member: np.ndarray, seed: int) -> Estimate:
+def told_apart(score: np.ndarray, member: np.ndarray, seed: int) -> Estimate:
+    """AUROC of (n,) scores of members and non-members, some of both, with its interval."""
     return metrics.weighted(metrics.resampled_auroc(score, member), len(score), seed, member)
+
+
+def tell_rates(score: np.ndarray, member: np.ndarray, seed: int, sheet: Sheet, at: dict[str, Any]) -> None:
+    """Add the share of members found at each of `FPRS`, but for those that one non-member is more than, and which is
+    the least that the non-members can tell."""
+    others = int((~member).sum())
+    sheet.add("resolvable_fpr", 1 / others, others, **at)
+    for fpr in FPRS:
+        if fpr >= 1 / others:
+            tpr = metrics.bootstrap(lambda i, f=fpr: metrics.tpr_at_fpr(score[i], member[i], f), len(score), seed,
+                                    member)
+            sheet.add(f"tpr_at_fpr[{fpr:g}]", tpr, **at)
 
 
 def _advantage(score: np.ndarray, member: np.ndarray) -> float:

@@ -128,6 +128,17 @@ def test_row_gradients_are_those_of_each_row_by_itself(task, sites):
                                gradients_by_hand(hand, sites[0]), atol=1e-6)
 
 
+def test_gradients_are_in_memory_once(task, sites, view, monkeypatch):
+    made = row_gradients(task, view.came[0], sites[0])
+    before = made.clone()
+    monkeypatch.setattr("federated.curious.row_gradients", lambda *_: made)
+    own, update = Decomposition(along=0.0)._own_parts(task, view.came[0], view.sent[0, 0], sites[0])
+    assert own.data_ptr() == made.data_ptr() and own.shape == before.shape and not torch.equal(own, before)
+    common = torch.stack([before[torch.from_numpy(sites[0].y == k)].mean(0) for k in (0, 1)])
+    assert (own @ common.T).abs().max() < 1e-3 * (before @ common.T).abs().max()
+    assert update.shape == (task.size,) and update.norm() < np.linalg.norm(view.sent[0, 0])
+
+
 def test_one_step_is_taken_apart_exactly(sites):
     """But for what the rows of a class have in common at the start, halfway and at the end: of this network these are
     its rows' gradients at the start, weighted by how wrong it is about each."""

@@ -4,12 +4,15 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
 pytest.importorskip("flwr")
 
+from federated import eavesdropping
 from federated.defense import FederatedTraining
-from federated.eavesdropping import Decomposition, LabelMix
-from federated.rebuilding import TABLES, _groups
+from federated.eavesdropping import Decomposition, LabelMix, _most
+from federated.local import Local, seen
+from federated.rebuilding import TABLES, _groups, _pooled, _sending
 from federated.sites import IID, Dirichlet
 from suite.data import Dataset
 from suite.errors import InputError
@@ -74,6 +77,26 @@ class TestMembership:
         _, arrays = measured(Decomposition(), TRAINING, replace(data, test=replace(spoiled, subgroups=groups)))
         assert (~arrays["member"]).sum() == len(data.test) - 5
 
+    def test_candidates_are_no_more_than_asked_for_and_drawn_by_the_seed(self, data):
+        few, again = (measured(Decomposition(), TRAINING, data, 20)[1] for _ in range(2))
+        whose = dict(zip(data.train.rows, data.train.subgroups["hospital"], strict=True))
+        assert sorted(whose[row] for row in few["row"][few["member"]]) == sorted(20 * sorted(set(whose.values())))
+        assert (~few["member"]).sum() == 60 and set(few["row"][~few["member"]]) <= set(data.test.rows)
+        np.testing.assert_array_equal(few["row"], again["row"])
+
+    @pytest.mark.parametrize("secure", [False, True], ids=["seen", "summed"])
+    def test_candidates_are_no_more_than_there_is_room_for(self, data, secure, monkeypatch):
+        whom = subject(replace(TRAINING, secure=secure), data)
+        federation, at_once = whom.defense.federation(RECIPE, data.train, data.val), 3 if secure else 1
+        assert _most(None, whom, federation) == eavesdropping.SCORED
+        assert _most(None, replace(whom, rows=30), federation) == _most(30, whom, federation) == 30
+        monkeypatch.setattr(eavesdropping, "AT_ONCE", 120)
+        assert _most(None, whom, federation) == 60 // at_once
+        monkeypatch.setattr(eavesdropping, "NUMBERS", 30 * federation.task.size)
+        assert _most(None, whom, federation) == 15 // at_once
+        monkeypatch.setattr(eavesdropping, "NUMBERS", 1)
+        assert _most(None, whom, federation) == 1
+
     def test_no_strangers_no_figure(self, data: Dataset):
         with pytest.raises(InputError, match="no test patients of any hospital"):
             measured(Decomposition(), TRAINING, replace(data, test=data.train))
@@ -109,9 +132,50 @@ class TestRebuilding:
 
     def test_of_a_sum_all_hospitals_patients_are_looked_for_at_once(self, data):
         federation = TRAINING.federation(RECIPE, data.train, data.val)
-        groups = list(_groups(federation, 2, 12, replace(subject(TRAINING, data), defense=replace(TRAINING,
-                                                                                                 secure=True))))
-        assert [[len(rows) for rows in group] for group in groups] == [[2, 2, 2]] * 2
+        groups = list(_groups(federation, 2, 3, 2, 0))
+        assert [[len(part.rows) for part in group] for group in groups] == [[2, 2, 2]] * 2
         for group in groups:
-            assert [set(rows.subgroups["hospital"]) for rows in group] == [{name} for name in federation.names]
-        assert len(set(np.concatenate([rows.rows for group in groups for rows in group]))) == 12
+            assert [set(part.rows.subgroups["hospital"]) for part in group] == [{name} for name in federation.names]
+            assert [part.whole for part in group] == [len(rows) for rows in federation.rows]
+        assert len(set(np.concatenate([part.rows.rows for group in groups for part in group]))) == 12
+
+    @pytest.mark.parametrize("size", [1, 4])
+    def test_a_sum_of_one_step_each_is_one_step_of_all(self, data, size):
+        federation = replace(TRAINING, batch=size).federation(RECIPE, data.train, data.val)
+        task, (group,) = federation.task, _groups(federation, size, 3, 1, 0)
+        came, rows = task.initial(), [part.rows for part in group]
+        update = np.mean([seen(task, came, own, k, 1) for k, own in enumerate(rows)], 0)
+        x, y = (torch.from_numpy(np.concatenate([getattr(own, name) for own in rows])) for name in ("x", "y"))
+        sent = Local(_pooled(task, 3), came, 0, False).updates(x.double()[None], y)
+        np.testing.assert_allclose(sent[0], update, rtol=0, atol=1e-6)
+
+    def test_patients_are_rebuilt_from_a_sum_however_small_the_batches(self, data):
+        attack = replace(TABLES, restarts=1, iterations=5)
+        found, _ = measured(attack, replace(TRAINING, batch=1, secure=True), data, 3)
+        assert found["patients_rebuilt", "", 1] == 1
+
+    @pytest.mark.parametrize(("rows", "sizes", "patients"), [(12, {1, 4}, 12), (11, {1}, 9), (2, {1}, 3)])
+    def test_of_a_sum_no_more_patients_than_were_asked_for(self, data, rows, sizes, patients):
+        sheet = Sheet(cell="c", dataset="d", data_sha256="", synthetic=True, model="m", device="cpu", seed=0)
+        measure(replace(TABLES, restarts=1, iterations=1), subject(replace(TRAINING, secure=True), data), sheet, rows)
+        told = {r.attack_params["patients"]: r.n for r in sheet.rows if r.metric == "patients_rebuilt"}
+        assert set(told) == sizes and told[1] == patients
+        assert max(told.values()) <= max(rows, 3)
+
+    def test_guesses_may_repeat_where_validation_rows_are_few(self, data):
+        few = replace(data, val=data.val.take(slice(2)))
+        found, _ = measured(replace(TABLES, restarts=1, iterations=1), TRAINING, few, 4)
+        assert found["patients_rebuilt_baseline", "", 4] == 0
+
+    def test_a_patient_has_the_noise_of_his_hospital(self, data):
+        """One step on one row, of noise as long as it is at the hospital: it is all that differs between two draws."""
+        training = replace(TRAINING, epsilon=1.0, batch=8)
+        federation = training.federation(RECIPE, data.train, data.val)
+        task, came = federation.task, federation.task.initial()
+        ((part,),) = _groups(federation, 1, 1, 1, 0)
+        sending, own = _sending(task, part.whole), task.terms(part.whole)
+        assert sending.terms(1) == (own.sigma, 1.0, 1, own.delta) and own.delta == 1e-3
+        assert abs(task.terms(1).sigma / own.sigma - 1) > 0.3
+        a, b = (seen(sending, came, part.rows, number, 1) for number in (0, 1))
+        assert (a - b).std() / (2**0.5 * task.lr) == pytest.approx(own.sigma * training.clip, rel=0.2)
+        assert _sending(replace(task, private=None), part.whole).private is None

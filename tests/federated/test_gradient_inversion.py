@@ -93,6 +93,16 @@ def test_simulation_of_a_table_is_what_the_hospital_sends(recipe, named):
     np.testing.assert_allclose(sent[0], seen(task, came, rows, 3, 5), rtol=0, atol=1e-6)
 
 
+def test_the_draws_that_a_server_repeats_are_those_of_the_training(monkeypatch):
+    rows = normal(10)
+    task = mlp(rows, batch=4)
+    sent = [task.train(task.initial(), rows, number, 1) for number in (0, 1)]
+    monkeypatch.setattr("federated.task.draws", lambda *_: 7)
+    fixed = [task.train(task.initial(), rows, number, 1) for number in (0, 1)]
+    assert (sent[0] != sent[1]).any()
+    np.testing.assert_array_equal(*fixed)
+
+
 def test_simulation_repeats_augmentation():
     rows = pictures(6)
     task = task_of(rows, SimpleCNN(widths=(8,), modality="xray"), epochs=2, batch=4)
