@@ -5,10 +5,15 @@ The split of the real sets is that of their files, by patient where patients are
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import replace
 from pathlib import Path
 
-from imaging import npz, phantom
+import numpy as np
+import pandas as pd
+
+from imaging import npz, phantom, pixels
+from imaging.assemble import SPLITS, Pictures, build
 from suite import cache
 from suite.data import Dataset, Provenance
 from suite.plan import Images, Modality
@@ -32,6 +37,11 @@ BREAST_28 = (_file("breast_us_busi_28.npz", "8996d52037dfffdc30f461a33cbd48fd361
              _file("breast_us_busi_28.csv", "845a4d36e35862e359c0a6a17e21af8e00dc4eca0d78b2e066d5833b9e867b45"))
 HAM10000 = (_file("ham10000_28.npz", "29a2da0a131470edc41a63cfbf72810af1bcce11bfbe8c507470666c0053e92d"),
             _file("ham10000_28.csv", "cc22304a7669332d9e6180243aa3ee79906b59ced099db7910e68a157b1711d2"))
+
+LUNGS = (cache.RemoteFile("segmentation/lung_cxr_tb_128.npz",
+                          "sha256:d428a69d185a6d05ad6c67e8e45e6c739779637c7ae3687de1801a4a0d7ab1fc"),
+         cache.RemoteFile("segmentation/lung_cxr_tb_128.csv",
+                          "sha256:0af675d606e29ed22d5f89faba4ca0b37301a12997e823dc4e087ec1aa0aafaa"))
 
 KERMANY = "Kermany et al., Cell 172:1122 (2018), doi:10.1016/j.cell.2018.02.010"
 BUSI = "BUSI: Al-Dhabyani et al., Data in Brief 28:104863 (2020)"
@@ -106,6 +116,28 @@ def ham10000(path: Path | None = None, seed: int = 0, images: Images = npz.DEFAU
                    "Data 5:180161 (2018), doi:10.1038/sdata.2018.161",
                    "CC BY-NC 4.0 (not for commercial use), as commonly stated", "not the official DermaMNIST split",
                    names, groups="lesions")
+
+
+@cache.reads(*LUNGS)
+def tuberculosis_cxr(path: Path | None = None, seed: int = 0, images: Images = npz.DEFAULTS) -> Dataset:
+    """Chest X-rays of two hospitals (Montgomery, Shenzhen), 498 images, 128 pixels; normal or tuberculosis."""
+    name = "tuberculosis-cxr"
+    images.refuse(f"{name} is read from files of its own", *images.said.keys() - {"size", "channels"})
+    files = [cache.locate(LUNGS[0], path)]
+    files.append(cache.locate(LUNGS[1], path and files[0].with_suffix(".csv")))
+    frame = pd.read_csv(files[1])
+    with np.load(files[0], allow_pickle=False) as there:
+        x, y, stated = there["images"], there["labels"][:, 0].astype(np.int64), there["split"]
+    pictures = Pictures(pixels.fit(pixels.unit(x), images.size, images.channels), y, ("normal", "tuberculosis"),
+                        np.array([SPLITS.index(part) for part in stated]), np.arange(len(y)).astype(str),
+                        {"site": frame["site"].to_numpy(str)}, "xray")
+    sums = "\n".join(cache.sha256_of(file) for file in files)
+    return build(pictures, Provenance(
+        name, "Jaeger et al., Quant. Imaging Med. Surg. 4:475 (2014)",
+        "NLM: free use with citation, as commonly stated",
+        hashlib.sha256(sums.encode()).hexdigest(), 0, False,
+        "all images of Montgomery, 360 of 566 of Shenzhen; the two differ in scanner and in how many are ill"),
+        {"read from": cache.origin(files[0])})
 
 
 def chest_phantom(path: Path | None = None, seed: int = 0, images: Images = npz.DEFAULTS) -> Dataset:

@@ -245,6 +245,7 @@ SETS = {
     "covid-cxr": ((437, 62, 125), (1, 128, 128), ("no findings", "covid19", "pneumonia"), 478),
     "alzheimer-mri": ((895, 124, 260), (1, 128, 128), ("non demented", "demented"), 200),
     "alzheimer-mri-grades": ((895, 124, 260), (1, 128, 128), ("non demented", "very mild", "mild", "moderate"), 200),
+    "tuberculosis-cxr": ((349, 49, 100), (1, 128, 128), ("normal", "tuberculosis"), 498),
     "breast-ultrasound": ((545, 80, 155), (1, 128, 128), ("normal", "benign", "malignant"), 615),
     "breast-ultrasound-28": ((545, 80, 155), (1, 28, 28), ("normal or benign", "malignant"), 615),
     "ham10000": ((7008, 1004, 2003), (3, 28, 28), ("actinic keratosis", "basal cell carcinoma", "benign keratosis",
@@ -267,6 +268,9 @@ def test_real_sets_have_the_counts_labels_and_patients_of_their_source(name):
         assert len(set().union(*held)) == sum(map(len, held)) == patients
     if name in ("ham10000", "covid-cxr"):
         assert {"age", "sex"} <= set(dataset.test.subgroups)
+    if name == "tuberculosis-cxr":
+        sites = np.concatenate([s.subgroups["site"] for s in splits(dataset)])
+        assert ((sites == "Montgomery").sum(), (sites == "Shenzhen").sum()) == (138, 360)
 
 
 def test_malignant_is_the_disease_and_not_knowing_patients_is_said(real_data):
