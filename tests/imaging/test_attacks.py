@@ -3,11 +3,13 @@
 import pytest
 
 from suite import registry
+from suite.attack import EvasionAttack
 from suite.errors import InputError, NotApplicable
 from tests.suite._models import patients
 
-ALL = registry.names("attacks")
-IMAGING = [name for name in ALL if registry.load("attacks", name).__module__.startswith("imaging")]
+ALL = {name: registry.load("attacks", name) for name in registry.names("attacks")}
+IMAGING = [name for name, attack in ALL.items()
+           if isinstance(attack, type) and issubclass(attack, EvasionAttack) and attack.__module__.startswith("imaging")]
 
 
 @pytest.mark.parametrize("name", IMAGING)
