@@ -8,8 +8,8 @@ from suite.errors import InputError, NotApplicable
 from tests.suite._models import patients
 
 ALL = {name: registry.load("attacks", name) for name in registry.names("attacks")}
-IMAGING = [name for name, attack in ALL.items()
-           if isinstance(attack, type) and issubclass(attack, EvasionAttack) and attack.__module__.startswith("imaging")]
+EVASION = {name: a for name, a in ALL.items() if isinstance(a, type) and issubclass(a, EvasionAttack)}
+IMAGING = [name for name, attack in EVASION.items() if attack.__module__.startswith("imaging")]
 
 
 @pytest.mark.parametrize("name", IMAGING)
