@@ -111,7 +111,7 @@ def federate(
              "hospitals": dealt(own, partition, column, hospitals, alpha, other), "seed": seed, "device": device,
              "table": table_of(target, positive, schema, drop, group) or None,
              "images": images_of(labels, size, channels, modality, finding, allow_leakage, positive, group) or None}
-    made = changed(request.changed_plan(raw, where, flags, quick), 5 if quick and rounds is None else rounds, hostile)
+    made = changed(request.changed_plan(raw, where, flags, quick), 10 if quick and rounds is None else rounds, hostile)
     check_federates(made)
     folder = out or Path("runs") / Path(plan).stem
     run_audit(made, folder, jobs)
