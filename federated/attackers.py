@@ -102,7 +102,7 @@ def hostile(attack: HostileAttack, subject: Subject, sheet: Sheet, _: int | None
     own, poisoned = attack.poisoned(federation.rows, bad, seed)
     federation = federation.with_rows(own)
     weights, record = federation.train(attack.tamper(bad, seed), subject.log, attack=repr(attack), hostile=who)
-    victim = federation.task.classifier(weights)
+    victim = federation.model(weights)
     at = {"attack_params": asdict(attack) | {"who": who}, "seconds": time.perf_counter() - began}
     sheet.add("hostile_hospitals", float(len(bad)), sites, **at)
     counts = np.array([len(rows) for rows in federation.rows])

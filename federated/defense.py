@@ -19,7 +19,7 @@ from federated.record import Record
 from federated.rules import FlowerStrategy, rule_of
 from federated.simulate import federate
 from federated.sites import HOSPITAL, hospital_of
-from federated.task import Task
+from federated.task import Task, digest
 from federated.trust import FLTrust
 from suite.attack import Count, Info, Positive
 from suite.classifier import TorchClassifier
@@ -28,6 +28,7 @@ from suite.errors import InputError
 from suite.evaluate.subject import Subject
 from suite.logs import log_file
 from suite.measurement import Sheet
+from suite.operating import balance
 from suite.progress import advance
 from suite.recipe import TorchDefense, TorchRecipe
 
@@ -80,8 +81,15 @@ class Federation:
 
         weights = federate(self.task, self.rows, self.rule, self.rounds, tamper, record.event, self._reference, through,
                            record.done)
-        record.end(self.task.digest(weights))
+        record.end(digest(self.model(weights).module.state_dict()))
         return weights, record
+
+    def model(self, weights: np.ndarray) -> TorchClassifier:
+        """The model of (d,) parameters; where the recipe asks for one, its operating point is chosen on the server's
+        rows."""
+        made = self.task.classifier(weights)
+        balance(made, self.server)
+        return made
 
     def with_rows(self, rows: Sequence[Split]) -> Federation:
         """The same hospitals with other training rows, of each in order."""
@@ -122,8 +130,9 @@ class FederatedTraining(TorchDefense):
     guarantee of privacy; `epsilon` makes it one. Where it is about rows, `notes` holds "epsilon_claimed",
     "epsilon_independent" and "delta", each the largest of any hospital, so that they hold for every row of all.
 
-    Validation rows belong to the server: a few of them are those that `fltrust` trusts in. They stop nothing: all
-    rounds are carried out, and the last model is returned.
+    Validation rows belong to the server: a few of them are those that `fltrust` trusts in, and on which the operating
+    point is chosen where the recipe asks for one. They stop nothing: all rounds are carried out, and the last model is
+    returned.
 
     Attributes:
         rule: Joins updates (`medsec list aggregations`): a name, or a table as `{"name": "krum", "bad": 1}`; what mixes
@@ -219,7 +228,7 @@ class FederatedTraining(TorchDefense):
                  device: str = "cpu") -> TorchClassifier:
         federation = self.federation(recipe, train, val, seed, device)
         weights, record = federation.train(journal=log_file())
-        made = federation.task.classifier(weights)
+        made = federation.model(weights)
         made.notes |= {"hospitals": len(federation.names), "rounds": self.rounds, "parameters": len(weights)}
         made.notes |= record.events
         if (each := promised(federation)) and self.hides == "row":
@@ -237,11 +246,11 @@ class FederatedTraining(TorchDefense):
 
         def by_itself(rows: Split, _: int) -> TorchClassifier:
             key = repr((replace(alone, device=""), self.rounds))
-            return task.classifier(kept(subject.shelf, key, rows,
-                                        lambda: federate(alone, [rows], Mean(), self.rounds)))
+            return federation.model(kept(subject.shelf, key, rows,
+                                         lambda: federate(alone, [rows], Mean(), self.rounds)))
 
         def personal(rows: Split, number: int) -> TorchClassifier:
-            return task.classifier(fitted.train(came, rows, number, self.rounds + 1) if self.personal else came)
+            return federation.model(fitted.train(came, rows, number, self.rounds + 1) if self.personal else came)
 
         tell_hospitals(self.column, subject, sheet, by_itself, personal)
         for name, rows, claim in zip(federation.names, federation.rows, promised(federation), strict=False):

@@ -26,6 +26,7 @@ from suite.audit import Audit
 from suite.errors import InputError
 from suite.evaluate.subject import Subject, measure
 from suite.measurement import Sheet
+from suite.metrics import balanced_accuracy
 from suite.plan import Plan
 from tabular.data import pima_synthetic
 from tabular.models import MLP, LogisticRegression
@@ -87,6 +88,19 @@ class TestTraining:
         artifacts.save(made, tmp_path, {MLP: "mlp", LogisticRegression: "logistic-regression"}[type(recipe)])
         found = artifacts.load(tmp_path, 2, data.space, "cpu", TRAINING)
         assert np.array_equal(found.predict_proba(data.test.x), made.predict_proba(data.test.x))
+
+    def test_where_the_recipe_asks_for_it_the_servers_rows_choose_the_threshold(self, data):
+        training = replace(TRAINING, trusted=500, rounds=15)
+        found = {}
+        for point in ("argmax", "balanced"):
+            recipe = replace(RECIPE, balanced=False, operating_point=point)
+            federation = training.federation(recipe, data.train, data.val)
+            assert len(federation.server) == len(data.val)
+            found[point] = federation.model(federation.train()[0])
+        scores = [found[p].predict_proba(data.test.x)[:, 1] for p in ("argmax", "balanced")]
+        assert (np.argsort(scores[0]) == np.argsort(scores[1])).all()  # the same model, and another threshold
+        right = [balanced_accuracy(found[p].predict(data.val.x), data.val.y) for p in ("argmax", "balanced")]
+        assert right[1] > right[0] + 0.1
 
     def test_without_hospitals_there_is_one_line(self, whole):
         with pytest.raises(InputError, match="has no subgroup 'hospital' to take hospitals from"):
