@@ -95,6 +95,10 @@ class Federation:
         """The same hospitals with other training rows, of each in order."""
         return replace(self, rows=tuple(rows))
 
+    def with_seed(self, seed: int) -> Federation:
+        """The same hospitals, where everything random is drawn anew."""
+        return replace(self, task=replace(self.task, seed=seed))
+
     @property
     def _reference(self) -> Callable[[int, np.ndarray], torch.Tensor] | None:
         """The server's own update, for a rule that is made for it; else what the rule said in the last round."""

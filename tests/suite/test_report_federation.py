@@ -189,3 +189,12 @@ def test_only_federations_have_a_section():
     page = render(rows().all, _rows.manifest())
     assert '<section id="federation">' in page and "under hostile hospitals" in page
     assert '<section id="federation">' not in render(_rows.clean(), _rows.manifest())
+
+
+def test_what_an_audit_shows_of_a_hospital_stands_beside_its_promise():
+    made = rows().all + [row("epsilon_audited", value, attack="an-audit", defense="mean", subgroup=site)
+                         for site, value in zip(SITES, (1.5, 0.0), strict=True)]
+    made += [row("hospital_epsilon", 2.0, defense="mean", subgroup=site) for site in SITES]
+    table = federation.hospitals(Rows(made, _rows.manifest()), "m", "mean")
+    assert [cells[table.head.index("ε shown at least")] for cells in texts(table)] == ["1.50", "0.00"]
+    assert "ε shown at least" not in federation.hospitals(rows(), "m", "mean").head

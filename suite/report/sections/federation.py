@@ -31,7 +31,8 @@ def hospitals(rows: Rows, model: str, defense: str) -> Table:
     disease = classes[1] if len(classes) == 2 else ""
     table = Table(f"{model}, federated by {defense}", [
         "hospital", f"training {rows.cases}", f"“{disease}”" if disease else "", "unlike the others", "alone",
-        "federated", "personal", "federated less alone", "test n", "kB sent", "seconds", "ε", "ε independent", "δ"],
+        "federated", "personal", "federated less alone", "test n", "kB sent", "seconds", "ε", "ε independent", "δ",
+        "ε shown at least"],
         note="Accuracy on a hospital's own test "
              f"{rows.cases}: of a model that it trains alone for as many passes, of the common one, and of the common "
              "one after some more passes over its own rows. Unlike: half the sum of differences of its classes' shares "
@@ -41,6 +42,7 @@ def hospitals(rows: Rows, model: str, defense: str) -> Table:
         "hospital_rows", f"label_share[{disease}]", "label_distance", "local_accuracy", "federated_accuracy",
         "personal_accuracy", "federation_gain", "bytes_sent", "work_seconds", "hospital_epsilon",
         "hospital_epsilon_independent", "hospital_delta")}
+    get["shown"] = _shown_epsilon(rows, model, defense)
     for group, count in get["hospital_rows"].items():
         of = {metric: found.get(group) for metric, found in get.items()}
         sick, sent = of[f"label_share[{disease}]"], of["bytes_sent"]
@@ -50,8 +52,16 @@ def hospitals(rows: Rows, model: str, defense: str) -> Table:
             est(of["personal_accuracy"]), _change(of["federation_gain"]),
             amount(of["federated_accuracy"].n if of["federated_accuracy"] else None),
             amount(sent.value / 1000 if sent else None), plain(of["work_seconds"], 1), plain(of["hospital_epsilon"]),
-            plain(of["hospital_epsilon_independent"]), _delta(of["hospital_delta"])])
+            plain(of["hospital_epsilon_independent"]), _delta(of["hospital_delta"]), plain(of["shown"])])
     return table.pruned()
+
+
+def _shown_epsilon(rows: Rows, model: str, defense: str) -> dict[str, Measurement]:
+    """By hospital, the epsilon that an audit has shown at least."""
+    audits = (r.attack for r in rows.all if r.metric == "epsilon_audited" and r.subgroup
+              and (r.model, r.defense) == (model, defense))
+    attack = next(audits, None)
+    return rows.subgroups("epsilon_audited", model, defense, attack) if attack else {}
 
 
 def _delta(row: Measurement | None) -> Cell:

@@ -1,0 +1,70 @@
+"""The audit of each hospital's epsilon: what leaks is shown, what is promised is not refuted, what is broken is."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+pytest.importorskip("flwr")
+
+from federated.defense import FederatedTraining
+from federated.epsilon_audit import HospitalAudit
+from federated.sites import IID
+from suite.evaluate.subject import Subject, measure
+from suite.measurement import Sheet
+from tabular.data import pima_synthetic
+from tabular.models import MLP
+
+RECIPE, PLAIN = MLP(hidden=(32,), balanced=False), FederatedTraining(rounds=8, batch=512)
+SITES = [f"hospital=hospital-{k}" for k in (1, 2, 3)]
+
+
+@pytest.fixture(scope="module")
+def data():
+    return IID(3).deal(pima_synthetic())
+
+
+def audit(training, data, **changes):
+    """{hospital: {metric: value}}, and the arrays kept."""
+    made = training(RECIPE, data.train, data.val)
+    sheet = Sheet(cell="c", dataset="d", data_sha256="", synthetic=True, model="m", device="cpu", seed=0)
+    arrays = measure(HospitalAudit(**changes), Subject(made, RECIPE, training, data, 0.05, (0.05,)), sheet)
+    return {s: {r.metric: r.value for r in sheet.rows if r.subgroup == s} for s in SITES}, arrays
+
+
+def test_without_noise_every_hospital_leaks_and_promises_nothing(data):
+    found, arrays = audit(PLAIN, data)
+    assert arrays["inside"].shape == arrays["canary_score"].shape == (300,)
+    for of in found.values():
+        assert of["epsilon_audited"] > 1.2 and of["canary_auroc"] > 0.9 and "epsilon_claimed" not in of
+
+
+def test_what_is_promised_is_not_refuted(data):
+    found, _ = audit(replace(PLAIN, epsilon=2.0), data)
+    for of in found.values():
+        assert of["epsilon_audited"] <= of["epsilon_claimed"] <= 2 and not of["claim_refuted"]
+        assert of["epsilon_independent"] == pytest.approx(of["epsilon_claimed"], rel=0.03)
+
+
+def test_a_hospital_that_forgets_its_noise_is_caught(data, monkeypatch):
+    training = replace(PLAIN, epsilon=1.0)
+    made = training(RECIPE, data.train, data.val)
+    monkeypatch.setattr("federated.task.PrivateGradient", quiet)
+    sheet = Sheet(cell="c", dataset="d", data_sha256="", synthetic=True, model="m", device="cpu", seed=0)
+    measure(HospitalAudit(), Subject(made, RECIPE, training, data, 0.05, (0.05,)), sheet)
+    refuted = [r.value for r in sheet.rows if r.metric == "claim_refuted"]
+    assert len(refuted) == 3 and all(refuted)
+
+
+def quiet(clipped, norm, sigma, expected, generator):
+    """DP-SGD with a hundredth of its noise."""
+    from suite.defenses.dpsgd import PrivateGradient
+
+    return PrivateGradient(clipped, norm, sigma / 100, expected, generator)
+
+
+def test_the_same_seed_tosses_the_same_coins(data):
+    _, first = audit(PLAIN, data, canaries=20)
+    _, again = audit(PLAIN, data, canaries=20)
+    assert np.array_equal(first["canary_score"], again["canary_score"])
+    assert 0.3 < first["inside"].mean() < 0.7
