@@ -39,12 +39,6 @@ class Site:
     features: tuple[str, ...] = ()
 
 
-def label_mix(site: Site) -> dict[str, float]:
-    """Class name -> its share of the hospital's training rows; all 0 where there are none."""
-    counts = np.bincount(site.train.y, minlength=len(site.train.classes))
-    return dict(zip(site.train.classes, (counts / max(len(site.train), 1)).tolist(), strict=True))
-
-
 class Partition(ABC):
     """Base of ways to deal a dataset's rows out to hospitals: frozen dataclasses with an `info`."""
 

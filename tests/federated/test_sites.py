@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from federated.sites import IID, PARTS, BySubgroup, Dirichlet, FeatureShift, Quantity, label_mix
+from federated.sites import IID, PARTS, BySubgroup, Dirichlet, FeatureShift, Quantity
 from imaging.space import ImageSpace
 from suite.data import Dataset, Provenance, Split
 from suite.errors import InputError
@@ -18,6 +18,11 @@ from tabular import data
 from tabular.schema import Schema
 
 ALL = (IID(7), Dirichlet(7, 0.3), Quantity(7, 0.5), FeatureShift(7))
+
+
+def label_mix(site):
+    """Class name -> its share of the hospital's training rows."""
+    return {name: (site.train.y == k).mean() for k, name in enumerate(site.train.classes)}
 
 
 def whole(n=600, visits=1, seed=0, space=None, x=None):
