@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from suite import artifacts, cache, registry, threats, workers
-from suite.attack import Attack, EvasionAttack, PoisoningAttack
+from suite.attack import Attack, EvasionAttack, MembershipAttack, PoisoningAttack
 from suite.cells import NONE, WORST, Cell, Layout, shadow_item
 from suite.checkpoints import checkpoints
 from suite.classifier import Classifier
@@ -29,7 +29,7 @@ from suite.measurement import Sheet, versions
 from suite.plan import Item, Plan
 from suite.progress import advance
 from suite.recipe import Front
-from suite.run import FULL, Run, WriteError
+from suite.run import FULL, Run, WriteError, write_json
 
 
 class Audit(Layout):
@@ -75,8 +75,9 @@ class Audit(Layout):
             started: Called with each cell that starts, how many are finished, and how many there are.
             jobs: Processes to use; the results are the same for any number.
         """
-        run = Run.create(folder, self.manifest())
+        run = Run.create(folder, self.manifest(), self._grows)
         with run.locked():
+            self._grow(run)
             todo = [cell for cell in self.cells if not run.done(cell.key)]
             shared = [cell for cell in todo if jobs > 1 and cell.what != "compare"]
             if shared:
@@ -89,14 +90,47 @@ class Audit(Layout):
             shutil.rmtree(run.folder / "checkpoints", ignore_errors=True)
         return run
 
+    def _grows(self, earlier: dict[str, Any]) -> bool:
+        """Whether a run of an earlier plan goes on as a run of this one."""
+        before = Plan.check(earlier, "the run's plan")
+        now = self.plan.model_copy(update={"device": before.device})
+        if before.extends(now) and len(before.dump()["later"]) < len(now.dump()["later"]):
+            raise InputError("the run folder holds the full audit of this plan; give --full to go on with it, or "
+                             "another folder with --out")
+        return now.extends(before)
+
+    def _grow(self, run: Run) -> None:
+        """Take up what this plan has and the run's does not; whatever was computed from all attacks on a model is
+        computed again where there are more of them now."""
+        found, now = run.manifest, self.manifest()
+        if found["plan"] == now["plan"]:
+            return
+        known = set(found["cells"])
+        more = {(c.model.name, c.defense.name) for c in self.cells
+                if c.what in ("fit", "attack") and c.key not in known}
+        for cell in self.cells:
+            if (cell.what in ("worst-case", "detect") and (cell.model.name, cell.defense.name) in more) or (
+                    cell.what == "compare" and any(cell.model.name == model for model, _ in more)):
+                run.discard(cell.key)
+        write_json(run.manifest_file, now | {"created": found["created"]})
+
     def _share_out(self, todo: list[Cell], run: Run, jobs: int, started: Callable[[Cell, int, int], None]) -> None:
-        """One chain for each model behind each defense; what stands in front of a model waits for its training."""
-        chains: dict[tuple[str, str], list[str]] = {}
+        """Each attack by itself once its model is trained; those on membership in a row, as they share their shadow
+        models; then what is computed from all of them. What stands in front of a model waits for its training."""
+        chains: dict[tuple[str, str, str], list[str]] = {}
         for cell in todo:
-            chains.setdefault((cell.model.name, cell.defense.name), []).append(cell.key)
+            leaks = cell.attack and isinstance(self.attacks[id(cell.attack)], MembershipAttack)
+            own = {"fit": "fit", "attack": "membership" if leaks else cell.key}.get(cell.what, "summary")
+            chains.setdefault((cell.model.name, cell.defense.name, own), []).append(cell.key)
         order = list(chains)
-        after = {n: order.index((model, "none")) for n, (model, defense) in enumerate(order)
-                 if isinstance(self.defenses[defense], Front) and (model, "none") in chains}
+
+        def needed(model: str, defense: str, own: str) -> set[int]:
+            behind = "none" if isinstance(self.defenses[defense], Front) else defense
+            fits = {(model, behind, "fit")} | ({(model, defense, "fit")} if own != "fit" else set())
+            return {n for n, chain in enumerate(order) if chain != (model, defense, own)
+                    and (chain in fits or (own == "summary" and chain[:2] == (model, defense)))}
+
+        after = [needed(*chain) for chain in order]
 
         def heard(message: tuple[Any, Any, Any]) -> None:
             what, done, total = message

@@ -103,6 +103,8 @@ def audit(
     device: Device = None,
     jobs: Jobs = None,
     quick: Quick = False,
+    full: Annotated[bool, typer.Option("--full", help="Also what a plan leaves for later: slow attacks, further "
+                                       "defenses, detectors. Adds to a run of the same folder.")] = False,
     allow_pickle: Annotated[bool, typer.Option("--allow-pickle", help="Load a pickled model, which can run any code "
                                                "when it is opened.")] = False,
 ) -> None:
@@ -110,7 +112,8 @@ def audit(
 
     Trains the models of a plan, plainly and behind each defense, and carries out every attack that applies.
 
-    A run that was stopped goes on where it was when the same command is given again.
+    A run that was stopped goes on where it was when the same command is given again. Where a plan has a second stage,
+    the first ends in a report, and the same command with --full adds the rest to it.
     """
     from suite import request
 
@@ -124,7 +127,9 @@ def audit(
              "eps": eps, "seed": seed,
              "device": device, "allow_pickle": allow_pickle or None}
     plan = plan or request.default_preset(flags["data"])
-    made = request.make_plan(plan, flags, quick)
+    if quick and full:
+        raise InputError("--quick and --full exclude each other: a first look, or everything")
+    made = request.make_plan(plan, flags, quick, full)
     from suite.terminal import run_audit
 
     run_audit(made, out or Path("runs") / Path(plan).stem, jobs)

@@ -31,6 +31,8 @@ class Item(BaseModel):
         rows: Test rows to attack at most: for attacks that are too slow for all. Of a detector, rows for the attack
             that knows it.
         models, defenses: Use it only with these; "none" stands for no defense.
+        full: Left out of the first stage of an audit, and added by `--full`: what takes long and changes a verdict
+            rarely.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -40,6 +42,7 @@ class Item(BaseModel):
     rows: int | None = Field(default=None, ge=2)
     models: tuple[str, ...] | None = None
     defenses: tuple[str, ...] | None = None
+    full: bool = False
 
     @model_validator(mode="before")
     @classmethod
@@ -179,6 +182,7 @@ class Plan(BaseModel):
         seed: Of everything random.
         device: "auto" takes CUDA when it is there.
         allow_pickle: Load model files that can execute code.
+        later: Names of attacks, defenses and detectors that this stage leaves to `--full`; not set in a file.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -199,6 +203,7 @@ class Plan(BaseModel):
     seed: int = Field(default=0, ge=0, lt=2**31)
     device: Literal["auto", "cpu", "cuda"] = "auto"
     allow_pickle: bool = False
+    later: tuple[str, ...] = ()
 
     @field_validator("data", mode="before")
     @classmethod
@@ -287,12 +292,30 @@ class Plan(BaseModel):
         """As plain JSON values, defaults included."""
         return self.model_dump(mode="json")
 
+    def extends(self, other: Plan) -> bool:
+        """Whether a run of `other` can go on as a run of this plan: it asks for everything that `other` does, in the
+        same order and on the same terms, and for further attacks, defenses or detectors."""
+        lists = ("models", "attacks", "defenses", "detectors")
+        same = {"exclude": {*lists, "later"}}
+        if self.model_dump(**same) != other.model_dump(**same):
+            return False
+        return all(_continues(getattr(self, kind), getattr(other, kind)) for kind in lists)
+
     def quick(self) -> Plan:
         """A smaller audit of the same kind: few rows, one budget, and slow attacks on fewer rows still."""
         attacks = tuple(a.model_copy(update={"rows": min(a.rows or 40, 10 if a.rows else 40)}) for a in self.attacks)
         norms = {norm: Ladder(eps=ladder.eps) for norm, ladder in self.norms.items()}
         return self.model_copy(update={"attacks": attacks, "rows": 40, "budgets": (self.eps,), "norms": norms,
                                        "title": f"{self.title} (quick)"})
+
+
+def _continues(items: tuple[Item, ...], earlier: tuple[Item, ...]) -> bool:
+    """Whether the earlier items are among the items; of several with one name, which are told apart by their order,
+    they come first. With which models and defenses an item is used may have grown with these."""
+    def of(name: str, among: tuple[Item, ...]) -> list[Item]:
+        return [item.model_copy(update={"models": None, "defenses": None}) for item in among if item.name == name]
+
+    return all(of(item.name, items)[:len(of(item.name, earlier))] == of(item.name, earlier) for item in earlier)
 
 
 def read_toml(path: Path) -> dict[str, Any]:

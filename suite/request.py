@@ -41,20 +41,21 @@ def read_plan(what: str) -> tuple[dict[str, Any], str]:
     return read_toml(Path(what) if a_file else registry.load("presets", what)), what if a_file else f"preset {what}"
 
 
-def make_plan(what: str | None, flags: dict[str, Any], quick: bool = False) -> Plan:
+def make_plan(what: str | None, flags: dict[str, Any], quick: bool = False, full: bool = False) -> Plan:
     """The plan of a preset or a TOML file, changed by flags.
 
     Args:
         what: A preset's name, a TOML file, or None for the preset that suits the data.
-        flags, quick: As of `changed_plan`.
+        flags, quick, full: As of `changed_plan`.
 
     Raises:
         InputError: Unknown preset, no such file, or a key that is wrong, which the message names.
     """
-    return changed_plan(*read_plan(what or default_preset(flags.get("data"))), flags, quick)
+    return changed_plan(*read_plan(what or default_preset(flags.get("data"))), flags, quick, full)
 
 
-def changed_plan(raw: dict[str, Any], where: str, flags: dict[str, Any], quick: bool = False) -> Plan:
+def changed_plan(raw: dict[str, Any], where: str, flags: dict[str, Any], quick: bool = False,
+                 full: bool = False) -> Plan:
     """A plan as it was read, changed by flags.
 
     Args:
@@ -62,6 +63,7 @@ def changed_plan(raw: dict[str, Any], where: str, flags: dict[str, Any], quick: 
         flags: Keys of `suite.plan.Plan` that were given on the command line; None means not given. Lists of models,
             attacks, defenses and detectors replace the plan's.
         quick: Few rows, one budget, and no defenses but those asked for by name.
+        full: With what the plan marks as `full`, which the first stage leaves out unless it is asked for by name.
 
     Raises:
         InputError: A key is wrong, which the message names.
@@ -73,7 +75,14 @@ def changed_plan(raw: dict[str, Any], where: str, flags: dict[str, Any], quick: 
     for section in given.keys() & {"table", "images"}:
         if isinstance(there := raw.get(section, {}), dict):
             given[section] = there | given[section]
-    wanted = raw | given
+    wanted, later = raw | given, []
+    if "later" in raw:
+        raise InputError(f"{where}: later: mark the items themselves with full = true")
+    for kind in () if full else ("attacks", "defenses", "detectors"):
+        if kind not in given and isinstance(items := wanted.get(kind), list):
+            wanted[kind] = [item for item in items if not _waits(item)]
+            later += [_name(item) for item in items if _waits(item)]
+    wanted["later"] = list(dict.fromkeys(later))
     if given.get("data"):  # the plan's heading speaks of the plan's data
         wanted["title"] = f"Security audit: {Path(given['data'][0]).stem}"
     if "models" in given:
@@ -81,11 +90,16 @@ def changed_plan(raw: dict[str, Any], where: str, flags: dict[str, Any], quick: 
             wanted[kind] = _only_for("models", given["models"], wanted.get(kind), kind in given)
     if quick and "defenses" not in given:
         given["defenses"] = wanted["defenses"] = []
-    if given.keys() & {"models", "defenses"} and isinstance(left := wanted.get("defenses", []), list):
+    if (later or given.keys() & {"models", "defenses"}) and isinstance(left := wanted.get("defenses", []), list):
         for kind in ("attacks", "detectors"):
             wanted[kind] = _only_for("defenses", ["none", *left], wanted.get(kind), kind in given)
     plan = Plan.check(wanted, where, given)
     return plan.quick() if quick else plan
+
+
+def _waits(item: Any) -> bool:
+    """Whether an item of a plan is one for `--full` only."""
+    return isinstance(item, dict) and item.get("full") is True
 
 
 def _name(item: Any) -> str:

@@ -88,8 +88,13 @@ class Run:
         self.folder = Path(folder)
 
     @classmethod
-    def create(cls, folder: Path, manifest: dict[str, Any]) -> Run:
+    def create(cls, folder: Path, manifest: dict[str, Any],
+               grows: Callable[[dict[str, Any]], bool] = lambda _: False) -> Run:
         """Start a run, or go on with one of the same plan.
+
+        Args:
+            folder, manifest: Of the run.
+            grows: Whether a run of another plan, as its manifest has it, can go on as one of this plan.
 
         Raises:
             InputError: The folder holds a run of another plan or data, or something that is no run.
@@ -97,7 +102,8 @@ class Run:
         run = cls(folder)
         if run.manifest_file.exists():
             found = run.manifest
-            for key in ("plan", "data", "files"):
+            grown = found["plan"] != manifest.get("plan") and grows(found["plan"])
+            for key in ("data",) if grown else ("plan", "data", "files"):
                 if found.get(key) != manifest.get(key):
                     differs = _difference(found.get(key), manifest.get(key))
                     raise InputError(f"{folder} holds a run of another {'plan' if key == 'files' else key}: {differs}; "
@@ -165,6 +171,16 @@ class Run:
     def done(self, key: str) -> bool:
         """Whether a cell is finished (with rows, or with an error as its row)."""
         return (self.folder / "cells" / f"{key}.json").is_file()
+
+    def discard(self, key: str) -> None:
+        """Make a finished cell an unfinished one."""
+        for suffix in ("json", "npz"):
+            (self.folder / "cells" / f"{key}.{suffix}").unlink(missing_ok=True)
+
+    def seconds(self, key: str) -> float:
+        """How long a finished cell took."""
+        rows = json.loads((self.folder / "cells" / f"{key}.json").read_text(encoding="utf-8"))
+        return next((row["value"] for row in rows if row["metric"] == "cell_seconds"), 0.0)
 
     def finish(self, key: str, rows: list[Measurement], arrays: dict[str, np.ndarray] | None = None) -> None:
         """Make a cell's outcome durable."""

@@ -14,16 +14,7 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 from rich.padding import Padding
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    SpinnerColumn,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
-from rich.table import Column, Table
+from rich.table import Table
 from rich.text import Text
 
 from suite import registry, threats
@@ -45,9 +36,10 @@ def run_audit(plan: Plan, folder: Path, jobs: int | None = None) -> None:
     import torch
 
     from suite.audit import Audit, describe_device
-    from suite.cells import Cell
+    from suite.forecast import Forecast
     from suite.progress import listening
     from suite.report import write_report
+    from suite.show_progress import Watch, shown
     from suite.workers import cores
 
     audit = Audit(plan, data, why)
@@ -65,27 +57,18 @@ def run_audit(plan: Plan, folder: Path, jobs: int | None = None) -> None:
     for limit in (*audit.limits, *audit.cautions):
         console.print(Padding(f"[dim]{escape(limit)}[/]", (0, 0, 0, 6)))
     began = time.perf_counter()
-    now = TextColumn("{task.description}", table_column=Column(ratio=1, no_wrap=True, overflow="ellipsis"))
-    columns = (SpinnerColumn(), now, BarColumn(10), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("left"),
-               TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True, expand=True) as progress:
-        task = progress.add_task("starting", total=len(audit.cells))
-
-        def started(cell: Cell, number: int, _: int) -> None:
-            progress.update(task, completed=number, description=cell.title)
-
-        def inside(what: str, done: int, total: int) -> None:
-            cell = progress.tasks[0].description.split(" · ")[0]
-            progress.update(task, description=f"{cell} · {what} {done}/{total}")
-
-        with listening(inside) if jobs == 1 else nullcontext():  # of several cells at once, nobody could tell which
-            run = audit.run(folder, started, jobs)
-        progress.update(task, completed=len(audit.cells), description="writing the report")
-        page = write_report(run)
+    watch = Watch(Forecast(audit, jobs), Run(folder), audit.cells)
+    # of several cells at once, nobody could tell which one has come so far
+    with shown(watch, console), listening(watch.step) if jobs == 1 else nullcontext():
+        run = audit.run(folder, lambda cell, *_: watch.started(cell), jobs)
+    page = write_report(run)
     show_findings(run)
     console.print(f"\n[bold]{_count(audit.cells, 'cells')}[/] in {time.perf_counter() - began:.0f} s")
     console.print(f"report        {page}", soft_wrap=True)
     console.print(f"measurements  {run.measurements_file}", soft_wrap=True)
+    if plan.later:
+        console.print(f"not run yet   {', '.join(plan.later)}: the same command with --full adds them to this run",
+                      soft_wrap=True)
 
 
 def _count(things: Sized, plural: str) -> str:

@@ -26,14 +26,14 @@ _audit: Audit | None = None
 _messages: Any = None
 
 
-def carry_out(audit: Audit, chains: list[Chain], after: dict[int, int], run: Run, jobs: int,
+def carry_out(audit: Audit, chains: list[Chain], after: list[set[int]], run: Run, jobs: int,
               heard: Callable[[Message], None]) -> None:
     """Carry out chains of cells, `jobs` at a time.
 
     Args:
         audit: What the cells belong to; every process makes its own from the same plan and data.
         chains: What to do.
-        after: Chain -> the chain that must be finished before it starts.
+        after: Of each chain, those that must be finished before it starts.
         run: Where results go.
         jobs: Number of processes.
         heard: Told `(cell key, None, None)` when a cell starts, and what happens inside it as
@@ -53,7 +53,7 @@ def carry_out(audit: Audit, chains: list[Chain], after: dict[int, int], run: Run
         finished: set[int] = set()
         try:
             while waiting or pending:
-                for number in sorted(n for n in waiting if after.get(n) in finished | {None}):
+                for number in sorted(n for n in waiting if after[n] <= finished):
                     pending[pool.submit(_work, run, chains[number])] = number
                     waiting.remove(number)
                 done, _ = wait(pending, timeout=0.1, return_when=FIRST_COMPLETED)
