@@ -5,7 +5,7 @@ JOBS ?= 2
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test bench lint setup clean
+.PHONY: demo test bench lint catalog setup clean
 
 demo: $(READY)  ## set up, audit the diabetes table, print where the report is
 	$(BIN)/medsec audit tabular --out runs/demo
@@ -20,6 +20,9 @@ bench: $(READY)  ## side-by-side benchmarks; peers that are not dependencies com
 
 lint: $(READY)  ## ruff
 	$(BIN)/ruff check .
+
+catalog: $(READY)  ## write again what `medsec list` shows, after a change of attacks, defenses, data sets
+	$(BIN)/python -m suite.catalog
 
 setup: $(READY)  ## only the virtual environment
 

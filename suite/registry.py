@@ -48,6 +48,12 @@ def package(kind: Kind, name: str) -> str:
     return entry.module.partition(".")[0] if entry else ""
 
 
+def distribution(kind: Kind, name: str) -> str:
+    """The installed distribution that offers a name; empty for an unknown one."""
+    entry = _entries(kind).get(name)
+    return entry.dist.name if entry and entry.dist else ""
+
+
 def is_file(name: str) -> bool:
     """Whether a name is of the form `path/to/file.py:Object`."""
     return ".py:" in name

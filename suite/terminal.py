@@ -7,7 +7,6 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Sized
 from contextlib import nullcontext
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,8 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from suite import registry, threats
+from suite import catalog, registry, threats
+from suite.catalog import text
 from suite.errors import InputError
 from suite.plan import Plan
 from suite.run import Run
@@ -96,7 +96,7 @@ def show_list(kind: str | None, as_json: bool) -> None:
     kinds = [k for k in (*registry.KINDS, "threats") if kind in (None, k)]
     if not kinds:
         raise InputError(f"there is no list of '{kind}'; there are: {', '.join((*registry.KINDS, 'threats'))}")
-    found = {k: _threats() if k == "threats" else [_about(k, name) for name in registry.names(k)] for k in kinds}
+    found = {k: _threats() if k == "threats" else catalog.entries(k) for k in kinds}
     if as_json:
         print(json.dumps(found if kind is None else found[kind], indent=1, ensure_ascii=False))
         return
@@ -115,36 +115,16 @@ def _entry(row: dict[str, Any]) -> Text:
     """An entry for people: what it is and what the attacker must have, then its cost, source and threat ids."""
     terms = [row.get("knowledge"), row.get("needs") and f"needs {row['needs']}"]
     first = ": ".join(row[key] for key in ("title", "meaning", "description") if key in row)
-    lines = [row.get("cost"), row.get("paper"), _text(row.get("threat ids", "")),
-             *(f"{key}: {_text(value)}" for key, value in row.items() if key.startswith(("MITRE", "NIST", "OWASP")))]
+    lines = [row.get("cost"), row.get("paper"), text(row.get("threat ids", "")),
+             *(f"{key}: {text(value)}" for key, value in row.items() if key.startswith(("MITRE", "NIST", "OWASP")))]
     return Text.assemble(first, (" · ".join(["", *filter(None, terms)]), "dim"),
                          *((f"\n{line}", "dim") for line in lines if line and line != "none"))
-
-
-def _about(kind: Any, name: str) -> dict[str, Any]:
-    """A registered thing as a row."""
-    found = registry.load(kind, name)
-    if kind == "presets":
-        return {"name": name, "title": Plan.load(found).title}
-    if kind in ("datasets", "readers"):
-        return {"name": name, "description": (found.__doc__ or "").strip().splitlines()[0]}
-    info = found.info
-    row = {"name": name, "title": info.title}
-    if kind == "attacks":
-        row |= {"knowledge": info.knowledge, "needs": found.needs, "threat ids": threats.ids(info.threats)}
-    row |= {"cost": info.cost, "paper": info.paper, "departs": info.departs}
-    kept = [f for f in fields(found) if f.init]
-    return row | {"parameters": {f.name: _text(getattr(found, f.name, None)) for f in kept}}
 
 
 def _threats() -> list[dict[str, Any]]:
     return [{"name": key, "title": t.title, f"MITRE ATLAS {threats.ATLAS_VERSION}": list(t.atlas),
              threats.NIST_EDITION: list(t.nist), "OWASP ML 2023": list(t.owasp), "meaning": t.meaning}
             for key, t in threats.CATALOG.items()]
-
-
-def _text(value: Any) -> str:
-    return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
 
 def show_gate(folder: Path, requirements: Iterable[str], lenient: bool) -> int:
