@@ -113,6 +113,20 @@ def paired(after: np.ndarray, before: np.ndarray) -> Estimate:
     return Estimate((gained - lost) / n, _least_difference(gained, lost, n), -_least_difference(lost, gained, n), n)
 
 
+def balanced_change(after: np.ndarray, before: np.ndarray, y: np.ndarray, seed: int = 0) -> Estimate:
+    """Difference of two balanced accuracies of the same rows, with its paired bootstrap interval.
+
+    Args:
+        after, before: (n,) bool, which rows were classified correctly.
+        y: (n,) labels.
+        seed: Of the bootstrap.
+    """
+    def change(i: np.ndarray) -> float:
+        return float(np.mean([after[i][y[i] == k].mean() - before[i][y[i] == k].mean() for k in np.unique(y)]))
+
+    return bootstrap(change, len(y), seed, y, least=-1.0)
+
+
 def _least_difference(gained: int, lost: int, n: int) -> float:
     """The least true difference that the data do not lie more than 1.96 standard errors above, by bisection."""
     low, high = -1.0, (gained - lost) / n

@@ -166,6 +166,10 @@ def _build(name: str, builder: Callable[..., Any], plan: Plan, *path: Path) -> D
     said = plan.images.said.keys() - {"positive", "patient"}  # which tables have, too
     if "images" not in takes and said:
         raise InputError(f"data {name}: is no image set, so that '{min(said)}' means nothing")
+    for key in ("split", "test"):
+        if "table" not in takes and getattr(plan.table, key) is not None:
+            raise InputError(f"data {name}: is no CSV file of yours and has a split of its own, so that '{key}' means "
+                             "nothing")
     data = builder(*path, **{section: getattr(plan, section) for section in ("table", "images") if section in takes})
     if not isinstance(data, Dataset):
         raise InputError(f"data {name}: returns {type(data).__name__}, not a Dataset")

@@ -38,7 +38,8 @@ THRESHOLDS = {
                                  "without an attacker, the worst of several: a turn, speckle, uneven light", 0.1, 0.3),
     "detection": Threshold("share of rightly judged inputs that an attack which knows the detector has misjudged "
                            "without an alarm", 0.1, 0.3),
-    "poisoning": Threshold("loss of sensitivity by poisoned training data (accuracy, beyond two classes)", 0.05, 0.2),
+    "poisoning": Threshold("loss by poisoned training data of sensitivity, specificity, accuracy or balanced accuracy, "
+                           "whichever loses most", 0.05, 0.2),
     "backdoor": Threshold("share of cases for which the trigger works, above the same trigger on the clean model",
                           0.1, 0.5),
     "membership": Threshold("AUROC of telling training patients from others; judged by how far it exceeds 0.5",
@@ -54,7 +55,8 @@ THRESHOLDS = {
 }
 THRESHOLDS |= {
     "hostile hospitals": THRESHOLDS["poisoning"]._replace(
-        what="loss of accuracy, or of sensitivity, by hostile hospitals that take part in a federation"),
+        what="loss by hostile hospitals that take part in a federation of sensitivity, specificity, accuracy or "
+             "balanced accuracy, whichever loses most"),
     "curious server": THRESHOLDS["membership"]._replace(
         what="AUROC of telling a hospital's training patients from others by its updates; judged by how far it "
              "exceeds 0.5"),

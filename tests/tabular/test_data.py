@@ -162,9 +162,9 @@ def test_age_bands(tmp_path):
 
 def test_positive_names_the_disease(tmp_path):
     path = table(tmp_path, Outcome=["sick", "well", "well"] * 20)
-    assert from_csv(path, "Outcome").classes == ("sick", "well")
+    assert from_csv(path, "Outcome", positive="well").classes == ("sick", "well")
     dataset = from_csv(path, "Outcome", positive="sick")
-    assert dataset.classes == ("well", "sick")
+    assert dataset.classes == ("well", "sick") and "--positive" in dataset.card["disease"]
     assert sum(int(p.y.sum()) for p in parts(dataset)) == 20
     with pytest.raises(InputError, match="'ill' is not one of two classes"):
         from_csv(path, "Outcome", positive="ill")
@@ -341,7 +341,7 @@ def test_what_was_taken_from_the_patients_is_said(tmp_path):
     frame.loc[3, "a"] = ""
     frame.to_csv(tmp_path / "holes.csv", index=False)
     given = Schema.model_validate({"columns": {"a": {"min": 0, "max": 50, "may_miss": True}}})
-    ranges, medians = "the range of each column", "the medians filled in for missing values"
+    ranges, medians = "the range and scale of each column", "the medians filled in for missing values"
     assert from_csv(tmp_path / "full.csv", "y", given).fitted == ()
     assert from_csv(tmp_path / "full.csv", "y").fitted == (ranges,)
     assert from_csv(tmp_path / "holes.csv", "y", given).fitted == (medians,)

@@ -118,19 +118,20 @@ def reports(rows: Rows) -> list[tuple[str, list[Table]]]:
 
 def poisoning(rows: Rows) -> Table:
     """What poisoned training rows do to each model, with and without a defense made for them."""
-    head = ["poisoning", "rows touched", "defense", "accuracy change", "sensitivity change", "accuracy after",
-            "sensitivity after", "n"]
+    head = ["poisoning", "rows touched", "defense", "accuracy change", "sensitivity change", "specificity change",
+            "accuracy after", "sensitivity after", "n"]
     table = Table("Performance after training on poisoned rows", head,
                   note="Changes are paired, against the same model and defense trained on clean rows; negative is "
                        "worse.")
     for model, defense, attack, _ in _poisonings(rows):
         several = [rows.of(m, model, defense, attack) for m in
-                   ("accuracy_change", "sensitivity_change", "attacked_accuracy", "attacked_sensitivity")]
+                   ("accuracy_change", "sensitivity_change", "specificity_change", "attacked_accuracy",
+                    "attacked_sensitivity")]
         for i, change in enumerate(several[0]):
             of = [found[i] if i < len(found) else None for found in several]
             table.add(model, [words(attack), amount(rows.touched(change), share),
-                              words(defense if defense != "none" else ""), _loss(of[0]), _loss(of[1]), est(of[2]),
-                              est(of[3]), amount(change.n)])
+                              words(defense if defense != "none" else ""), *map(_loss, of[:3]),
+                              *map(est, of[3:]), amount(change.n)])
     return table.pruned()
 
 
