@@ -137,6 +137,10 @@ def opened(name: str, plan: Plan) -> Dataset:
     Raises:
         InputError: No such dataset, or no reader for such a file; or what is read is wrong, in one line.
     """
+    for file in (name, plan.table.schema_file, plan.table.test, plan.images.labels):
+        if file is not None and any("\udc80" <= sign <= "\udcff" for sign in str(file)):  # bytes that are no UTF-8
+            raise InputError(f"data {ascii(str(file))[1:-1]}: its name is not UTF-8 text, which a report could not "
+                             "show; rename it")
     path, readers = Path(name), registry.names("readers")
     if name in readers:
         raise InputError(f"data {name}: give the {'folder' if name == 'folder' else 'file'} itself, for example --data "

@@ -50,8 +50,8 @@ THRESHOLDS = {
                            "the mean of everyone (no interval)", 0.25, 0.5),
     "reconstruction": Threshold("share of training patients that are rebuilt, each from the model and all others; "
                                 "judged by how far it exceeds that of the mean of their class", 0.01, 0.1),
-    "extraction": Threshold("agreement of a stolen copy with the model; judged by how far it exceeds that of always "
-                            "giving the commonest answer", 0.1, 0.25),
+    "extraction": Threshold("agreement of a stolen copy with the model, above that of the same kind of model trained "
+                            "on as many true labels of the attacker's own", 0.1, 0.25),
 }
 THRESHOLDS |= {
     "hostile hospitals": THRESHOLDS["poisoning"]._replace(

@@ -32,8 +32,8 @@ def _worst(rows: Rows, model: str, defense: str) -> Finding:
     high = widened(worst, len(changes))[1]
     name, of = change_name(worst), len({label for _, label in changes})
     if level == "good" or high >= 0:
-        text = (f"No attack by hospitals (of {of}) clearly lowers sensitivity, specificity or accuracy; the worst, {label}: {name} "
-                f"{points(worst)}, n = {worst.n}.")
+        text = (f"No attack by hospitals (of {of}) clearly lowers sensitivity, specificity or accuracy; the worst, "
+                f"{label}: {name} {points(worst)}, n = {worst.n}.")
     else:
         among = f"; the worst of {of} attacks" if of > 1 else ""
         text = f"Under {label}, hostile hospitals change {name} by {points(worst)}, n = {worst.n}{among}."

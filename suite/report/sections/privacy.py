@@ -159,29 +159,38 @@ def reconstruction(rows: Rows) -> Table:
 
 def extraction(rows: Rows) -> Table:
     """Fidelity and accuracy of stolen copies by query budget."""
-    head = ["attack", "answers asked", "agreement with the model", "accuracy of the copy", "n", "fooled by way of it",
-            "by noise", "alarm after", "false alarms"]
+    head = ["attack", "answers asked", "agreement with the model", "with own labels", "gain", "accuracy of the copy",
+            "with own labels", "n", "fooled by way of it", "by noise", "alarm after", "false alarms"]
     table = Table("Model extraction", head,
-                  note="Agreement (fidelity) is measured on test patients. Fooled: of those that the model judges "
-                       "rightly, the share that it gets wrong once PGD has changed them to fool the copy; beside it, "
-                       "noise of the same size. Alarm: after how many answers the pattern of the questions is noticed "
-                       "(PRADA), if at all; false: in what share of the random orders in which test patients were "
-                       "asked about.")
+                  note="Agreement (fidelity) is measured on test patients. With own labels: the same kind of model, "
+                       "trained on the true labels of as many rows of the attacker's own (all that it has, if fewer). "
+                       "Gain: what the model's answers add, patient by patient; marked: the interval lies above 0. "
+                       "Fooled: of those that the model judges rightly, the share that it gets wrong once PGD has "
+                       "changed them to fool the copy; beside it, noise of the same size. Alarm: after how many answers "
+                       "the pattern of the questions is noticed (PRADA), if at all; false: in what share of the random "
+                       "orders in which test patients were asked about.")
     for model, defense in rows.pairs():
         group = model + ("" if defense == "none" else f" behind {defense}")
         for attack in rows.attacks(model, defense, "fidelity"):
             guess = rows.one("fidelity_of_guessing", model, defense, attack)
-            copies = rows.of("surrogate_accuracy", model, defense, attack)
-            accuracy = {r.attack_params.get("budget"): r for r in copies}
+            accuracy, own, gain, right = (
+                {r.attack_params.get("budget"): r for r in rows.of(metric, model, defense, attack)} for metric in
+                ("surrogate_accuracy", "fidelity_of_own_labels", "fidelity_gain", "accuracy_of_own_labels"))
             if guess is not None:
-                table.add(group, [words("always the commonest answer", "muted"), amount(0), est(guess), words(""),
-                                  amount(guess.n), *[words("")] * 4])
+                table.add(group, [words("always the commonest answer", "muted"), amount(0), est(guess),
+                                  *[words("")] * 4, amount(guess.n), *[words("")] * 4])
             ends = {metric: rows.one(metric, model, defense, attack) for metric in
                     ("transfer_back", "transfer_noise", "alarm_after", "false_alarms")}
             for row in rows.of("fidelity", model, defense, attack):
                 at = row.attack_params.get("budget")
                 back, noise, alarm, false = (r if r and r.attack_params.get("budget") == at else None
                                              for r in ends.values())
-                table.add(group, [words(attack), amount(at or row.queries), est(row), est(accuracy.get(at)),
+                table.add(group, [words(attack), amount(at or row.queries), est(row), est(own.get(at)),
+                                  est(gain.get(at), _above(gain.get(at))), est(accuracy.get(at)), est(right.get(at)),
                                   amount(row.n), est(back), est(noise), amount(alarm and alarm.value), est(false)])
     return table.pruned()
+
+
+def _above(row: Measurement | None) -> str:
+    """The tone of a gain: marked where its interval lies above 0."""
+    return "warn" if row is not None and row.ci_low is not None and row.ci_low > 0 else ""
