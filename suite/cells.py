@@ -106,7 +106,8 @@ class Layout:
                    else f"is for {first.inputs}s")
             hint = (f"those that only ask are {', '.join(_asking(dataset.space))}" if first.needs == "gradients"
                     else "see `medsec list attacks`")
-            why = "; ".join(self.limits) or f"{plan.attacks[0].name} {why} ({hint})"
+            known = self._lost + (self._untold if isinstance(first, LEARNED) else [])
+            why = "; ".join(known) or f"{plan.attacks[0].name} {why} ({hint})"
             raise InputError(f"none of the attacks can be used on {', '.join(self.models)}: {why}")
 
     @cached_property
@@ -138,19 +139,30 @@ class Layout:
     @property
     def limits(self) -> list[str]:
         """What casts doubt on the data, and what cannot be known of or done with pre-trained models."""
-        attacks, out = [*self.attacks.values()], list(self.data.cautions)
-        named = {name: registry.load("attacks", name).info for name in registry.names("attacks")}
-        noun = self.data.space.noun
-        for name, model in self.fitted.items():
-            out += self._without_training(name)
+        return [*self.data.cautions, *self._untold, *self._lost]
+
+    @property
+    def _untold(self) -> list[str]:
+        """What is not known, or is taken for granted, of the rows that pre-trained models learned from."""
+        out, noun = [], self.data.space.noun
+        for name in self.fitted:
             if not self.training_known[name]:
                 out.append(f"{name}: it is not known which {noun}s it was trained on. The test {noun}s may be among "
                            "them, so that its performance may be overstated. Membership and generalization are not "
                            "tested. Say which rows it was trained on: --split COLUMN, or --train FILE --test FILE")
-            elif any(isinstance(a, LEARNED) for a in attacks):
+            elif any(isinstance(a, LEARNED) for a in self.attacks.values()):
                 out.append(f"{name}: the {noun}s of the training split are taken for those it was trained on; if it "
                            "was trained on others, the results on membership do not hold")
-            if model.labels_only and any(a.info.knowledge == "score" for a in attacks):
+        return out
+
+    @property
+    def _lost(self) -> list[str]:
+        """What cannot be done with pre-trained models, of what the plan asks."""
+        out = []
+        named = {name: registry.load("attacks", name).info for name in registry.names("attacks")}
+        for name, model in self.fitted.items():
+            out += self._without_training(name)
+            if model.labels_only and any(a.info.knowledge == "score" for a in self.attacks.values()):
                 asking = [n for n, info in named.items() if info.knowledge == "label-only"]
                 out.append(f"{name} tells no probabilities: attacks that need them are out; those that need labels "
                            f"only are {', '.join(asking)}")

@@ -12,13 +12,13 @@ from suite.errors import InputError
 HEALTHY = frozenset((
     "healthy", "normal", "benign", "negative", "neg", "control", "controls", "absent", "absence", "unaffected",
     "uninfected", "survived"))
-DISEASED = frozenset((
-    "sick", "ill", "disease", "diseased", "abnormal", "malignant", "cancer", "positive", "pos", "case", "cases",
-    "present", "presence", "affected", "infected", "cancerous", "died", "dead", "death"))
-"""Words that tell, alone or in a longer name."""
+"""Words that name the healthy class, alone or in a longer name that holds no word of the diseased one."""
 HEALTHY_ALONE = frozenset(("0", "-1", "-", "n", "no", "none", "false", "never", "well", "clear", "clean", "alive"))
-DISEASED_ALONE = frozenset(("1", "+", "y", "yes", "true"))
-"""Words that tell only when they are the whole name: a clear cell carcinoma is not healthy, and type 1 is not ill."""
+"""Words that do so only alone: a clear cell carcinoma is not healthy."""
+DISEASED = frozenset((
+    "y", "yes", "true", "sick", "ill", "diseased", "abnormal", "malignant", "positive", "pos", "case", "cases",
+    "present", "affected", "dead", "died"))
+"""Words that name the diseased class, only alone: of melanoma and another cancer neither is healthy."""
 NEGATIONS = ("no", "not", "non", "without")
 
 
@@ -81,7 +81,7 @@ def _recognized(first: str, second: str) -> tuple[int, str] | None:
 def _healthy(name: str, other: str) -> bool | None:
     """Whether a name is that of a healthy class (True) or a diseased one (False); None where it does not tell."""
     plain = name.strip().casefold()
-    if plain in HEALTHY_ALONE | DISEASED_ALONE:
+    if plain in HEALTHY_ALONE | DISEASED:
         return plain in HEALTHY_ALONE
     words = [word for word in re.split(r"[\W_]+", plain) if word]
     if len(words) > 1 and words[0] in NEGATIONS:
@@ -94,8 +94,7 @@ def _healthy(name: str, other: str) -> bool | None:
         return others not in HEALTHY
     if any(others == negation + joined for negation in NEGATIONS):
         return joined in HEALTHY
-    kinds = {word in HEALTHY for word in words if word in HEALTHY | DISEASED}
-    return kinds.pop() if len(kinds) == 1 else None
+    return True if HEALTHY & {*words} and not DISEASED & {*words} else None
 
 
 def _quoted(name: str) -> str:

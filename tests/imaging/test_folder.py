@@ -86,6 +86,39 @@ def test_a_split_in_the_csv_is_kept_and_a_patient_on_both_sides_is_refused(scans
     assert allowed.card["leakage"].startswith("LEAKAGE: 1 of 19") and "LEAKAGE" in allowed.provenance.note
 
 
+@pytest.mark.parametrize(("a", "b", "words"), [(0, 8, "training and in test"), (0, 6, "training and in validation"),
+                                               (6, 8, "validation and in test")])
+def test_a_patient_in_any_two_splits_is_refused(scans, a, b, words):
+    patients = [f"p{i}" for i in range(20)]
+    patients[b] = patients[a]
+    lines(scans, split=[*["train"] * 6, *["val"] * 2, *["test"] * 2] * 2, patient=patients)
+    assert f"patient 'p{a}' is in {words}" in refusal(scans)
+
+
+def test_patients_of_one_image_each_look_like_images(scans):
+    lines(scans, patient=[f"p{i}" for i in range(20)])
+    dataset = read_folder(scans)
+    assert dataset.cautions == ("every value of column 'patient' is unique: it does not look like a patient id",)
+    assert dataset.card["patients"].endswith(dataset.cautions[0])
+    lines(scans, patient=[f"p{i // 2}" for i in range(20)])
+    assert read_folder(scans).cautions == ()
+
+
+def test_a_split_without_validation_takes_it_from_training(scans):
+    lines(scans, split=[*["training"] * 8, *["test"] * 2] * 2)
+    dataset = read_folder(scans)
+    assert tuple(map(len, splits(dataset))) == (12, 4, 4) and dataset.declared == ("train", "test")
+    assert "validation is 20 % of the training images, by image" in dataset.card["split"]
+
+
+def test_which_folder_is_the_disease_is_recognized_or_asked_for(scans):
+    assert "“ill” is the disease and “healthy” is not" in read_folder(scans).card["disease"]
+    (scans / "healthy").rename(scans / "zzz")
+    assert read_folder(scans).classes == ("zzz", "ill")
+    (scans / "ill").rename(scans / "aaa")
+    assert "'aaa' and 'zzz'" in refusal(scans)
+
+
 def test_other_formats_and_depths(tmp_path):
     rng = np.random.default_rng(0)
     for k, name in enumerate(("normal", "other")):

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 import torch
 
-from suite import cache
+from suite import cache, csv
 from suite.errors import InputError
 from tabular import data
 from tabular.data import from_csv
@@ -170,6 +170,70 @@ def test_positive_names_the_disease(tmp_path):
         from_csv(path, "Outcome", positive="ill")
 
 
+def test_the_disease_is_recognized_by_its_name_or_asked_for(tmp_path):
+    path = table(tmp_path, Outcome=["ckd", "notckd", "notckd"] * 20)
+    dataset = from_csv(path, "Outcome")
+    assert dataset.classes == ("notckd", "ckd") and whole(dataset, "y").tolist() == [1, 0, 0] * 20
+    assert "“ckd” is the disease" in dataset.card["disease"] and "notckd" in dataset.card["disease"]
+    with pytest.raises(InputError, match=r"^patients.csv: .* of 'Outcome' are 'alpha' and 'beta'.*--positive alpha"):
+        from_csv(table(tmp_path, Outcome=["alpha", "beta"] * 30), "Outcome")
+
+
+PART = ["train", "train", "train", "train", "test", "test"] * 10
+
+
+def test_a_column_gives_the_split(tmp_path):
+    dataset = from_csv(table(tmp_path, part=PART), "Outcome", split="part", group="patient_no", drop=("Site",))
+    assert dataset.features == ("Age", "Glucose", "Smoker") and dataset.declared == ("train", "test")
+    assert dataset.test.rows.tolist() == [i for i in range(60) if PART[i] == "test"]
+    assert len(dataset.val) == 8 and not set(dataset.val.patients) & set(dataset.train.patients)
+    assert "column 'part' gives it; validation is 20 % of the training rows, by patient" in dataset.card["split"]
+    three = ["train", "train", "val", "val", "test", "test"] * 10
+    given = from_csv(table(tmp_path, part=three), "Outcome", split="part")
+    assert [p.rows.tolist() for p in parts(given)] == [[i for i in range(60) if three[i] == k]
+                                                       for k in ("train", "val", "test")]
+    assert from_csv(table(tmp_path), "Outcome").declared == ()
+
+
+def test_a_patient_on_both_sides_of_a_given_split_is_refused(tmp_path):
+    path = table(tmp_path, part=changed(PART, 3, "test"))
+    with pytest.raises(InputError, match=r"^patients.csv: column 'patient_no': patient '1' is in \w+ and in test"):
+        from_csv(path, "Outcome", split="part", group="patient_no")
+    assert from_csv(path, "Outcome", split="part").train.patients is None  # nobody can tell
+    with pytest.raises(InputError, match="column 'part': class '1' has no test row"):
+        from_csv(table(tmp_path, part=PART, Outcome=[int(PART[i] == "train" and i % 4 == 0) for i in range(60)]),
+                 "Outcome", split="part")
+
+
+def test_two_files_give_the_split(tmp_path):
+    frame = pd.read_csv(table(tmp_path))
+    learn, test = tmp_path / "learn.csv", tmp_path / "held.csv"
+    frame[:40].to_csv(learn, index=False)
+    frame[40:][frame.columns[::-1]].to_csv(test, index=False)  # columns in any order
+    dataset = from_csv(learn, "Outcome", test=test)
+    assert dataset.test.rows.tolist() == list(range(40, 60)) and dataset.declared == ("train", "test")
+    np.testing.assert_array_equal(whole(dataset)[:, dataset.features.index("Glucose")], list(GLUCOSE))
+    assert "as the two files give it" in dataset.card["split"] and "held.csv" in dataset.card["read from"]
+    sums = {dataset.provenance.sha256, from_csv(learn, "Outcome").provenance.sha256, cache.sha256_of(test)}
+    assert len(sums) == 3
+    frame[40:].assign(Glucose=["high", *range(19)]).to_csv(test, index=False)
+    with pytest.raises(InputError, match=r"^learn.csv: column 'Glucose' line 2 of held.csv: 'high' is not a number"):
+        from_csv(learn, "Outcome", test=test)
+    frame[40:].drop(columns="Age").to_csv(test, index=False)
+    with pytest.raises(InputError, match=r"column 'Age' is not in held.csv"):
+        from_csv(learn, "Outcome", test=test)
+    with pytest.raises(InputError, match="not both"):
+        from_csv(learn, "Outcome", test=test, split="Site")
+
+
+def test_patients_of_one_row_each_look_like_rows(tmp_path):
+    several = from_csv(table(tmp_path), "Outcome", group="patient_no")
+    assert several.card["patients"] == "30 by column 'patient_no', each in one split only" and not several.cautions
+    single = from_csv(table(tmp_path, patient_no=list(range(60))), "Outcome", group="patient_no")
+    warning = "every value of column 'patient_no' is unique: it does not look like a patient id"
+    assert single.cautions == (warning,) and single.card["patients"].endswith(warning)
+
+
 def test_missing_values_become_the_training_median_of_their_column(tmp_path):
     path = table(tmp_path, Glucose=[v if i % 4 else None for i, v in enumerate(GLUCOSE)])
     dataset = from_csv(path, "Outcome")
@@ -278,6 +342,10 @@ def test_unknown_columns_get_a_suggestion(tmp_path, kwargs):
     (b"a,a,Outcome\n1,2,0\n", "column 'a' appears twice"),
     (b"a,,Outcome\n1,2,0\n", "column 2 has no name"),
     (b"6,148,1\n1,85,0\n", "holds numbers, not column names"),
+    (b"a\x1b[31m,b,Outcome\n1,2,0\n", r"the name of column 1, 'a\\x1b\[31m', holds control characters"),
+    (b"a," + b"b" * 300 + b",Outcome\n1,2,0\n", "the name of column 2, .* is longer than 200 characters"),
+    (b",".join(b"c%d" % i for i in range(30000)) + b"\n", "line 1: more than 20,000 columns, the most that is read"),
+    (b"a,b,Outcome\n1," + b"2" * (9 * 2**20), "a line is longer than 8,388,608 bytes, the most that is read"),
 ])
 def test_bad_files(tmp_path, content, message):
     path = tmp_path / "t.csv"
@@ -304,6 +372,29 @@ def test_quotes_blank_lines_and_a_byte_order_mark(tmp_path):
     np.testing.assert_array_equal(whole(dataset)[:, 0], range(20))
 
 
+def test_a_table_that_is_too_large_is_refused_before_it_is_parsed(tmp_path, monkeypatch):
+    def never(*_):
+        raise AssertionError("was parsed")
+
+    path = tmp_path / "t.csv"
+    path.touch()
+    os.truncate(path, 2**40)  # a terabyte of zeros, none of which is on the disk
+    monkeypatch.setattr(csv.csv, "reader", never)
+    with pytest.raises(InputError, match="a line is longer than"):
+        csv.read(path)
+    monkeypatch.setattr(csv, "MAX_BYTES", 10**6)
+    path.write_bytes(b"a,b\n" + b"1,2\n" * 10**6)
+    with pytest.raises(InputError, match="more than 1,000,000 bytes"):
+        csv.read(path)
+    os.mkfifo(tmp_path / "f.csv")
+    with pytest.raises(InputError, match="is not a regular file"):
+        csv.read(tmp_path / "f.csv")
+    monkeypatch.undo()
+    monkeypatch.setattr(csv, "MAX_CELLS", 1000)
+    with pytest.raises(InputError, match="line 501: more than 1,000 cells"):
+        csv.read(path)
+
+
 # --- inference ------------------------------------------------------------------------------------------------------
 
 def test_infer_known_answer(tmp_path):
@@ -324,6 +415,24 @@ def test_infer_known_answer(tmp_path):
     assert {n for n, c in columns.items() if c.change == "never"} == {"Age", "DiabetesPedigreeFunction", "PatientID"}
     schema.save(tmp_path / "s.toml")
     assert Schema.load(tmp_path / "s.toml") == schema
+
+
+def test_outliers_widen_what_is_possible_and_not_what_a_budget_is_worth():
+    """Creatinine of 400 patients around 1 mg/dL, of whom 8 are on dialysis."""
+    rng = np.random.default_rng(0)
+    usual = rng.normal(1.0, 0.2, 392).clip(0.3)
+    few = pd.DataFrame({"creatinine": usual, "dose": np.where(np.arange(392) < 12, usual * 100, 0.0)})
+    outliers = pd.DataFrame({"creatinine": np.linspace(10, 76, 8), "dose": np.zeros(8)})
+    plain, wild = infer(few), infer(pd.concat([few, outliers]))
+    assert wild.columns["creatinine"].max > 76 and plain.columns["creatinine"].max < 2
+    assert wild.space().possible(torch.tensor(pd.concat([few, outliers]).to_numpy(np.float32))).all()
+    scale = plain.columns["creatinine"].scale
+    assert scale == pytest.approx(2 * 1.645 * 0.2, rel=0.15)
+    assert wild.columns["creatinine"].scale == pytest.approx(scale, rel=0.2)
+    assert 0.05 * wild.space().scale[0] < 0.05  # mg/dL; of the range it would be 4
+    assert wild.columns["dose"].scale == infer(few[few.dose > 0]).columns["dose"].scale  # of those who are given any
+    grades = infer(pd.DataFrame({"stage": [1, 2, 3, 4] * 10})).columns["stage"]
+    assert grades.scale is None and (grades.min, grades.max) == (1, 4)
 
 
 @pytest.mark.parametrize("seed", range(5))

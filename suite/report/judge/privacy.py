@@ -116,8 +116,8 @@ def extraction(rows: Rows) -> list[Finding]:
             among = f", the most of {len(gains)} numbers of answers" if len(gains) > 1 else ""
             text = (f"A copy made by {attack} from {asked:g} answers agrees with the model on "
                     f"{percent(copies[asked])} of patients, n = {gain.n}; the same kind of model trained on as many "
-                    f"true labels of the attacker's own (all that it has, if fewer), {share(own[asked].value)}: the answers "
-                    f"add {points(gain)}{among}.")
+                    f"true labels of the attacker's own (all that it has, if fewer), {share(own[asked].value)}: the "
+                    f"answers add {points(gain)}{among}.")
             text += _beyond(rows, model, attack)
             out.append(Finding(level, model, text, "extraction", figure=f"{number(100 * gain.value, 0)} pt",
                                weight=gain.value))

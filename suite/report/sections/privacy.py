@@ -166,9 +166,9 @@ def extraction(rows: Rows) -> Table:
                        "trained on the true labels of as many rows of the attacker's own (all that it has, if fewer). "
                        "Gain: what the model's answers add, patient by patient; marked: the interval lies above 0. "
                        "Fooled: of those that the model judges rightly, the share that it gets wrong once PGD has "
-                       "changed them to fool the copy; beside it, noise of the same size. Alarm: after how many answers "
-                       "the pattern of the questions is noticed (PRADA), if at all; false: in what share of the random "
-                       "orders in which test patients were asked about.")
+                       "changed them to fool the copy; beside it, noise of the same size. Alarm: after how many "
+                       "answers the pattern of the questions is noticed (PRADA), if at all; false: in what share of "
+                       "the random orders in which test patients were asked about.")
     for model, defense in rows.pairs():
         group = model + ("" if defense == "none" else f" behind {defense}")
         for attack in rows.attacks(model, defense, "fidelity"):
