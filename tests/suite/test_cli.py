@@ -315,22 +315,6 @@ class TestBadTables:
     def test_the_positive_class_is_none(self, refused, tiny):
         refused("'ja' is not one of two classes of 'Sick'", *on(tiny, "--positive", "ja"))
 
-    def test_the_disease_is_not_known(self, refused):
-        write({"a": range(40), "b": range(40), "dx": ["alpha", "beta"] * 20}, "dx.csv")
-        refused("'alpha' and 'beta', and neither name says which is the disease; give --positive alpha or --positive "
-                "beta", *audit("--data", "dx.csv", "--target", "dx"))
-
-    def test_a_split_that_is_half_said_or_said_twice(self, refused, tiny):
-        refused("--train FILE and --test FILE go together", *on(tiny, "--test", tiny))
-        refused("--train FILE and --test FILE go together", *audit("--train", tiny, "--target", "Sick"))
-        refused("--data and --train name the same thing", *on(tiny, "--train", tiny, "--test", tiny))
-        refused("no column 'part'", *on(tiny, "--split", "part"))
-        refused("'split' means nothing", *audit("--data", "breast-cancer", "--split", "part"))
-
-    def test_a_name_that_is_no_text(self, refused, tiny):
-        Path(tiny).rename("x\udcff.csv")
-        refused("x\\udcff.csv: its name is not UTF-8 text", *on("x\udcff.csv"))
-
     def test_a_known_file_is_damaged(self, refused, tmp_path, monkeypatch):
         (tmp_path / "d" / "tabular").mkdir(parents=True)
         (tmp_path / "d" / "tabular" / "pima_diabetes.csv").write_text("Glucose,Outcome\n1,0\n")

@@ -12,20 +12,11 @@ from suite import cache, csv
 from suite.errors import InputError
 from tabular import data
 from tabular.data import from_csv
-from tabular.infer import infer
 from tabular.schema import Schema
+from tests.tabular._patients import GLUCOSE, changed, parts, table, whole
 
 real = pytest.mark.skipif(not (Path(os.environ.get("MEDSEC_DATA", "/nowhere")) / data.PIMA.path).is_file(),
                           reason="needs the real tables in $MEDSEC_DATA")
-
-
-def parts(dataset):
-    return dataset.train, dataset.val, dataset.test
-
-
-def whole(dataset, what="x"):
-    order = np.concatenate([p.rows for p in parts(dataset)]).argsort()
-    return np.concatenate([getattr(p, what) for p in parts(dataset)])[order]
 
 
 def possible(dataset):
@@ -116,23 +107,6 @@ def test_shipped_schemas_are_readable_and_their_budget_too(name):
 
 # --- CSV files of users ---------------------------------------------------------------------------------------------
 
-GLUCOSE = range(80, 140)
-
-
-def table(tmp_path, **columns):
-    """60 rows: patient, Age, Glucose, Smoker, Site, Outcome; a column given as None is left out."""
-    rows = {"patient_no": [i // 2 for i in range(60)], "Age": [20 + i for i in range(60)], "Glucose": list(GLUCOSE),
-            "Smoker": ["yes", "no", "no"] * 20, "Site": ["A", "B"] * 30, "Outcome": [0, 1, 1, 0] * 15}
-    rows = {name: values for name, values in (rows | columns).items() if values is not None}
-    path = tmp_path / "patients.csv"
-    pd.DataFrame(rows).to_csv(path, index=False)
-    return path
-
-
-def changed(values, row, value):
-    return [value if i == row else v for i, v in enumerate(values)]
-
-
 def test_a_users_file_without_a_schema(tmp_path):
     dataset = from_csv(table(tmp_path), "Outcome", group="patient_no", drop=("Site",), subgroups=("Site", "Smoker"))
     assert dataset.features == ("Age", "Glucose", "Smoker")
@@ -177,61 +151,6 @@ def test_the_disease_is_recognized_by_its_name_or_asked_for(tmp_path):
     assert "“ckd” is the disease" in dataset.card["disease"] and "notckd" in dataset.card["disease"]
     with pytest.raises(InputError, match=r"^patients.csv: .* of 'Outcome' are 'alpha' and 'beta'.*--positive alpha"):
         from_csv(table(tmp_path, Outcome=["alpha", "beta"] * 30), "Outcome")
-
-
-PART = ["train", "train", "train", "train", "test", "test"] * 10
-
-
-def test_a_column_gives_the_split(tmp_path):
-    dataset = from_csv(table(tmp_path, part=PART), "Outcome", split="part", group="patient_no", drop=("Site",))
-    assert dataset.features == ("Age", "Glucose", "Smoker") and dataset.declared == ("train", "test")
-    assert dataset.test.rows.tolist() == [i for i in range(60) if PART[i] == "test"]
-    assert len(dataset.val) == 8 and not set(dataset.val.patients) & set(dataset.train.patients)
-    assert "column 'part' gives it; validation is 20 % of the training rows, by patient" in dataset.card["split"]
-    three = ["train", "train", "val", "val", "test", "test"] * 10
-    given = from_csv(table(tmp_path, part=three), "Outcome", split="part")
-    assert [p.rows.tolist() for p in parts(given)] == [[i for i in range(60) if three[i] == k]
-                                                       for k in ("train", "val", "test")]
-    assert from_csv(table(tmp_path), "Outcome").declared == ()
-
-
-def test_a_patient_on_both_sides_of_a_given_split_is_refused(tmp_path):
-    path = table(tmp_path, part=changed(PART, 3, "test"))
-    with pytest.raises(InputError, match=r"^patients.csv: column 'patient_no': patient '1' is in \w+ and in test"):
-        from_csv(path, "Outcome", split="part", group="patient_no")
-    assert from_csv(path, "Outcome", split="part").train.patients is None  # nobody can tell
-    with pytest.raises(InputError, match="column 'part': class '1' has no test row"):
-        from_csv(table(tmp_path, part=PART, Outcome=[int(PART[i] == "train" and i % 4 == 0) for i in range(60)]),
-                 "Outcome", split="part")
-
-
-def test_two_files_give_the_split(tmp_path):
-    frame = pd.read_csv(table(tmp_path))
-    learn, test = tmp_path / "learn.csv", tmp_path / "held.csv"
-    frame[:40].to_csv(learn, index=False)
-    frame[40:][frame.columns[::-1]].to_csv(test, index=False)  # columns in any order
-    dataset = from_csv(learn, "Outcome", test=test)
-    assert dataset.test.rows.tolist() == list(range(40, 60)) and dataset.declared == ("train", "test")
-    np.testing.assert_array_equal(whole(dataset)[:, dataset.features.index("Glucose")], list(GLUCOSE))
-    assert "as the two files give it" in dataset.card["split"] and "held.csv" in dataset.card["read from"]
-    sums = {dataset.provenance.sha256, from_csv(learn, "Outcome").provenance.sha256, cache.sha256_of(test)}
-    assert len(sums) == 3
-    frame[40:].assign(Glucose=["high", *range(19)]).to_csv(test, index=False)
-    with pytest.raises(InputError, match=r"^learn.csv: column 'Glucose' line 2 of held.csv: 'high' is not a number"):
-        from_csv(learn, "Outcome", test=test)
-    frame[40:].drop(columns="Age").to_csv(test, index=False)
-    with pytest.raises(InputError, match=r"column 'Age' is not in held.csv"):
-        from_csv(learn, "Outcome", test=test)
-    with pytest.raises(InputError, match="not both"):
-        from_csv(learn, "Outcome", test=test, split="Site")
-
-
-def test_patients_of_one_row_each_look_like_rows(tmp_path):
-    several = from_csv(table(tmp_path), "Outcome", group="patient_no")
-    assert several.card["patients"] == "30 by column 'patient_no', each in one split only" and not several.cautions
-    single = from_csv(table(tmp_path, patient_no=list(range(60))), "Outcome", group="patient_no")
-    warning = "every value of column 'patient_no' is unique: it does not look like a patient id"
-    assert single.cautions == (warning,) and single.card["patients"].endswith(warning)
 
 
 def test_missing_values_become_the_training_median_of_their_column(tmp_path):
@@ -393,65 +312,3 @@ def test_a_table_that_is_too_large_is_refused_before_it_is_parsed(tmp_path, monk
     monkeypatch.setattr(csv, "MAX_CELLS", 1000)
     with pytest.raises(InputError, match="line 501: more than 1,000 cells"):
         csv.read(path)
-
-
-# --- inference ------------------------------------------------------------------------------------------------------
-
-def test_infer_known_answer(tmp_path):
-    frame = pd.DataFrame({"Age": [20, 70], "DiabetesPedigreeFunction": [0.1, 2.1], "lipid_dosage": [0.0, 3.7],
-                          "grade": [1, 4], "PatientID": [1000, 9000], "male": [True, False], "constant": [5.5, 5.5],
-                          "balance": [-100.0, 100.0], "Outcome": [0, 1]})
-    schema = infer(frame, "Outcome")
-    columns = schema.columns
-    assert "Outcome" not in columns
-    assert (columns["Age"].min, columns["Age"].max, columns["Age"].integer) == (17, 73, True)
-    assert (columns["grade"].min, columns["grade"].max) == (1, 4)
-    assert columns["lipid_dosage"].min == 0
-    assert columns["lipid_dosage"].max == pytest.approx(3.9)
-    assert not columns["lipid_dosage"].integer
-    assert columns["male"].labels == ("False", "True")
-    assert (columns["balance"].min, columns["balance"].max) == (-110, 110)
-    assert columns["constant"].min < 5.5 < columns["constant"].max
-    assert {n for n, c in columns.items() if c.change == "never"} == {"Age", "DiabetesPedigreeFunction", "PatientID"}
-    schema.save(tmp_path / "s.toml")
-    assert Schema.load(tmp_path / "s.toml") == schema
-
-
-def test_outliers_widen_what_is_possible_and_not_what_a_budget_is_worth():
-    """Creatinine of 400 patients around 1 mg/dL, of whom 8 are on dialysis."""
-    rng = np.random.default_rng(0)
-    usual = rng.normal(1.0, 0.2, 392).clip(0.3)
-    few = pd.DataFrame({"creatinine": usual, "dose": np.where(np.arange(392) < 12, usual * 100, 0.0)})
-    outliers = pd.DataFrame({"creatinine": np.linspace(10, 76, 8), "dose": np.zeros(8)})
-    plain, wild = infer(few), infer(pd.concat([few, outliers]))
-    assert wild.columns["creatinine"].max > 76 and plain.columns["creatinine"].max < 2
-    assert wild.space().possible(torch.tensor(pd.concat([few, outliers]).to_numpy(np.float32))).all()
-    scale = plain.columns["creatinine"].scale
-    assert scale == pytest.approx(2 * 1.645 * 0.2, rel=0.15)
-    assert wild.columns["creatinine"].scale == pytest.approx(scale, rel=0.2)
-    assert 0.05 * wild.space().scale[0] < 0.05  # mg/dL; of the range it would be 4
-    assert wild.columns["dose"].scale == infer(few[few.dose > 0]).columns["dose"].scale  # of those who are given any
-    grades = infer(pd.DataFrame({"stage": [1, 2, 3, 4] * 10})).columns["stage"]
-    assert grades.scale is None and (grades.min, grades.max) == (1, 4)
-
-
-@pytest.mark.parametrize("seed", range(5))
-def test_inferred_ranges_hold_the_data(seed):
-    rng = np.random.default_rng(seed)
-    scale = 10.0 ** rng.integers(-6, 7, 8)
-    frame = pd.DataFrame(rng.normal(rng.normal(0, 3, 8), 1, (50, 8)) * scale, columns=list("stuvwxyz"))
-    x = torch.tensor(frame.to_numpy(np.float32))
-    assert infer(frame).space().possible(x).all()
-
-
-def test_what_was_taken_from_the_patients_is_said(tmp_path):
-    frame = pd.DataFrame({"a": [f"{v}" for v in range(40)], "y": ["0", "1"] * 20})
-    frame.to_csv(tmp_path / "full.csv", index=False)
-    frame.loc[3, "a"] = ""
-    frame.to_csv(tmp_path / "holes.csv", index=False)
-    given = Schema.model_validate({"columns": {"a": {"min": 0, "max": 50, "may_miss": True}}})
-    ranges, medians = "the range and scale of each column", "the medians filled in for missing values"
-    assert from_csv(tmp_path / "full.csv", "y", given).fitted == ()
-    assert from_csv(tmp_path / "full.csv", "y").fitted == (ranges,)
-    assert from_csv(tmp_path / "holes.csv", "y", given).fitted == (medians,)
-    assert from_csv(tmp_path / "holes.csv", "y").fitted == (ranges, medians)
