@@ -165,7 +165,7 @@ def closed_form(mu, delta=0.01):
 
 def test_the_claim_holds_for_the_mechanism_as_it_ran_where_every_row_is_in_every_batch(monkeypatch):
     """With 74 rows or 75 in batches of 128. What a step releases is S / divisor + noise / divisor, and S is any sum of
-    as many vectors of length 1. Divided by 74 and by 75 it moves as far as if a row were replaced: an epsilon of 18.7
+    as many vectors of length 1. Divided by 74 and by 75 it moves as far as if a row were replaced: an epsilon of 22
     instead of 8, and the noise has another size besides."""
     (less, std, rate, steps, notes), (more, other, *_) = (as_run(monkeypatch, n) for n in (74, 75))
     assert rate == 1 and std == other
@@ -175,7 +175,7 @@ def test_the_claim_holds_for_the_mechanism_as_it_ran_where_every_row_is_in_every
     assert 7.9 < notes["epsilon_claimed"] <= 8 and epsilon == pytest.approx(notes["epsilon_claimed"], rel=0.01)
     assert epsilon_pld(std, 0.01, rate, steps) == pytest.approx(epsilon, rel=0.01)
     replaced = closed_form(2 / std * steps**0.5)
-    assert notes["epsilon_replace_one"] == pytest.approx(replaced, rel=0.01) == pytest.approx(18.7, abs=0.2)
+    assert notes["epsilon_replace_one"] == pytest.approx(replaced, rel=0.01) == pytest.approx(22.4, abs=0.3)
     assert (notes["unit"], notes["neighbors"]) == ("row", "added or removed")
 
 
@@ -212,31 +212,6 @@ def test_rows_of_patients_are_theirs_at_most_so_many_and_count_the_same():
         assert set(who[used]) == {patient} and len(set(used)) == min(4, (who == patient).sum())
     assert not torch.equal(index, rows_of_patients(who, 4, seed=1)[0])
     assert rows_of_patients(np.arange(5), 4, 0)[0].shape == (5, 1)
-
-
-@pytest.mark.parametrize("book", [True, False])
-def test_no_patient_moves_the_sum_by_more_than_the_clipping_norm_however_many_rows_they_have(book):
-    from suite.defenses.clipping import clipped_sum
-
-    net, x, y = net_and_batch(12)
-    if not book:  # what nobody but Opacus knows
-        net = nn.Sequential(net, nn.InstanceNorm1d(1, affine=True))
-        net[1].forward = lambda z: z
-    index, shares = rows_of_patients(np.repeat([0, 1, 2], [7, 4, 1]), 5, 0)
-    with clipped_sum(net.train()) as clipped:
-        def gradient(chosen, norm):
-            own = index[chosen].flatten()
-            clipped(1000 * x[own], y[own], norm, shares[chosen])
-            return torch.cat([p.grad.flatten() for p in net.parameters() if p.grad is not None])
-
-        whole = gradient(slice(None), 0.5)
-        moved = [(whole - gradient([k for k in range(3) if k != left], 0.5)).norm() for left in range(3)]
-        assert all(m == pytest.approx(0.5, rel=1e-3) for m in moved)
-        alone = gradient([0], 1e9)
-    own = index[0]
-    plain = torch.autograd.grad(F.cross_entropy(net(1000 * x[own]), y[own]), [*net.parameters()], allow_unused=True)
-    assert torch.allclose(alone[:sum(p.numel() for p in plain if p is not None)],
-                          torch.cat([g.flatten() for g in plain if g is not None]), rtol=1e-4, atol=1e-5)
 
 
 def test_patients_are_what_is_drawn_and_accounted_for_where_epsilon_is_theirs():
