@@ -126,15 +126,14 @@ def told_apart(score: np.ndarray, member: np.ndarray, seed: int) -> Estimate:
 
 
 def tell_rates(score: np.ndarray, member: np.ndarray, seed: int, sheet: Sheet, at: dict[str, Any]) -> None:
-    """Add the share of members found at each of `FPRS`, but for those that one non-member is more than, and which is
-    the least that the non-members can tell."""
+    """Add the share of members found at each of `FPRS`, but for those that are too small for so many non-members to
+    fix a threshold, and which is the least that is not."""
     others = int((~member).sum())
-    sheet.add("resolvable_fpr", 1 / others, others, **at)
+    least = metrics.least_fpr(others)
+    sheet.add("resolvable_fpr", least, others, **at)
     for fpr in FPRS:
-        if fpr >= 1 / others:
-            tpr = metrics.bootstrap(lambda i, f=fpr: metrics.tpr_at_fpr(score[i], member[i], f), len(score), seed,
-                                    member)
-            sheet.add(f"tpr_at_fpr[{fpr:g}]", tpr, **at)
+        if fpr >= least:
+            sheet.add(f"tpr_at_fpr[{fpr:g}]", metrics.tpr_at(score, member, fpr), **at)
 
 
 def _advantage(score: np.ndarray, member: np.ndarray) -> float:

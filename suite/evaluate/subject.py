@@ -116,7 +116,8 @@ def measure_clean(subject: Subject, sheet: Sheet) -> Arrays:
         sheet.add("train_accuracy", metrics.proportion(model.predict(train.x) == train.y))
     for name, value in model.notes.items():
         if isinstance(value, int | float):
-            sheet.add(f"note[{name}]", float(value))
+            about = relation(model) if name.startswith("epsilon") else {}
+            sheet.add(f"note[{name}]", float(value), attack_params=about)
     if model.certified_norm:
         _certify(subject, sheet)
     for label, members in subgroups(test):
@@ -125,6 +126,11 @@ def measure_clean(subject: Subject, sheet: Sheet) -> Arrays:
             sick = members & (test.y == 1)
             sheet.add("sensitivity", metrics.proportion(pred[sick] == 1), subgroup=label)
     return {"pred": pred}
+
+
+def relation(model: Classifier) -> dict[str, str]:
+    """What stands beside each epsilon that a model claims: whose part is hidden, and how neighbours differ."""
+    return {name: str(model.notes[name]) for name in ("unit", "neighbors") if name in model.notes}
 
 
 def _certify(subject: Subject, sheet: Sheet) -> None:

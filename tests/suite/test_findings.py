@@ -250,6 +250,22 @@ def test_an_epsilon_does_not_cover_what_was_taken_from_the_patients_before():
     assert "no such guarantee" in f.text
 
 
+def test_an_epsilon_is_told_with_whom_it_protects_and_that_of_a_row_protects_no_patient():
+    def told(unit, most):
+        at = {"unit": unit, "neighbors": "added or removed", "defense": "dp"}
+        rows = [*(row(f"note[epsilon_{name}]", value, **at) for name, value in (
+            ("claimed", 3.0), ("independent", 2.98), ("replace_one", 6.1))), row("note[rows_per_patient]", most,
+                                                                                 defense="dp")]
+        return next(f for f in findings(rows, {}) if f.topic == "defense")
+
+    by_row, alone, by_patient = told("row", 4), told("row", 1), told("patient", 4)
+    assert "for one row, added or removed" in by_row.text and "one replaced by another it is 6.10" in by_row.text
+    assert "up to 4 rows here: ε of a row does not protect a patient with several" in by_row.text
+    assert by_row.level == "medium" != alone.level == by_patient.level
+    assert "does not protect" not in alone.text + by_patient.text
+    assert "for one patient, added or removed" in by_patient.text
+
+
 def audit(shown, gaussian, claimed):
     at = {"defense": "dp", "attack": "one-run", "confidence": 0.9}
     rows = [row("epsilon_audited", shown, n=150, **at), row("epsilon_audited_gdp", gaussian, n=150, **at),

@@ -8,22 +8,23 @@ from typing import NamedTuple
 from suite.measurement import Measurement
 from suite.report import known
 from suite.report.rows import Rows
-from suite.report.show import NONE, number, percent
+from suite.report.show import NONE, number, percent, protects
 from suite.report.tables import Cell, Table, amount, est, plain, words
 
 
 def epsilon(rows: Rows) -> Table:
     """Epsilon as claimed, as another accountant has it, and as an audit has shown it, on one line."""
-    head = ["defense", "δ", "ε claimed", "ε, another accountant", "ε audited", "ε audited, Gaussian", "claim",
-            "audited by", "guesses that were right", "n", "confidence"]
+    head = ["defense", "δ", "ε claimed", "ε protects", "ε, another accountant", "ε if one is replaced", "ε audited",
+            "ε audited, Gaussian", "claim", "audited by", "guesses that were right", "n", "confidence"]
     table = Table("Privacy budget", head, note="Claimed: at most this much, of the training with canaries among its "
                   "rows. Audited: at least this much, by guesses about which canaries those are, or which trainings "
                   "had one; 0 says only that nothing was shown. Gaussian: at least this much if the trade-off curve is "
                   "that of Gaussian noise, as that of DP-SGD nearly is. Claim: held against the training's own curve "
-                  "where that is known. Red: more was shown than is claimed. ε of DP-SGD is for one row, that of PATE "
-                  "for all rows of a patient where patients are known. No ε here covers what was decided from the "
-                  "patients before the training (hyper-parameters tuned on them, bounds, medians or other values read "
-                  "off them), nor the validation rows.")
+                  "where that is known. Red: more was shown than is claimed. ε protects: whose part in the training is "
+                  "hidden, added or removed; ε of a row does not protect a patient with several rows. If one is "
+                  "replaced: ε of the same noise where one is replaced by another. No ε here covers what was decided "
+                  "from the patients before the training (hyper-parameters tuned on them, bounds, medians or other "
+                  "values read off them), nor the validation rows.")
     for model, defense in rows.pairs():
         for found in audits(rows, model, defense):
             bounds = [Cell(f"≥ {number(row.value)}" if row else NONE, num=True,
@@ -33,7 +34,8 @@ def epsilon(rows: Rows) -> Table:
             claim = words("refuted", "bad") if found.false else words("not refuted" if found.claimed else "", "muted")
             table.add(model, [words(defense + (f" ({found.how})" if found.how else "")),
                               Cell(f"{delta.value:g}" if delta else NONE, num=True), plain(found.claimed),
-                              plain(found.independent), *bounds, claim,
+                              words(protects(found.claimed)), plain(found.independent), plain(found.replaced),
+                              *bounds, claim,
                               words(f"{found.shown.n} {known.trials(found.shown)}"),
                               Cell(percent(right), num=True), amount(right and right.n), words(found.confidence)])
     return table.pruned()
@@ -46,6 +48,7 @@ class Audit(NamedTuple):
     gaussian: Measurement | None
     claimed: Measurement | None
     independent: Measurement | None
+    replaced: Measurement | None
     delta: Measurement | None
     right: Measurement | None
     refuted: Measurement | None
@@ -71,12 +74,13 @@ class Audit(NamedTuple):
 
 def audits(rows: Rows, model: str, defense: str) -> list[Audit]:
     """All audits of one training, of which there may be several with one attack."""
-    others = ("epsilon_audited_gdp", "epsilon_claimed", "epsilon_independent", "delta", "canary_guesses_right",
-              "claim_refuted")
+    others = ("epsilon_audited_gdp", "epsilon_claimed", "epsilon_independent", "epsilon_replace_one", "delta",
+              "canary_guesses_right", "claim_refuted")
 
     def same(metric: str, shown: Measurement) -> Measurement | None:
+        # what is claimed says for whom, besides
         return next((r for r in rows.of(metric, model, defense, shown.attack)
-                     if r.attack_params == shown.attack_params), None)
+                     if {**r.attack_params, **shown.attack_params} == r.attack_params), None)
 
     return [Audit(shown, *(same(metric, shown) for metric in others))
             for attack in rows.attacks(model, defense, "epsilon_audited")
