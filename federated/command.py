@@ -25,7 +25,11 @@ from suite.options import (
     SchemaFile,
     Seed,
     Size,
+    SplitColumn,
     Target,
+    TestFile,
+    TrainFile,
+    data_of,
     images_of,
     names,
     table_of,
@@ -60,11 +64,14 @@ def federate(
                                                 "none.")] = None,
     hostile: Annotated[int | None, typer.Option(metavar="N", help="How many hospitals are hostile.")] = None,
     rounds: Annotated[int | None, typer.Option(metavar="N", help="Rounds of each federation.")] = None,
+    train: TrainFile = None,
     target: Target = None,
     positive: Positive = None,
     schema: SchemaFile = None,
     drop: Drop = None,
     group: Group = None,
+    split: SplitColumn = None,
+    test: TestFile = None,
     labels: Labels = None,
     size: Size = None,
     channels: Channels = None,
@@ -96,7 +103,7 @@ def federate(
     from suite import request
     from suite.terminal import run_audit
 
-    listed, attacked = names(data), names(attacks)
+    listed, attacked = data_of(data, train, test), names(attacks)
     plan = plan or preset_for(listed)
     if hostile is not None and hostile < 1:
         raise InputError(f"--hostile must be at least 1, got {hostile}")
@@ -109,7 +116,7 @@ def federate(
     flags = {"data": listed, "models": names(model), "defenses": wanted or None,
              "attacks": attacked and [name for name in attacked if name != "none"],
              "hospitals": dealt(own, partition, column, hospitals, alpha, other), "seed": seed, "device": device,
-             "table": table_of(target, positive, schema, drop, group) or None,
+             "table": table_of(target, positive, schema, drop, group, split, test) or None,
              "images": images_of(labels, size, channels, modality, finding, allow_leakage, positive, group) or None}
     made = changed(request.changed_plan(raw, where, flags, quick), 10 if quick and rounds is None else rounds, hostile)
     check_federates(made)

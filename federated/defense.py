@@ -132,7 +132,8 @@ class FederatedTraining(TorchDefense):
 
     Of a hospital's rows nothing travels but what training leaves in parameters, and how many they are. That alone is no
     guarantee of privacy; `epsilon` makes it one. Where it is about rows, `notes` holds "epsilon_claimed",
-    "epsilon_independent" and "delta", each the largest of any hospital, so that they hold for every row of all.
+    "epsilon_independent", "epsilon_replace_one" and "delta", each the largest of any hospital, so that they hold for
+    every row of all.
 
     Validation rows belong to the server: a few of them are those that `fltrust` trusts in, and on which the operating
     point is chosen where the recipe asks for one. They stop nothing: all rounds are carried out, and the last model is
@@ -238,7 +239,10 @@ class FederatedTraining(TorchDefense):
         if (each := promised(federation)) and self.hides == "row":
             made.notes |= {"epsilon_claimed": max(c.epsilon for c in each),
                            "epsilon_independent": max(c.independent for c in each),
-                           "delta": max(c.delta for c in each)}
+                           "epsilon_replace_one": max(c.replaced for c in each),
+                           "delta": max(c.delta for c in each), "unit": "row", "neighbors": each[0].neighbors}
+            if train.patients is not None:
+                made.notes["rows_per_patient"] = int(np.unique(train.patients, return_counts=True)[1].max())
         return made
 
     def tell(self, subject: Subject, sheet: Sheet) -> None:
@@ -258,7 +262,9 @@ class FederatedTraining(TorchDefense):
 
         tell_hospitals(self.column, subject, sheet, by_itself, personal)
         for name, rows, claim in zip(federation.names, federation.rows, promised(federation), strict=False):
-            at = {"subgroup": f"{self.column}={name}"}
+            at = {"subgroup": f"{self.column}={name}", "attack_params": {
+                "unit": "row" if self.hides == "row" else "hospital", "neighbors": claim.neighbors}}
+            sheet.add("hospital_epsilon_replace_one", claim.replaced, len(rows), **at)
             sheet.add("hospital_epsilon", claim.epsilon, len(rows), **at)
             sheet.add("hospital_epsilon_independent", claim.independent, len(rows), **at)
             sheet.add("hospital_delta", claim.delta, len(rows), **at)

@@ -11,7 +11,7 @@ import numpy as np
 from federated.attackers import FederationAttack
 from federated.curious import Decomposition, View, Watch
 from federated.defense import Federation, promised
-from privacy.canaries import mislabeled, redrawn
+from privacy.canaries import mislabeled, redrawn, strangers
 from privacy.lower_bounds import gaussian_epsilon, guess, one_run, one_run_gdp, refutes, strongest
 from suite import metrics
 from suite.attack import Count, Info
@@ -75,8 +75,8 @@ def _planted(attack: HospitalAudit, plain: Federation, reference: Classifier, te
     """The canaries of each hospital, which of them are in, and the hospitals with these. Noise is another than that of
     the reference, which they must not share."""
     rng = np.random.default_rng([seed, 9])
-    canaries = [mislabeled(reference, redrawn(test.take(rng.integers(0, len(test), attack.canaries)), rng))
-                for _ in plain.rows]
+    drawn = [redrawn(test.take(rng.integers(0, len(test), attack.canaries)), rng) for _ in plain.rows]
+    canaries = [strangers(mislabeled(reference, made), own) for made, own in zip(drawn, plain.rows, strict=True)]
     inside = [rng.random(attack.canaries) < 0.5 for _ in plain.rows]
     rows = [joined(own, more.take(chosen)) for own, more, chosen in zip(plain.rows, canaries, inside, strict=True)]
     return canaries, inside, plain.with_rows(rows).with_seed(int(rng.integers(1, 2**31)))
@@ -101,6 +101,8 @@ def _tell(attack: HospitalAudit, federation: Federation, number: int, score: np.
     sheet.add("canary_guesses_right", metrics.proportion(best.right, best.made), **at)
     sheet.add("canary_auroc", metrics.bootstrap(lambda i: metrics.auroc(score[i], inside[i]), m, seed, inside), **at)
     if claim:
+        at = at | {"attack_params": at["attack_params"] | {"unit": federation.task.private.level.removesuffix("s"),
+                                                           "neighbors": claim.neighbors}}
         sheet.add("epsilon_claimed", claim.epsilon, rows, **at)
         sheet.add("epsilon_independent", claim.independent, rows, **at)
         sheet.add("delta", delta, rows, **at)

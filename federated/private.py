@@ -20,7 +20,16 @@ from torch import Tensor
 from federated.aggregate import Aggregator, clip_factors
 from federated.stacked import combine, norms
 from suite.attack import Info
-from suite.defenses.accounting import History, composed_pld, composed_prv, noise_multiplier, usual_delta
+from suite.defenses.accounting import (
+    NEIGHBORS,
+    History,
+    composed_pld,
+    composed_prv,
+    epsilon_replaced,
+    noise_multiplier,
+    public_size,
+    usual_delta,
+)
 from suite.errors import InputError
 from suite.seeding import torch_generator
 
@@ -46,12 +55,15 @@ class Round(NamedTuple):
 
 class Claim(NamedTuple):
     """What is promised for all agreed rounds together: epsilon by the PRV accountant and by another library's PLD
-    accountant, the delta of both, and the noise of a round."""
+    accountant, the delta of both, and the noise of a round; the neighbour relation of these, and epsilon where one
+    whose part is hidden is replaced by another."""
 
     epsilon: float
     independent: float
     delta: float
     sigma: float
+    neighbors: str
+    replaced: float
 
 
 @dataclass(frozen=True)
@@ -73,6 +85,8 @@ class Budget:
 
     level: ClassVar[str]
     """Whose part in the training is hidden."""
+    neighbors: ClassVar[str] = NEIGHBORS
+    """How the data sets differ that epsilon is about."""
     epsilon: float
     rounds: int
     delta: float | None = None
@@ -118,12 +132,14 @@ class RecordDP(Budget):
     the pull towards the model that came in (FedProx) and weight decay know public parameters only.
 
     Epsilon protects one row, added or removed, from all who see everything that the hospital sends, the server
-    included, which must play by the rules: parameters so large that gradients overflow are not guarded against. It does
-    not cover the number of rows. That is public: rate, noise and delta follow from it, and the hospital declares it and
-    weighs with it. Nor what was decided from the data before training, as in `suite.defenses.dpsgd.DPSGD`.
+    included, which must play by the rules: parameters so large that gradients overflow are not guarded against. Public
+    is about how many rows a hospital has, their number rounded down (`suite.defenses.accounting.public_size`): rate,
+    steps, delta and what the noisy sum is divided by follow from that, and the hospital tells no other number and
+    weighs with it. Epsilon does not cover what was decided from the data before training, as in
+    `suite.defenses.dpsgd.DPSGD`, nor protect a patient with several rows.
 
     Attributes:
-        delta: Where None, the largest power of ten below 1 / rows of the hospital.
+        delta: Where None, the largest power of ten below one over the rows of the hospital.
         max_grad_norm: L2 norm to which each row's gradient is clipped.
     """
 
@@ -142,13 +158,18 @@ class RecordDP(Budget):
         """The cost of a round at a hospital with so many rows, of the task's expected batch and number of epochs."""
         if rows < 1:
             raise InputError("private training needs rows, and the hospital has none")
-        rate = min(batch / rows, 1.0)
-        steps, delta = max(1, round(epochs / rate)), usual_delta(rows) if self.delta is None else self.delta
+        known = public_size(rows)
+        rate = min(batch / known, 1.0)
+        steps, delta = max(1, round(epochs / rate)), usual_delta(known) if self.delta is None else self.delta
         return Terms(noise_multiplier(self.epsilon, delta, rate, steps * self.rounds), rate, steps, delta)
 
     def count(self, rows: int) -> int:
         """The number of rows that the hospital tells."""
-        return rows
+        return public_size(rows)
+
+    def divisor(self, rows: int, batch: int) -> float:
+        """What the noisy sum of gradients is divided by: the expected batch, were there as many rows as is public."""
+        return float(min(batch, public_size(rows)))
 
 
 @dataclass(frozen=True)
@@ -174,6 +195,7 @@ class LocalDP(Budget):
         "and Wang 2018, arXiv 1805.06530", threats=("membership",), cost="noise in each parameter",
         departs="sensitivity 2 clip, as any two data sets may be the hospital's")
     level: ClassVar[str] = "hospital"
+    neighbors: ClassVar[str] = "replaced by any other"
     delta: float = 1e-5
     clip: float = 1.0
 
@@ -248,7 +270,7 @@ class CentralDP(Aggregator):
 
     def claim(self, rounds: int, delta: float) -> Claim:
         """What so many rounds spend; infinite without noise."""
-        return _claim(Terms(self.noise, 1.0, 1, delta), rounds)
+        return _claim(Terms(self.noise, 1.0, 1, delta), rounds, NEIGHBORS)
 
     def tolerates(self, n: int) -> int:
         return 0  # a mean: one hospital moves it by up to `clip / sites`, wherever it likes
@@ -274,7 +296,7 @@ def claims(budget: RecordDP | LocalDP, rows: Iterable[int], batch: int, epochs: 
         rows: Of each hospital.
         batch, epochs: Of the task.
     """
-    return [_claim(budget.terms(n, batch, epochs), budget.rounds) for n in rows]
+    return [_claim(budget.terms(n, batch, epochs), budget.rounds, budget.neighbors) for n in rows]
 
 
 def spent(past: Sequence[Round], delta: float) -> tuple[float, float]:
@@ -283,6 +305,9 @@ def spent(past: Sequence[Round], delta: float) -> tuple[float, float]:
     return composed_prv(history, delta), composed_pld(history, delta)
 
 
-def _claim(terms: Terms, rounds: int) -> Claim:
+def _claim(terms: Terms, rounds: int, neighbors: str) -> Claim:
     both = spent([Round(turn, *terms[:3]) for turn in range(rounds)], terms.delta)
-    return Claim(*both, terms.delta, terms.sigma)
+    # the noise of a hospital's own covers a replacement as it is
+    replaced = both[0] if neighbors != NEIGHBORS else epsilon_replaced(terms.sigma, terms.delta, terms.rate,
+                                                                       terms.steps * rounds)
+    return Claim(*both, terms.delta, terms.sigma, neighbors, replaced)

@@ -156,8 +156,8 @@ class Task:
             [self.seed, number, turn, private.secret]).generate_state(3))
         generator = torch_generator(draw)
         with torch_seeded(drop), clipped_sum(module[1]) as clipped:
-            gradient = PrivateGradient(clipped, private.max_grad_norm, terms.sigma, terms.rate * len(rows),
-                                       torch_generator(noise, self.device))
+            gradient = PrivateGradient(clipped, private.max_grad_norm, terms.sigma,
+                                       private.divisor(len(rows), self.batch), torch_generator(noise, self.device))
             for _ in range(terms.steps):
                 chosen = (torch.rand(len(y), generator=generator) < terms.rate).to(self.device)
                 gradient(x[chosen], y[chosen])

@@ -15,12 +15,8 @@ from imaging.space import ImageSpace
 from suite import csv
 from suite.data import Dataset, Provenance, Split
 from suite.errors import InputError
-from suite.split import split
+from suite.split import PARTS, WORDS, all_single, not_a_patient, shared, split, with_validation
 from suite.subgroups import subgroup
-
-SPLITS = ("train", "val", "test")
-WORDS = ("training", "validation", "test")
-"""What messages call the splits."""
 
 USUAL_SUBGROUPS = ("age", "sex", "gender", "site", "hospital", "view", "laterality", "localization")
 """Columns of these names become subgroups by themselves."""
@@ -39,6 +35,8 @@ class Pictures:
         classes: Names of the labels.
         part: (n,) int64: 0 for training, 1 for validation, 2 for test; None where the source gives no split.
         patients: (n,) str; None where nobody knows.
+        patients_by: Column of the labels that names them; "" where something else does.
+        disease: For the data card: which class is the disease, and how that is known.
         subgroups: Name -> (n,) str.
         modality: Their kind, as of `Split`.
     """
@@ -50,6 +48,8 @@ class Pictures:
     patients: np.ndarray | None = None
     subgroups: Mapping[str, np.ndarray] = field(default_factory=dict)
     modality: str = ""
+    patients_by: str = ""
+    disease: str = ""
 
 
 def build(pictures: Pictures, provenance: Provenance, card: Mapping[str, str], *, allow_leakage: bool = False,
@@ -71,22 +71,26 @@ def build(pictures: Pictures, provenance: Provenance, card: Mapping[str, str], *
         raise InputError(f"there is one class only: '{classes[0]}'" if classes else "there is no class")
     twins = _twins(pictures.x)
     patients = None if pictures.patients is None else np.unique(pictures.patients, return_inverse=True)[1]
+    together, by = [twins] if patients is None else [twins, patients], "image" if patients is None else "patient"
     if pictures.part is None:
-        together = [twins] if patients is None else [twins, patients]
-        parts = split(y, together, classes, seed, "image")
-        how = f"60, 20 and 20 % of each class, by {'image' if patients is None else 'patient'} (seed {seed})"
+        parts, declared = split(y, together, classes, seed, "image"), ()
+        how = f"60, 20 and 20 % of each class, by {by} (seed {seed})"
     else:
-        parts = tuple(np.flatnonzero(pictures.part == i) for i in range(3))
-        how = "as the source gives it"
+        part, declared = with_validation(pictures.part, y, together, classes, seed, "image"), _named(pictures.part)
+        parts = tuple(np.flatnonzero(part == i) for i in range(3))
+        how = "as the source gives it" + ("" if "val" in declared else
+                                          f"; validation is 20 % of the training images, by {by} (seed {seed})")
     counts = np.array([np.bincount(y[index], minlength=len(classes)) for index in parts])
     for row in (0, 2):  # models are trained on the one and measured on the other
         if (counts[row] == 0).any():
             raise InputError(f"class '{classes[int((counts[row] == 0).argmax())]}' has no image in {WORDS[row]}")
     leak = "" if patients is None else _leak(pictures.patients, parts, allow_leakage)
     _, channels, height, width = pictures.x.shape
-    shared = _shared(twins, parts)
-    whose = "not known: images of one patient may stand in several splits" if patients is None else (
-        f"{patients.max() + 1}; " + ("see leakage" if leak else "each in one split only"))
+    twice = _shared(twins, parts)
+    doubt = [not_a_patient(pictures.patients_by)] if pictures.patients_by and all_single(patients) else []
+    whose = "not known: images of one patient may stand in several splits" if patients is None else "; ".join([
+        f"{patients.max() + 1}" + (f" by column '{pictures.patients_by}'" if pictures.patients_by else ""),
+        "see leakage" if leak else "each in one split only", *doubt])
     own = {
         "rows": f"{len(y)} images: {', '.join(f'{len(i)} {word}' for i, word in zip(parts, WORDS, strict=True))}",
         "images": f"{width} x {height} pixels, {'grey' if channels == 1 else 'colour'}, values from 0 to 1",
@@ -94,17 +98,24 @@ def build(pictures: Pictures, provenance: Provenance, card: Mapping[str, str], *
                                          "with --modality",
         "classes": "; ".join(f"{name} {'/'.join(map(str, count))} ({count.sum() / len(y):.1%})"
                              for name, count in zip(classes, counts.T, strict=True)) + ", training/validation/test",
+        "disease": pictures.disease,
         "patients": whose,
         "split": how,
         "leakage": leak,
-        "identical images": f"{shared} images of validation and test are also in another split" if shared else "",
+        "identical images": f"{twice} images of validation and test are also in another split" if twice else "",
     }
     whole = Split(pictures.x, y, ImageSpace(), classes, np.arange(len(y)), pictures.subgroups, patients,
                   pictures.modality)
     note = "; ".join(filter(None, (provenance.note, leak)))
     return Dataset(provenance.name, *(whole.take(index) for index in parts),
                    replace(provenance, rows=len(y), note=note),
-                   card={key: text for key, text in (own | dict(card)).items() if text})
+                   card={key: text for key, text in (own | dict(card)).items() if text}, declared=declared,
+                   cautions=tuple(doubt))
+
+
+def _named(part: np.ndarray) -> tuple[str, ...]:
+    """Which splits a source names."""
+    return tuple(name for i, name in enumerate(PARTS) if (part == i).any())
 
 
 def resplit(data: Dataset, by: Literal["patient", "image"], seed: int = 0) -> Dataset:
@@ -127,13 +138,14 @@ def resplit(data: Dataset, by: Literal["patient", "image"], seed: int = 0) -> Da
     for i, index in enumerate(split(y, [patients] if by == "patient" else [], data.classes, seed, "image")):
         part[index] = i
     named = None if patients is None else patients.astype(str)
-    kept = {key: text for key, text in data.card.items() if key in ("read from", "intensity", "resized")}
-    return build(Pictures(x, y, data.classes, part, named, subgroups, data.train.modality), data.provenance,
+    kept = {key: text for key, text in data.card.items() if key in ("read from", "intensity", "resized", "disease")}
+    made = build(Pictures(x, y, data.classes, part, named, subgroups, data.train.modality), data.provenance,
                  kept | {"split": f"60, 20 and 20 % of each class, by {by} (seed {seed})"}, allow_leakage=True)
+    return replace(made, declared=())
 
 
-def patients_of(frame: pd.DataFrame, column: str | None) -> np.ndarray | None:
-    """(n,) str: whose image each line of a CSV is; None where no column says so.
+def patients_of(frame: pd.DataFrame, column: str | None) -> tuple[np.ndarray | None, str]:
+    """(n,) str: whose image each line of a CSV is, and the column that says so; None and "" where none does.
 
     Raises:
         InputError: No such column, an empty cell in it, or several columns that could be meant.
@@ -141,7 +153,7 @@ def patients_of(frame: pd.DataFrame, column: str | None) -> np.ndarray | None:
     if column is None:
         usual = [name for name in frame.columns if re.sub(r"[\s_-]", "", name.lower()) in USUAL_PATIENTS]
         if not usual:
-            return None
+            return None, ""
         if len(usual) > 1:
             raise InputError(f"columns {', '.join(usual)} may each name the patient; say which with --group")
         column = usual[0]
@@ -149,20 +161,7 @@ def patients_of(frame: pd.DataFrame, column: str | None) -> np.ndarray | None:
     names = csv.words(frame[column])
     if (nobody := np.isin(np.char.lower(names), csv.EMPTY)).any():
         raise InputError(f"column '{column}' {csv.place(frame, int(nobody.argmax()))}: no patient")
-    return names
-
-
-def parts_of(frame: pd.DataFrame) -> np.ndarray:
-    """(n,) int64: the split that the column `split` of a CSV names, as in `Pictures.part`."""
-    names = np.char.lower(csv.words(frame["split"]))
-    names[np.isin(names, ("valid", "validation"))] = "val"
-    part = np.full(len(names), -1, np.int64)
-    for i, name in enumerate(SPLITS):
-        part[names == name] = i
-    if (part < 0).any():
-        row = int((part < 0).argmax())
-        raise InputError(f"column 'split' {csv.place(frame, row)}: '{names[row][:40]}' is none of train, val and test")
-    return part
+    return names, column
 
 
 def subgroups_of(frame: pd.DataFrame, more: Sequence[str]) -> dict[str, np.ndarray]:
@@ -181,15 +180,14 @@ def _check_column(frame: pd.DataFrame, name: str) -> None:
 
 def _leak(patients: np.ndarray, parts: Sequence[np.ndarray], allowed: bool) -> str:
     """In words how many patients stand in several splits; refused unless allowed."""
-    held = [set(patients[index].tolist()) for index in parts]
-    both = {(a, b): held[a] & held[b] for a, b in ((0, 2), (0, 1), (1, 2))}
-    spread = set().union(*both.values())
-    if spread and not allowed:
-        (a, b), names = next((pair, names) for pair, names in both.items() if names)
-        raise InputError(f"patient '{min(names)}' stands in {WORDS[a]} and in {WORDS[b]}, so that results would be "
-                         "those of patients the model has learned; --allow-leakage accepts it")
-    return (spread and (f"LEAKAGE: {len(spread)} of {len(set().union(*held))} patients stand in more than one split, "
-                       "so that results look better than they are")) or ""
+    spread, first = shared(patients, parts)
+    if not spread:
+        return ""
+    if not allowed:
+        raise InputError(f"{first}, so that results would be those of patients the model has learned from; put all "
+                         "images of a patient into one split, or accept it with --allow-leakage")
+    return (f"LEAKAGE: {len(spread)} of {len(np.unique(patients))} patients stand in more than one split, so that "
+            "results look better than they are")
 
 
 def _twins(x: np.ndarray) -> np.ndarray:

@@ -13,10 +13,11 @@ import numpy as np
 import pandas as pd
 
 from imaging import npz, phantom, pixels
-from imaging.assemble import SPLITS, Pictures, build
+from imaging.assemble import Pictures, build
 from suite import cache
 from suite.data import Dataset, Provenance
 from suite.plan import Images, Modality
+from suite.split import PARTS
 
 
 def _file(name: str, sha256: str) -> cache.RemoteFile:
@@ -129,7 +130,7 @@ def tuberculosis_cxr(path: Path | None = None, seed: int = 0, images: Images = n
     with np.load(files[0], allow_pickle=False) as there:
         x, y, stated = there["images"], there["labels"][:, 0].astype(np.int64), there["split"]
     pictures = Pictures(pixels.fit(pixels.unit(x), images.size, images.channels), y, ("normal", "tuberculosis"),
-                        np.array([SPLITS.index(part) for part in stated]), np.arange(len(y)).astype(str),
+                        np.array([PARTS.index(part) for part in stated]), np.arange(len(y)).astype(str),
                         {"site": frame["site"].to_numpy(str)}, "xray")
     sums = "\n".join(cache.sha256_of(file) for file in files)
     return build(pictures, Provenance(

@@ -11,12 +11,14 @@ import numpy as np
 import pandas as pd
 
 from imaging import pixels, volumes
-from imaging.assemble import Pictures, build, parts_of, patients_of, subgroups_of
+from imaging.assemble import Pictures, build, patients_of, subgroups_of
 from imaging.npz import DEFAULTS
 from suite import cache, csv
-from suite.data import Dataset, Provenance, disease_last
+from suite.data import Dataset, Provenance
 from suite.errors import InputError
 from suite.plan import Images
+from suite.positive import disease_last
+from suite.split import parts_of
 
 PICTURES, DICOM, NIFTI = (".png", ".jpg", ".jpeg"), (".dcm",), (".nii", ".nii.gz")
 SUBJECT = re.compile(r"(?:^|[/_])(sub-[A-Za-z0-9]+)")
@@ -76,8 +78,9 @@ def _read_folder(path: Path, images: Images) -> Dataset:
         labels = _folders(path, names)
     try:
         about = pd.DataFrame(index=range(len(names))) if frame is None else frame
-        patients, groups = patients_of(about, images.patient), subgroups_of(about, images.subgroups)
-        part = parts_of(about) if "split" in about.columns else None
+        patients, by = patients_of(about, images.patient)
+        groups = subgroups_of(about, images.subgroups)
+        part = parts_of(about, "split") if "split" in about.columns else None
     except InputError as e:
         raise InputError(f"{beside.name}: {e}" if frame is not None else str(e)) from None
 
@@ -92,10 +95,10 @@ def _read_folder(path: Path, images: Images) -> Dataset:
     if all(name.isdecimal() for name in kinds):  # 2 before 10
         kinds.sort(key=int)
     y = np.array([kinds.index(label) for label in labels.tolist()], np.int64)
-    y, classes = disease_last(y, tuple(kinds), images.positive)
+    y, classes, disease = disease_last(y, tuple(kinds), images.positive)
     spread = [None if v is None else np.repeat(v, counts) for v in (part, patients)]
     pictures = Pictures(x, np.repeat(y, counts), classes, *spread, {k: np.repeat(v, counts) for k, v in groups.items()},
-                        images.modality or "")
+                        images.modality or "", by, disease)
     card = {"read from": f"the folder {path.name}, {len(names)} files", "intensity": _intensity(names, images),
             "resized": f"to {images.size} x {images.size} pixels, bicubic, antialiased" if images.size else ""}
     provenance = Provenance(path.name, "the user's files", "not stated", _sha256(path, names, beside), 0, False,

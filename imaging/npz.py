@@ -19,11 +19,13 @@ import numpy as np
 import pandas as pd
 
 from imaging import pixels
-from imaging.assemble import SPLITS, Pictures, build, parts_of, patients_of, subgroups_of
+from imaging.assemble import Pictures, build, patients_of, subgroups_of
 from suite import cache, csv
-from suite.data import Dataset, Provenance, disease_last
+from suite.data import Dataset, Provenance
 from suite.errors import InputError
 from suite.plan import Images
+from suite.positive import disease_last
+from suite.split import PARTS, parts_of
 
 DEFAULTS = Images()
 MOST_CLASSES = 256
@@ -40,11 +42,11 @@ def read_npz(path: Path, images: Images = DEFAULTS) -> Dataset:
     beside = images.labels or path.with_suffix(".csv")
     provenance = Provenance(path.stem, "the user's file", "not stated", cache.sha256_of(path), 0, False)
     return load(path, beside if images.labels or beside.exists() else None, provenance, images,
-                f"the file {path.name}")
+                f"the file {path.name}", own=True)
 
 
 def load(path: Path, sidecar: Path | None, provenance: Provenance, images: Images, read_from: str,
-         names: Sequence[str] = (), known: Sequence[int] | None = None) -> Dataset:
+         names: Sequence[str] = (), known: Sequence[int] | None = None, *, own: bool = False) -> Dataset:
     """A dataset from an `.npz` file.
 
     Args:
@@ -55,16 +57,18 @@ def load(path: Path, sidecar: Path | None, provenance: Provenance, images: Image
         read_from: Where the file was found, in words.
         names: Of the classes, or of the findings where there are several; from the sidecar where they are left out.
         known: New label of each label, where classes are put together; `names` are those of the new ones.
+        own: The file is a user's, so that it is not known whether what it calls patients are patients.
     """
     try:
         arrays = _arrays(path)
-        x = np.concatenate([_images(arrays, split, images) for split in SPLITS])
+        x = np.concatenate([_images(arrays, split, images) for split in PARTS])
         y, part = _labels(arrays)
     except InputError as e:
         raise InputError(f"{path.name}: {e}") from None
     try:
         frame = pd.DataFrame(index=np.arange(len(y))) if sidecar is None else _sidecar(sidecar, part, y)
-        patients, groups = patients_of(frame, images.patient), subgroups_of(frame, images.subgroups)
+        patients, by = patients_of(frame, images.patient)
+        groups = subgroups_of(frame, images.subgroups)
     except InputError as e:
         raise InputError(f"{(sidecar or path).name}: {e}") from None
     if sidecar is not None:
@@ -72,8 +76,9 @@ def load(path: Path, sidecar: Path | None, provenance: Provenance, images: Image
         provenance = replace(provenance, sha256=hashlib.sha256(both).hexdigest())
     try:
         y, classes = _classes(y, names or _named(frame, y), images.finding, known)
-        y, classes = disease_last(y, classes, images.positive)
-        pictures = Pictures(x, y, classes, part, patients, groups, images.modality or "")
+        y, classes, disease = disease_last(y, classes, images.positive)
+        pictures = Pictures(x, y, classes, part, patients, groups, images.modality or "", by if own else "",
+                            disease)
         stored = next(iter(arrays.values())).shape[1:3]
         card = {"read from": read_from, "intensity": "as stored",
                 "resized": f"from {stored[1]} x {stored[0]} pixels, bicubic, antialiased"
@@ -85,7 +90,7 @@ def load(path: Path, sidecar: Path | None, provenance: Provenance, images: Image
 
 def _arrays(path: Path) -> dict[str, np.ndarray]:
     """The six arrays, images before labels."""
-    wanted = [f"{split}_{what}" for what in ("images", "labels") for split in SPLITS]
+    wanted = [f"{split}_{what}" for what in ("images", "labels") for split in PARTS]
     try:
         with np.load(path, allow_pickle=False) as there:
             if not isinstance(there, np.lib.npyio.NpzFile):
@@ -120,7 +125,7 @@ def _images(arrays: dict[str, np.ndarray], split: str, images: Images) -> np.nda
 def _labels(arrays: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
     """(n, labels) int64 of all splits, and (n,) int64 which split each image is of."""
     found = []
-    for split in SPLITS:
+    for split in PARTS:
         name = f"{split}_labels"
         labels = arrays[name][:, None] if arrays[name].ndim == 1 else arrays[name]
         if not (np.issubdtype(labels.dtype, np.integer) or labels.dtype == bool):
@@ -174,18 +179,18 @@ def _sidecar(path: Path, part: np.ndarray, y: np.ndarray) -> pd.DataFrame:
         csv.check_column(frame, name)
     start = np.searchsorted(part, np.arange(3))
     index, counts = csv.numbers(frame["index"])[0], np.bincount(part, minlength=3)
-    which = parts_of(frame)
+    which = parts_of(frame, "split")
     outside = ~((index >= 0) & (index < counts[which]) & (index == np.round(index)))
     if outside.any():
         row = int(outside.argmax())
         raise InputError(f"column 'index' {csv.place(frame, row)}: '{frame['index'].iloc[row]}' is no image of "
-                         f"{SPLITS[which[row]]}, which has {counts[which[row]]}")
+                         f"{PARTS[which[row]]}, which has {counts[which[row]]}")
     position = start[which] + index.astype(np.int64)
     times = np.bincount(position, minlength=len(part))
     if (times != 1).any():
         row = int((times != 1).argmax())
         many = f"{times[row]} lines" if times[row] else "no line"
-        raise InputError(f"has {many} for image {row - start[part[row]]} of {SPLITS[part[row]]}")
+        raise InputError(f"has {many} for image {row - start[part[row]]} of {PARTS[part[row]]}")
     frame = frame.iloc[np.argsort(position)]
     if "label" in frame.columns and y.shape[1] == 1:
         wrong = csv.numbers(frame["label"])[0] != y[:, 0]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, ClassVar, Literal
 
 import numpy as np
@@ -64,7 +64,7 @@ class OneRunAudit(PrivacyAudit):
         self._check(train, fresh)
         if self.source == "random":
             fresh = redrawn(fresh, rng)
-        canaries = mislabeled(reference, fresh)
+        canaries = strangers(mislabeled(reference, fresh), train)
         inside = rng.random(len(canaries)) < 0.5
         model = retrain(joined(train, canaries.take(inside)), int(rng.integers(1, 2**31)))
         score = unexplained(*(log_odds(m, canaries.x, canaries.y) for m in (model, reference)))
@@ -111,6 +111,13 @@ def mislabeled(model: Classifier, rows: Split) -> Split:
     odds = np.stack([log_odds(model, rows.x, np.full(n, k)) for k in range(classes)], 1)
     odds[np.arange(n), rows.y] = np.inf
     return rows.with_data(rows.x, odds.argmin(1))
+
+
+def strangers(canaries: Split, train: Split) -> Split:
+    """The canaries, each of a patient of its own: one coin adds or removes one patient, whatever epsilon is about."""
+    if canaries.patients is None or train.patients is None:
+        return canaries
+    return replace(canaries, patients=int(train.patients.max()) + 1 + np.arange(len(canaries)))
 
 
 def redrawn(rows: Split, rng: np.random.Generator) -> Split:

@@ -9,9 +9,10 @@ from typing import Annotated, ClassVar
 import numpy as np
 import torch
 from pydantic import Field
+from sklearn.tree import DecisionTreeRegressor
 from torch import nn
 
-from privacy.extraction import POOL, Query, questions
+from privacy.extraction import POOL, Query, Regressed, questions
 from suite.attack import ExtractionAttack, Info
 from suite.classifier import Classifier, EstimatorClassifier, TorchClassifier
 from suite.data import Split
@@ -32,8 +33,11 @@ class EquationSolving(ExtractionAttack):
 
     def __call__(self, query: Query, pool: Split, budget: int, seed: int = 0) -> Classifier:
         asked = questions(pool, budget, seed)
-        flat = asked.reshape(len(asked), -1).astype(np.float64)
-        odds = np.log(np.maximum(np.asarray(query(asked), np.float64), 1e-12))
+        return self.surrogate(asked, np.asarray(query(asked), np.float64), pool, seed)
+
+    def surrogate(self, x: np.ndarray, answers: np.ndarray, pool: Split, seed: int = 0) -> Classifier:
+        flat = x.reshape(len(x), -1).astype(np.float64)
+        odds = np.log(np.maximum(answers, 1e-12))
         odds -= odds[:, :1]
         # in units in which the columns are alike, or the smallest weights would be those of the largest numbers
         mean, spread = flat.mean(0), np.maximum(flat.std(0), 1e-12)
@@ -82,6 +86,11 @@ class TreePaths(ExtractionAttack):
         boxes = _Boxes(np.where(low > 0, lines.values(low - 0.5), -np.inf),
                        np.where(high < lines.last, lines.values(high + 0.5), np.inf), answers, lines.range)
         return EstimatorClassifier(boxes, answers.shape[1], pool.space)
+
+    def surrogate(self, x: np.ndarray, answers: np.ndarray, pool: Split, seed: int = 0) -> Classifier:
+        """A decision tree: labels alone have no boxes to be found."""
+        tree = DecisionTreeRegressor(random_state=seed).fit(x.reshape(len(x), -1), answers)
+        return EstimatorClassifier(Regressed(tree), answers.shape[1], pool.space)
 
 
 class _Lines:

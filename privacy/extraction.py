@@ -56,6 +56,10 @@ class _NetworkThief(ExtractionAttack):
         student.fit(x, answers.astype(np.float32), batch_size=self.batch, nb_epochs=self.epochs)
         return TorchClassifier(module, answers.shape[1], pool.space)
 
+    def surrogate(self, x: np.ndarray, answers: np.ndarray, pool: Split, seed: int = 0) -> Classifier:
+        with art_fence(seed):
+            return self._taught(x, answers, pool)
+
 
 @dataclass(frozen=True)
 class _ArtThief(_NetworkThief):
@@ -242,19 +246,22 @@ class SurrogateForest(ExtractionAttack):
     labels: bool = False
 
     def __call__(self, query: Query, pool: Split, budget: int, seed: int = 0) -> Classifier:
-        from sklearn.ensemble import RandomForestRegressor
-
         asked = questions(pool, budget, seed)
         answers = np.asarray(query(asked), np.float64)
         if self.labels:
             answers = np.eye(answers.shape[1])[answers.argmax(1)]
+        return self.surrogate(asked, answers, pool, seed)
+
+    def surrogate(self, x: np.ndarray, answers: np.ndarray, pool: Split, seed: int = 0) -> Classifier:
+        from sklearn.ensemble import RandomForestRegressor
+
         forest = RandomForestRegressor(self.trees, random_state=seed, n_jobs=1)
-        forest.fit(asked.reshape(len(asked), -1), answers)
-        return EstimatorClassifier(_Regressed(forest), answers.shape[1], pool.space)
+        forest.fit(x.reshape(len(x), -1), answers)
+        return EstimatorClassifier(Regressed(forest), answers.shape[1], pool.space)
 
 
 @dataclass(frozen=True)
-class _Regressed:
+class Regressed:
     """A regressor of probabilities as a classifier: averages of distributions are distributions."""
 
     regressor: Any

@@ -9,7 +9,7 @@ from typing import Annotated, ClassVar, Literal
 import numpy as np
 from pydantic import Field
 
-from privacy.canaries import check_possible, mislabeled, redrawn
+from privacy.canaries import check_possible, mislabeled, redrawn, strangers
 from privacy.lower_bounds import from_scores, from_scores_gdp, gaussian_epsilon, guess
 from suite.attack import Audited, Info, PrivacyAudit
 from suite.classifier import Classifier
@@ -56,7 +56,7 @@ class ManyRunsAudit(PrivacyAudit):
                  seed: int = 0) -> Audited:
         self._check(train, fresh)
         canary = self._canary(reference, fresh, np.random.default_rng([seed, 6]))
-        splits = train, joined(train, canary)
+        splits = train, joined(train, strangers(canary, train))
         inside = np.arange(self.runs) % 2 == 1
         score = np.empty(self.runs)
         for k, own in enumerate(np.random.SeedSequence([seed, 6]).generate_state(self.runs) % 2**31):

@@ -201,10 +201,14 @@ class Fitted(Recipe):
 
         Raises:
             InputError: It fails on these rows, does not return probabilities (or, if a network, logits) of the
-                dataset's classes, or has learned other columns or classes, or these in another order.
+                dataset's classes, or has learned other columns or classes, or columns in another order. Named classes
+                in another order are put into the dataset's.
         """
         _check_names(self.source, "columns", getattr(self.model, "feature_names_in_", None), features)
-        _check_names(self.source, "classes", getattr(self.model, "classes_", None), train.classes)
+        learned = getattr(self.model, "classes_", None)
+        if learned is not None and (order := _order(learned, train.classes)) is not None:
+            return replace(self, model=_Reordered(self.model, order)).classifier(train, device, features)
+        _check_names(self.source, "classes", learned, train.classes)
         return self._network(train, device) if isinstance(self.model, nn.Module) else self._estimator(train)
 
     def _estimator(self, train: Split) -> Classifier:
@@ -277,15 +281,42 @@ def unfit(logits: Any, classes: int) -> str:
     return ""
 
 
+class _Reordered:
+    """An estimator whose named classes are put into another order: that of the data, where the disease is the last."""
+
+    def __init__(self, model: Any, order: list[int]) -> None:
+        self.model, self.order, self.classes_ = model, order, np.asarray(model.classes_)[order]
+        self.predict = model.predict
+        if hasattr(model, "predict_proba"):
+            self.predict_proba = self._proba
+        if hasattr(model, "feature_names_in_"):
+            self.feature_names_in_ = model.feature_names_in_
+
+    def _proba(self, x: np.ndarray) -> np.ndarray:
+        return np.asarray(self.model.predict_proba(x))[:, self.order]
+
+
+def _order(learned: Sequence[Any], given: tuple[str, ...]) -> list[int] | None:
+    """Where a model has each of the data's classes, if it has all of them by name and in another order."""
+    known = _texts(learned)
+    numbered = all(name.lstrip("-").isdecimal() for name in known)
+    if numbered or known == list(given) or sorted(known) != sorted(given):
+        return None
+    return [known.index(name) for name in given]
+
+
+def _texts(names: Sequence[Any]) -> list[str]:
+    return [f"{v:g}" if isinstance(v, int | float | np.number) else str(v) for v in names]
+
+
 def _check_names(source: str, what: str, learned: Any, given: tuple[str, ...]) -> None:
     """`InputError` unless a model has `learned` what the data has, in that order; numbers from 0 up say nothing."""
-    known = [] if learned is None else [f"{v:g}" if isinstance(v, int | float | np.number) else str(v) for v in learned]
+    known = [] if learned is None else _texts(learned)
     if not known or not given or known in (list(given), [str(i) for i in range(len(given))]):
         return
     if set(known) == set(given):
-        hint = "; --positive says which class is the second" if what == "classes" and len(given) == 2 else ""
         raise InputError(f"model {source} has the data's {what} in another order ({_some(known)}; the data: "
-                         f"{_some(given)}){hint}")
+                         f"{_some(given)})")
     lacks, extra = ([name for name in a if name not in b] for a, b in ((given, known), (known, given)))
     told = [f"it was not trained on {_some(lacks)}" if lacks else "", f"the data lacks {_some(extra)}" if extra else ""]
     raise InputError(f"model {source} has other {what} than the data: {', and '.join(filter(None, told))}")

@@ -330,3 +330,15 @@ class ExtractionAttack(Attack):
             pool: Inputs the thief owns; its labels are not used.
             budget: Rows that may be asked in all.
         """
+
+    @abstractmethod
+    def surrogate(self, x: np.ndarray, answers: np.ndarray, pool: Split, seed: int = 0) -> Any:
+        """The kind of model that this attack copies into, trained on given answers: what the thief could have without
+        the victim, if `answers` are true labels.
+
+        Args:
+            x: (n, ...) inputs.
+            answers: (n, classes) float64 probabilities, or one-hot labels.
+            pool: As for a call.
+            seed: Of the training.
+        """

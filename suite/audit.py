@@ -53,6 +53,7 @@ class Audit(Layout):
             "why": self.why, "provenance": asdict(source), "card": dict(self.data.card),
             "fitted": list(self.data.fitted), "classes": list(self.data.classes), "features": list(self.data.features),
             "splits": {s: len(getattr(self.data, s)) for s in ("train", "val", "test")},
+            "training_known": self.training_known, "limits": self.limits,
             "noun": self.data.space.noun, "budget": self.data.space.describe(self.plan.eps), "versions": versions(),
             "device": describe_device(self.device), "created": time.strftime("%Y-%m-%d %H:%M"),
             "cells": [c.key for c in self.cells]}
@@ -61,7 +62,7 @@ class Audit(Layout):
         """Checksums of the user's own files: a run goes on only with the same ones."""
         plan = self.plan
         names = [item.source for item in (*plan.models, *plan.attacks, *plan.defenses, *plan.detectors)]
-        names += [str(file) for file in (plan.table.schema_file, plan.images.labels) if file]
+        names += [str(file) for file in (plan.table.schema_file, plan.table.test, plan.images.labels) if file]
         names += [shadow.source for item in self.plan.models if item.name in self.fitted
                   and (shadow := shadow_item(item))]
         paths = [Path(n.rpartition(":")[0] if registry.is_file(n) else n) for n in names]

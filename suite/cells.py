@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from torch import nn
 
 from suite import artifacts, registry, surrogate, threats
-from suite.attack import Attack, EvasionAttack, MembershipAttack, PoisoningAttack
+from suite.attack import Attack, EvasionAttack, MembershipAttack, PoisoningAttack, ReconstructionAttack
 from suite.data import Dataset, fewer
 from suite.defenses.plain import Plain
 from suite.errors import InputError, NotApplicable
@@ -47,6 +47,10 @@ class Cell:
         fixed = {"fit": "train", "worst-case": "worst case on", "compare": "compare the defenses of"}
         doing = fixed.get(self.what) or f"{(self.attack or self.detector).name} on"
         return f"{doing} {self.model.name}{behind}"
+
+
+LEARNED = (MembershipAttack, ReconstructionAttack)
+"""Kinds of attacks that mean nothing where it is not known which rows a model learned from."""
 
 
 class Layout:
@@ -102,7 +106,8 @@ class Layout:
                    else f"is for {first.inputs}s")
             hint = (f"those that only ask are {', '.join(_asking(dataset.space))}" if first.needs == "gradients"
                     else "see `medsec list attacks`")
-            why = "; ".join(self.limits) or f"{plan.attacks[0].name} {why} ({hint})"
+            known = self._lost + (self._untold if isinstance(first, LEARNED) else [])
+            why = "; ".join(known) or f"{plan.attacks[0].name} {why} ({hint})"
             raise InputError(f"none of the attacks can be used on {', '.join(self.models)}: {why}")
 
     @cached_property
@@ -125,17 +130,39 @@ class Layout:
         named = (*self.plan.attacks, *self.plan.defenses, *self.plan.detectors)
         return list(dict.fromkeys(item.name for item in named if id(item) not in busy))
 
+    @cached_property
+    def training_known(self) -> dict[str, bool]:
+        """Model name -> whether it is known which rows it learned from: of a pre-trained model only where the data
+        bring their own split, and whoever made it trained on the training rows of that."""
+        return {name: name not in self.fitted or "train" in self.data.declared for name in self.models}
+
     @property
     def limits(self) -> list[str]:
-        """What cannot be done with models that came fitted, of what the plan asks."""
-        attacks, out = [*self.attacks.values()], []
+        """What casts doubt on the data, and what cannot be known of or done with pre-trained models."""
+        return [*self.data.cautions, *self._untold, *self._lost]
+
+    @property
+    def _untold(self) -> list[str]:
+        """What is not known, or is taken for granted, of the rows that pre-trained models learned from."""
+        out, noun = [], self.data.space.noun
+        for name in self.fitted:
+            if not self.training_known[name]:
+                out.append(f"{name}: it is not known which {noun}s it was trained on. The test {noun}s may be among "
+                           "them, so that its performance may be overstated. Membership and generalization are not "
+                           "tested. Say which rows it was trained on: --split COLUMN, or --train FILE --test FILE")
+            elif any(isinstance(a, LEARNED) for a in self.attacks.values()):
+                out.append(f"{name}: the {noun}s of the training split are taken for those it was trained on; if it "
+                           "was trained on others, the results on membership do not hold")
+        return out
+
+    @property
+    def _lost(self) -> list[str]:
+        """What cannot be done with pre-trained models, of what the plan asks."""
+        out = []
         named = {name: registry.load("attacks", name).info for name in registry.names("attacks")}
         for name, model in self.fitted.items():
             out += self._without_training(name)
-            if any(isinstance(a, MembershipAttack) for a in attacks):
-                out.append(f"{name}: the patients of the training split are taken for those it has learned from; of a "
-                           "model that was trained on others, attacks on membership say nothing")
-            if model.labels_only and any(a.info.knowledge == "score" for a in attacks):
+            if model.labels_only and any(a.info.knowledge == "score" for a in self.attacks.values()):
                 asking = [n for n, info in named.items() if info.knowledge == "label-only"]
                 out.append(f"{name} tells no probabilities: attacks that need them are out; those that need labels "
                            f"only are {', '.join(asking)}")
@@ -230,6 +257,8 @@ class Layout:
             if item.defenses is None and defense is not NONE and not defended.against_poisoning:
                 return False
         elif item.defenses is None and defended.against_poisoning:
+            return False
+        if isinstance(attack, LEARNED) and not self.training_known[model.name]:
             return False
         recipe = self.models[model.name]
         if model.name in self.fitted:

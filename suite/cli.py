@@ -28,7 +28,11 @@ from suite.options import (
     SchemaFile,
     Seed,
     Size,
+    SplitColumn,
     Target,
+    TestFile,
+    TrainFile,
+    data_of,
     images_of,
     names,
     table_of,
@@ -85,11 +89,14 @@ def audit(
                                                  "none.")] = None,
     detectors: Annotated[str | None, typer.Option(metavar="a,b", help="Detectors of evasion, instead of the plan's; "
                                                   "`none` for none.")] = None,
+    train: TrainFile = None,
     target: Target = None,
     positive: Positive = None,
     schema: SchemaFile = None,
     drop: Drop = None,
     group: Group = None,
+    split: SplitColumn = None,
+    test: TestFile = None,
     labels: Labels = None,
     size: Size = None,
     channels: Channels = None,
@@ -117,12 +124,12 @@ def audit(
     """
     from suite import request
 
-    table = table_of(target, positive, schema, drop, group)
+    table = table_of(target, positive, schema, drop, group, split, test)
     images = images_of(labels, size, channels, modality, finding, allow_leakage, positive, group)
     # "none" says: not those of the plan
     wanted, watching = ([n for n in named if n != "none"] if (named := names(given)) is not None else None
                         for given in (defenses, detectors))
-    flags = {"data": names(data), "models": names(model), "attacks": names(attacks),
+    flags = {"data": data_of(data, train, test), "models": names(model), "attacks": names(attacks),
              "defenses": wanted, "detectors": watching, "table": table or None, "images": images or None,
              "eps": eps, "seed": seed,
              "device": device, "allow_pickle": allow_pickle or None}
@@ -191,6 +198,8 @@ def show(
     schema: SchemaFile = None,
     drop: Drop = None,
     group: Group = None,
+    split: SplitColumn = None,
+    test: TestFile = None,
     labels: Labels = None,
     size: Size = None,
     channels: Channels = None,
@@ -203,7 +212,7 @@ def show(
     """Describe a dataset: provenance and splits; of a table also its columns and what a possible patient is."""
     from suite.terminal import show_data
 
-    table = table_of(target, positive, schema, drop, group)
+    table = table_of(target, positive, schema, drop, group, split, test)
     images = images_of(labels, size, channels, modality, finding, allow_leakage, positive, group)
     show_data(name, {"table": table, "images": images}, write_schema)
 

@@ -99,21 +99,6 @@ def joined(first: Split, *others: Split) -> Split:
     return replace(first, **arrays, subgroups=groups, patients=None if unknown else np.concatenate(patients))
 
 
-def disease_last(y: np.ndarray, classes: tuple[str, ...], positive: str | None,
-                 of: str = "") -> tuple[np.ndarray, tuple[str, ...]]:
-    """The labels and class names, so that of two classes `positive`, if it is given, is class 1.
-
-    Raises:
-        InputError: `positive` is none of two classes. `of` says of what, as in " of 'Outcome'".
-    """
-    if positive is not None:
-        if len(classes) != 2 or positive not in classes:
-            raise InputError(f"'{positive}' is not one of two classes{of} ({', '.join(classes[:8])})")
-        if positive == classes[0]:
-            return 1 - y, classes[::-1]
-    return y, classes
-
-
 @dataclass(frozen=True)
 class Dataset:
     """Three splits of one source, by patient where patients are known.
@@ -126,6 +111,9 @@ class Dataset:
         card: Further lines for the report's data card, for example missing values per column.
         fitted: What was taken from the patients' values before any training, in words, such as medians filled in for
             missing values. No privacy budget of a training covers it.
+        declared: Which of "train", "val" and "test" the source itself names; none where the split was drawn here. Only
+            with "train" among them is it known what a pre-trained model may have learned from.
+        cautions: What casts doubt on the data, one sentence each, such as patients that look like rows.
     """
 
     name: str
@@ -136,6 +124,8 @@ class Dataset:
     features: tuple[str, ...] = ()
     card: Mapping[str, str] = field(default_factory=dict)
     fitted: tuple[str, ...] = ()
+    declared: tuple[str, ...] = ()
+    cautions: tuple[str, ...] = ()
 
     @property
     def classes(self) -> tuple[str, ...]:

@@ -113,6 +113,20 @@ def paired(after: np.ndarray, before: np.ndarray) -> Estimate:
     return Estimate((gained - lost) / n, _least_difference(gained, lost, n), -_least_difference(lost, gained, n), n)
 
 
+def balanced_change(after: np.ndarray, before: np.ndarray, y: np.ndarray, seed: int = 0) -> Estimate:
+    """Difference of two balanced accuracies of the same rows, with its paired bootstrap interval.
+
+    Args:
+        after, before: (n,) bool, which rows were classified correctly.
+        y: (n,) labels.
+        seed: Of the bootstrap.
+    """
+    def change(i: np.ndarray) -> float:
+        return float(np.mean([after[i][y[i] == k].mean() - before[i][y[i] == k].mean() for k in np.unique(y)]))
+
+    return bootstrap(change, len(y), seed, y, least=-1.0)
+
+
 def _least_difference(gained: int, lost: int, n: int) -> float:
     """The least true difference that the data do not lie more than 1.96 standard errors above, by bisection."""
     low, high = -1.0, (gained - lost) / n
@@ -172,6 +186,48 @@ def tpr_at_fpr(score: np.ndarray, member: np.ndarray, fpr: float) -> float:
     if allowed >= len(negatives):
         return 1.0
     return float((score[member] > negatives[allowed]).mean())
+
+
+THRESHOLD_SHARE = 0.8
+"""Of the error that each end of the interval of a TPR may make, the part that its threshold takes: it is the threshold,
+fixed by few non-members in the tail, that is hard to know."""
+
+
+def least_fpr(others: int) -> float:
+    """The least false positive rate at which so many non-members bound a threshold from above with confidence: below
+    it, nothing is known of the TPR but that it is 0 or more."""
+    return float(1 - (0.025 * THRESHOLD_SHARE) ** (1 / others)) if others else 1.0
+
+
+def tpr_at(score: np.ndarray, member: np.ndarray, fpr: float) -> Estimate:
+    """`tpr_at_fpr` with an interval that holds for the rate at the threshold whose true false positive rate is `fpr`.
+
+    That threshold lies between two order statistics of the non-members (binomial), and above each the share of members
+    has an exact binomial bound (Clopper and Pearson 1934, doi 10.1093/biomet/26.4.404); each end errs with a
+    probability of 2.5 % at most, both parts together. A bootstrap takes the threshold of the sample for the true one
+    where few non-members lie above, and covers too rarely.
+
+    Args:
+        score: (n,) higher means more likely a member; ties are allowed.
+        member: (n,) bool, some of both kinds.
+        fpr: Not below `least_fpr` of the non-members, or the lower end is 0.
+    """
+    from scipy.stats import beta, binom
+
+    found, others = np.sort(score[member]), np.sort(score[~member])[::-1]
+    m, n, error = len(found), len(others), 0.025
+    ranks = np.arange(n + 1)
+    # counted from 0, the r-th largest is below the threshold only if r or fewer lie at or above that, and is above it
+    # only if more than r lie above it
+    above = int((binom.cdf(ranks[:n], n, fpr) <= THRESHOLD_SHARE * error).sum()) - 1
+    below = int((binom.sf(ranks, n, fpr) > THRESHOLD_SHARE * error).sum())
+    hits = [m - int(np.searchsorted(found, t, side="right")) for t in (
+        others[above] if above >= 0 else np.inf, others[below] if below < n else -np.inf)]
+    part = (1 - THRESHOLD_SHARE) * error
+    low = float(beta.ppf(part, hits[0], m - hits[0] + 1)) if hits[0] else 0.0
+    high = float(beta.isf(part, hits[1] + 1, m - hits[1])) if hits[1] < m else 1.0
+    value = tpr_at_fpr(score, member, fpr)
+    return Estimate(value, min(low, value), max(high, value), len(score))
 
 
 def balanced_accuracy(pred: np.ndarray, y: np.ndarray) -> float:

@@ -7,12 +7,20 @@ from typing import Annotated, Any
 
 import typer
 
+from suite.errors import InputError
+
 Target = Annotated[str | None, typer.Option(metavar="COLUMN", help="CSV: what to predict.")]
 Positive = Annotated[str | None, typer.Option(metavar="VALUE", help="Of two classes, the one that is the disease.")]
 SchemaFile = Annotated[Path | None, typer.Option(metavar="FILE", help="CSV: schema in TOML.")]
 Drop = Annotated[str | None, typer.Option(metavar="a,b", help="CSV: columns to leave out.")]
 Group = Annotated[str | None, typer.Option(metavar="COLUMN", help="Column that names the patient, in a CSV or in the "
                                            "labels of images.")]
+SplitColumn = Annotated[str | None, typer.Option("--split", metavar="COLUMN", help="CSV: column that says which rows "
+                                                 "are for train, val and test; val is taken from train when absent.")]
+TrainFile = Annotated[Path | None, typer.Option("--train", metavar="FILE", help="CSV of the training rows, in place of "
+                                                "--data; goes with --test.")]
+TestFile = Annotated[Path | None, typer.Option("--test", metavar="FILE", help="CSV of the test rows; all rows of the "
+                                               "other file are then for training.")]
 Labels = Annotated[Path | None, typer.Option(metavar="FILE", help="Images: CSV with each `file`, its label, patient, "
                                              "split; `labels.csv` in the folder when left out.")]
 Size = Annotated[int | None, typer.Option(metavar="PIXELS", help="Images: resize to this height and width.")]
@@ -47,10 +55,25 @@ def names(text: str | None) -> list[str] | None:
     return None if text is None else [part.strip() for part in text.split(",") if part.strip()]
 
 
-def table_of(target: str | None, positive: str | None, schema: Path | None, drop: str | None,
-           group: str | None) -> dict[str, Any]:
+def data_of(data: str | None, train: Path | None, test: Path | None) -> list[str] | None:
+    """The data that was asked for: by name, or the file with the training rows.
+
+    Raises:
+        InputError: --train and --test do not come together, or --data comes with them.
+    """
+    if (train is None) != (test is None):
+        raise InputError("--train FILE and --test FILE go together; one file with both kinds of rows is given with "
+                         "--data FILE --split COLUMN")
+    if train is not None and data is not None:
+        raise InputError("--data and --train name the same thing: give one of them")
+    return names(data) if train is None else [str(train)]
+
+
+def table_of(target: str | None, positive: str | None, schema: Path | None, drop: str | None, group: str | None,
+             split: str | None, test: Path | None) -> dict[str, Any]:
     """What was said about a CSV, as keys of `suite.plan.Table`."""
-    said = {"target": target, "positive": positive, "schema_file": schema, "drop": names(drop), "group": group}
+    said = {"target": target, "positive": positive, "schema_file": schema, "drop": names(drop), "group": group,
+            "split": split, "test": test}
     return {key: value for key, value in said.items() if value is not None}
 
 

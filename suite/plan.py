@@ -75,6 +75,8 @@ class Table(BaseModel):
         schema_file: TOML schema; inferred from the data when absent.
         drop: Columns to leave out.
         group: Column that names the patient, so that no patient is on both sides of a split.
+        split: Column that says which rows are for training, validation and test.
+        test: CSV with the test rows; those of the file itself are then all for training.
         subgroups: Columns by which results are also broken down.
     """
 
@@ -84,6 +86,8 @@ class Table(BaseModel):
     schema_file: Path | None = None
     drop: tuple[str, ...] = ()
     group: str | None = None
+    split: str | None = None
+    test: Path | None = None
     subgroups: tuple[str, ...] = ()
 
 

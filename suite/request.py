@@ -151,6 +151,10 @@ def opened(name: str, plan: Plan) -> Dataset:
     Raises:
         InputError: No such dataset, or no reader for such a file; or what is read is wrong, in one line.
     """
+    for file in (name, plan.table.schema_file, plan.table.test, plan.images.labels):
+        if file is not None and any("\udc80" <= sign <= "\udcff" for sign in str(file)):  # bytes that are no UTF-8
+            raise InputError(f"data {ascii(str(file))[1:-1]}: its name is not UTF-8 text, which a report could not "
+                             "show; rename it")
     path, readers = Path(name), registry.names("readers")
     if name in readers:
         raise InputError(f"data {name}: give the {'folder' if name == 'folder' else 'file'} itself, for example --data "
@@ -180,6 +184,10 @@ def _build(name: str, builder: Callable[..., Any], plan: Plan, *path: Path) -> D
     said = plan.images.said.keys() - {"positive", "patient"}  # which tables have, too
     if "images" not in takes and said:
         raise InputError(f"data {name}: is no image set, so that '{min(said)}' means nothing")
+    for key in ("split", "test"):
+        if "table" not in takes and getattr(plan.table, key) is not None:
+            raise InputError(f"data {name}: is no CSV file of yours and has a split of its own, so that '{key}' means "
+                             "nothing")
     data = builder(*path, **{section: getattr(plan, section) for section in ("table", "images") if section in takes})
     if not isinstance(data, Dataset):
         raise InputError(f"data {name}: returns {type(data).__name__}, not a Dataset")

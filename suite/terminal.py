@@ -53,7 +53,7 @@ def run_audit(plan: Plan, folder: Path, jobs: int | None = None) -> None:
     console.print(f"      {', '.join(counts)}; {_count(audit.cells, 'cells')}; {describe_device(audit.device)}, "
                   f"{jobs} process{'es' if jobs > 1 else ''}")
     if idle := audit.idle:
-        console.print(Padding(f"[dim]not applicable here: {', '.join(idle)}[/]", (0, 0, 0, 6)))
+        console.print(Padding(f"[dim]not applicable here: {escape(', '.join(idle))}[/]", (0, 0, 0, 6)))
     for limit in (*audit.limits, *audit.cautions):
         console.print(Padding(f"[dim]{escape(limit)}[/]", (0, 0, 0, 6)))
     began = time.perf_counter()
@@ -145,13 +145,13 @@ def show_data(name: str, options: dict[str, Any], write_schema: Path | None) -> 
     flags = {"data": [name], "models": ["none"]} | options
     data = opened(name, Plan.check(flags, "command line", flags))
     source = data.provenance
-    console.print(f"[bold]{data.name}[/]" + ("  [red]SYNTHETIC[/]" if source.synthetic else ""))
+    console.print(f"[bold]{escape(data.name)}[/]" + ("  [red]SYNTHETIC[/]" if source.synthetic else ""))
     lines = {"source": source.source, "licence": source.licence, "sha256": source.sha256, "note": source.note,
              "rows": f"{source.rows} ({len(data.train)} train, {len(data.val)} validation, {len(data.test)} test)",
              "classes": ", ".join(f"{c} ({(data.train.y == k).mean():.0%})" for k, c in enumerate(data.classes))}
     for key, value in (lines | dict(data.card)).items():
         if value:
-            console.print(f"  [dim]{key:<14}[/]  {escape(value)}", soft_wrap=True)
+            console.print(f"  [dim]{escape(f'{key:<14}')}[/]  {escape(value)}", soft_wrap=True)
     described = getattr(data.space, "schema", None)
     if described is not None:
         table = Table(box=None)
@@ -160,10 +160,11 @@ def show_data(name: str, options: dict[str, Any], write_schema: Path | None) -> 
         budget = data.space.describe(0.05)
         for column, c in described.columns.items():
             kind = "codes" if c.values else "integer" if c.integer else "real"
-            table.add_row(column, c.unit, f"{c.min:g} to {c.max:g}", kind, c.change, budget.get(column, ""))
+            table.add_row(*map(escape, (column, c.unit, f"{c.min:g} to {c.max:g}", kind, c.change,
+                                        budget.get(column, ""))))
         console.print(table)
         for relation in described.relations:
-            console.print(f"  [dim]always[/]  {relation.name}")
+            console.print(f"  [dim]always[/]  {escape(relation.name)}")
     if write_schema:
         if described is None:
             raise InputError(f"{name} has no schema to write")

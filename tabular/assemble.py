@@ -10,15 +10,19 @@ import pandas as pd
 import torch
 
 from suite import csv
-from suite.data import Dataset, Provenance, Split, disease_last
+from suite.data import Dataset, Provenance, Split
 from suite.errors import InputError
-from suite.split import split
+from suite.positive import Labels, disease_last
+from suite.split import PARTS, WORDS, all_single, not_a_patient, parts_of, shared, split, with_validation
 from suite.subgroups import subgroup
 from tabular.encode import encode
 from tabular.schema import Schema
 
 MOST_CLASSES = 50
 """A target with more different values is taken for a measurement or an identifier."""
+
+TWO_FILES = "\0file"
+"""The column that says from which of two files a row is; no file can have one of that name."""
 
 USUAL_SUBGROUPS = ("age", "sex", "gender", "site", "hospital")
 """Columns of these names become subgroups by themselves."""
@@ -38,7 +42,8 @@ class Source:
 
 
 def build(frame: pd.DataFrame, schema: Schema, y: np.ndarray, classes: tuple[str, ...], source: Source, *,
-          subgroups: Sequence[str] = (), group: str | None = None, seed: int = 0, inferred: bool = False) -> Dataset:
+          subgroups: Sequence[str] = (), group: str | None = None, seed: int = 0, inferred: bool = False,
+          disease: str = "", declared: str | None = None) -> Dataset:
     """Split, impute and check a table.
 
     Args:
@@ -49,16 +54,25 @@ def build(frame: pd.DataFrame, schema: Schema, y: np.ndarray, classes: tuple[str
         source: For the provenance.
         subgroups, group, seed: See `tabular.data.from_csv`.
         inferred: The schema was read off these very cells.
+        disease: For the data card: which class is the disease, and how that is known.
+        declared: Column that says which split each row is in; drawn here where it is None.
 
     Raises:
-        InputError: Naming the column, line and value that is wrong.
+        InputError: Naming the column, line and value that is wrong, or the patient who is in two splits.
     """
     values = encode(frame, schema)
     if group is not None and (nobody := csv.numbers(frame[group])[1]).any():
         raise InputError(f"column '{group}' {csv.place(frame, int(nobody.argmax()))}: no patient number")
     same = _keys(pd.DataFrame(values))
     patients = None if group is None else _keys(frame[[group]])
-    parts = split(y, [same] if patients is None else [same, patients], classes, seed)
+    together = [same] if patients is None else [same, patients]
+    if declared is None:
+        parts, named = split(y, together, classes, seed), ()
+    else:
+        parts, named = _declared(frame, declared, y, together, classes, seed)
+        if group is not None and (twice := shared(csv.words(frame[group]), parts)[1]):
+            raise InputError(f"column '{group}': {twice}, so that results would be those of patients the model has "
+                             f"learned from; put all rows of a patient into one split ('{declared}')")
     missing = np.isnan(values)
     filled = _impute(values, parts[0], schema)
     _check_possible(frame, schema, filled, missing)
@@ -71,34 +85,73 @@ def build(frame: pd.DataFrame, schema: Schema, y: np.ndarray, classes: tuple[str
 
     lost = {name: int(n) for name, n in zip(schema.names, missing.sum(0), strict=True) if n}
     notes = [source.note, lost and f"{missing.sum()} missing values set to the training medians of their columns"]
-    repeated = len(y) - len(np.unique(same))
     card = {
         "read from": source.read_from,
-        "rows": f"{len(y)}: {len(train)} to train, {len(val)} to validate, {len(test)} to test (split seed {seed})",
+        "rows": f"{len(y)}: {len(train)} to train, {len(val)} to validate, {len(test)} to test",
+        "split": _how(named, declared, group, seed),
         "classes": ", ".join(f"{name} {n} ({n / len(y):.1%})"
                              for name, n in zip(classes, np.bincount(y, minlength=len(classes)), strict=True)),
+        "disease": disease,
         "missing values": ", ".join(f"{name} {n} ({n / len(y):.1%})" for name, n in lost.items()) or "none",
-        "repeated rows": f"{repeated}, each kept in the split of its twin" if repeated else "none",
+        "repeated rows": _repeated(same, parts, bool(named)),
     }
+    cautions = []
     if group is not None:
-        card["kept together"] = f"rows of one '{group}' ({frame[group].nunique()} different)"
+        card["patients"] = f"{len(np.unique(patients))} by column '{group}', each in one split only"
+        if all_single(patients):
+            cautions.append(not_a_patient(group))
+            card["patients"] += f"; {cautions[0]}"
     provenance = Provenance(source.name, source.owner, source.licence, source.sha256, len(y), source.synthetic,
                             "; ".join(note for note in notes if note))
-    fitted = [inferred and "the range of each column", lost and "the medians filled in for missing values"]
-    return Dataset(source.name, train, val, test, provenance, schema.names, card, tuple(f for f in fitted if f))
+    fitted = [inferred and "the range and scale of each column", lost and "the medians filled in for missing values"]
+    return Dataset(source.name, train, val, test, provenance, schema.names,
+                   {key: text for key, text in card.items() if text}, tuple(f for f in fitted if f), named,
+                   tuple(cautions))
 
 
-def labels(frame: pd.DataFrame, target: str, positive: str | None = None) -> tuple[np.ndarray, tuple[str, ...]]:
-    """(n,) int64 labels and the class names, in sorted order, of the target column.
+def _declared(frame: pd.DataFrame, column: str, y: np.ndarray, together: list[np.ndarray], classes: tuple[str, ...],
+              seed: int) -> tuple[tuple[np.ndarray, np.ndarray, np.ndarray], tuple[str, ...]]:
+    """Row positions of the splits that a column names, and which of them it names."""
+    given = parts_of(frame, column)
+    named = tuple(part for i, part in enumerate(PARTS) if (given == i).any())
+    part = with_validation(given, y, together, classes, seed)
+    for i, word in enumerate(WORDS):
+        for label in np.flatnonzero(np.bincount(y[part == i], minlength=len(classes)) == 0):
+            raise InputError(f"column '{column}': class '{classes[label]}' has no {word} row")
+    return tuple(np.flatnonzero(part == i) for i in range(3)), named
+
+
+def _how(named: tuple[str, ...], declared: str | None, group: str | None, seed: int) -> str:
+    """How rows came into their splits, for the data card."""
+    by = "row" if group is None else "patient"
+    if not named:
+        return f"60, 20 and 20 % of each class, by {by} (seed {seed})"
+    drawn = "" if "val" in named else f"; validation is 20 % of the training rows, by {by} (seed {seed})"
+    return f"as {'the two files give it' if declared == TWO_FILES else f'column {declared!r} gives it'}{drawn}"
+
+
+def _repeated(same: np.ndarray, parts: Sequence[np.ndarray], declared: bool) -> str:
+    """How many rows are there more than once, and whether in several splits, for the data card."""
+    repeated = len(same) - len(np.unique(same))
+    if not repeated:
+        return "none"
+    if not declared:
+        return f"{repeated}, each kept in the split of its twin"
+    both = int(np.isin(same[parts[2]], np.concatenate([same[parts[0]], same[parts[1]]])).sum())
+    return f"{repeated}; {both} of {len(parts[2])} test rows equal a training or validation row"
+
+
+def labels(frame: pd.DataFrame, target: str, positive: str | None = None) -> Labels:
+    """The labels and class names of the target column: in sorted order, but of two the disease is the second.
 
     Args:
         frame: The table.
         target: Text, or whole numbers.
-        positive: For two classes, the one that becomes class 1.
+        positive: For two classes, the one that is the disease; None leaves it to their names.
 
     Raises:
         InputError: A label is missing; the target is continuous, or has one class only, or more than 50; `positive` is
-            none of its two classes.
+            none of its two classes, or is not given and the names of the two do not tell.
     """
     values, empty = csv.numbers(frame[target])
     if empty.any():

@@ -19,7 +19,7 @@ from suite.data import Dataset
 from suite.errors import InputError
 from suite.plan import Table
 from tabular import synthetic
-from tabular.assemble import Source, build, check_schema, labels
+from tabular.assemble import TWO_FILES, Source, build, check_schema, labels
 from tabular.infer import infer
 from tabular.schema import Schema
 
@@ -34,44 +34,72 @@ FOUR_SITES = cache.RemoteFile("tabular/heart_uci_4sites.csv",
 
 def from_csv(path: Path, target: str, schema: Path | Schema | None = None, *, positive: str | None = None,
              subgroups: Sequence[str] = (), group: str | None = None, drop: Sequence[str] = (),
-             seed: int = 0) -> Dataset:
+             split: str | None = None, test: Path | None = None, seed: int = 0) -> Dataset:
     """A dataset from a comma-separated file with a header.
 
     Args:
         path: The file.
         target: Column of the labels: text, or at most 50 different whole numbers. Classes are in sorted order.
         schema: A TOML file or a schema; inferred from the data where it is not given.
-        positive: For two classes, the label of the disease, which becomes class 1.
+        positive: For two classes, the label of the disease, which becomes class 1; recognized by usual names where it
+            is not given.
         subgroups: Columns to report by, besides age (in bands), sex and site where columns of that name exist. They
             need not be in the schema; without a schema they are features too, unless dropped.
         group: Column of patient numbers, whose rows are kept in one split. No feature.
         drop: Columns that are no features, even where the schema describes them.
+        split: Column that says which rows are for training, validation and test ("train", "val", "test" or the usual
+            spellings), no feature; drawn here where neither it nor `test` is given. Validation rows are taken from the
+            training rows where it names none.
+        test: File with the test rows, of the same columns; those of `path` are then all for training.
         seed: Of the split.
 
     Raises:
-        InputError: One line naming the file and the column, line or value that is wrong.
+        InputError: One line naming the file and the column, line or value that is wrong, or the patient who is in two
+            splits.
     """
     path = Path(path)
+    if split is not None and test is not None:
+        raise InputError(f"{path.name}: give the split by a column (--split) or by a second file (--test), not both")
     if schema is not None and not isinstance(schema, Schema):
         schema = Schema.load(schema)
     try:
-        frame = csv.read(path)
-        outside = [target, *drop] + ([group] if group else [])
+        frame, sha256, declared = _rows(path, split, test)
+        outside = [target, *drop] + [name for name in (group, declared) if name]
         for name in [*outside, *subgroups]:
             csv.check_column(frame, name)
-        y, classes = labels(frame, target, positive)
+        y, classes, disease = labels(frame, target, positive)
         if schema is None:
             inferred, note = infer(frame, target, outside), "schema inferred from the data"
         else:
             check_schema(frame, schema, [*outside, *subgroups])
             schema = schema.without(outside)  # written before somebody thought of leaving them out
             inferred, note = None, "schema given by the user"
-        source = Source(path.stem, "the user's file", "not stated", cache.sha256_of(path), f"the file {path.name}",
-                        note=note)
+        read_from = f"the file {path.name}" + (f", test rows from {Path(test).name}" if test else "")
+        source = Source(path.stem, "the user's file", "not stated", sha256, read_from, note=note)
         return build(frame.drop(columns=target), inferred or schema, y, classes, source, subgroups=subgroups,
-                     group=group, seed=seed, inferred=inferred is not None)
+                     group=group, seed=seed, inferred=inferred is not None, disease=disease, declared=declared)
     except InputError as e:
         raise InputError(f"{path.name}: {e}") from None
+
+
+def _rows(path: Path, split: str | None, test: Path | None) -> tuple[pd.DataFrame, str, str | None]:
+    """The cells of one file or two, their checksum, and the column that says which split each row is in, if any."""
+    frame = csv.read(path)
+    if test is None:
+        return frame, cache.sha256_of(path), split
+    other = Path(test)
+    try:
+        second = csv.read(other)
+        lacking = [name for name in frame.columns if name not in second.columns]
+        extra = [name for name in second.columns if name not in frame.columns]
+        for name, where in [*((name, other.name) for name in lacking), *((name, path.name) for name in extra)]:
+            raise InputError(f"column '{name}' is not in {where}; the two files need the same columns")
+    except InputError as e:
+        raise InputError(f"--test {other.name}: {e}") from None
+    parts = [part.set_axis([f"{line} of {file.name}" for line in part.index]).assign(**{TWO_FILES: name})
+             for part, file, name in ((frame, path, "train"), (second[frame.columns], other, "test"))]
+    both = pd.concat(parts).rename_axis("line")
+    return both, hashlib.sha256(f"{cache.sha256_of(path)}\n{cache.sha256_of(other)}".encode()).hexdigest(), TWO_FILES
 
 
 def read_csv(path: Path, table: Table) -> Dataset:
@@ -134,13 +162,13 @@ def shipped_schema(name: str) -> Schema:
 
 
 def _pima(frame: pd.DataFrame, seed: int, source: Source) -> Dataset:
-    y, _ = labels(frame, "Outcome")
+    y = labels(frame, "Outcome").y
     return build(frame, shipped_schema("pima"), y, ("no diabetes", "diabetes"), source, seed=seed)
 
 
 def _heart(name: str, file: cache.RemoteFile, path: Path | None, seed: int) -> Dataset:
     frame, where, sha256 = _read(file, path)
-    grade, _ = labels(frame, "num")
+    grade = labels(frame, "num").y
     source = Source(name, "Janosi, Steinbrunn, Pfisterer and Detrano, UCI 1988, doi:10.24432/C52P4X",
                     "CC BY 4.0 (UCI), as commonly stated", sha256, where, note="disease is num above 0")
     return build(frame, shipped_schema(name), (grade > 0).astype(np.int64), ("no heart disease", "heart disease"),

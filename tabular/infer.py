@@ -17,7 +17,10 @@ MOST_CATEGORIES = 20
 """Text columns with more different values are taken for identifiers or free text."""
 
 FEW_WHOLE_NUMBERS = 10
-"""Whole numbers that span no more than this are taken as grades, whose range is not widened."""
+"""Whole numbers that span no more than this are taken as grades, whose range is not widened, and is their scale."""
+
+CENTRAL = (0.05, 0.95)
+"""Quantiles between which a column's scale lies: an outlier widens what is possible, but not what a budget is worth."""
 
 UNCHANGEABLE = ("age", "sex", "gender", "race", "ethnic", "pregnan", "pedigree", "family", "birth", "dob", "id")
 """Words in a column's name that make it immutable. Only what no attacker can change; whoever knows more edits it."""
@@ -26,9 +29,11 @@ UNCHANGEABLE = ("age", "sex", "gender", "race", "ethnic", "pregnan", "pedigree",
 def infer(frame: pd.DataFrame, target: str | None = None, drop: Sequence[str] = ()) -> Schema:
     """Ranges, whole numbers, categories and immutable columns, as far as values and names tell.
 
-    Ranges are those of the data, widened by 5 % and rounded outwards, but not below 0 where no value is. Text and
-    booleans become codes 0, 1, ... of the sorted categories. Units, one-way columns, numbers that stand for "missing"
-    and relations cannot be seen in the data: add them by hand.
+    Ranges are those of the data, widened by 5 % and rounded outwards, but not below 0 where no value is: every patient
+    of the data is possible. Scales, of which a budget is a share, are the distance between the 5 % and the 95 %
+    quantile, so that a few outliers do not make it large. Text and booleans become codes 0, 1, ... of the sorted
+    categories. Units, one-way columns, numbers that stand for "missing" and relations cannot be seen in the data: add
+    them by hand.
 
     Args:
         frame: The table, as read by `suite.csv.read` or by pandas.
@@ -52,8 +57,10 @@ def _column(series: pd.Series, name: str) -> Column:
     if not text.any():
         values = values[~empty]
         whole = bool((values == np.round(values)).all())
-        low, high = _widened(float(values.min()), float(values.max()), whole)
-        return Column(min=low, max=high, integer=whole, **shared)
+        least, most = float(values.min()), float(values.max())
+        low, high = _widened(least, most, whole)
+        grades = whole and most - least <= FEW_WHOLE_NUMBERS
+        return Column(min=low, max=high, scale=None if grades else _scale(values), integer=whole, **shared)
     if text.sum() < 0.5 * (~empty).sum():
         row = int(text.argmax())
         raise InputError(f"column '{name}' {place(series, row)}: '{str(series.iloc[row])[:40]}' is not a number")
@@ -69,6 +76,16 @@ def _unchangeable(name: str) -> bool:
     parts = [part.lower() for part in re.findall(r"[A-Z]?[a-z]+|[A-Z]+", name)]
     # short words must match in full: "id" is no part of "lipid", and "age" none of "dosage"
     return any(part == word or (len(word) > 4 and part.startswith(word)) for part in parts for word in UNCHANGEABLE)
+
+
+def _scale(values: np.ndarray) -> float | None:
+    """The distance between the outer quantiles; where most patients share one value, as with a dose that few are given,
+    that of the others. None where there is no such distance."""
+    found, counts = np.unique(values, return_counts=True)
+    for part in (values, values[values != found[counts.argmax()]]):
+        if len(part) and (low_high := np.quantile(part, CENTRAL))[1] > low_high[0]:
+            return float(f"{low_high[1] - low_high[0]:.3g}")
+    return None
 
 
 def _widened(low: float, high: float, whole: bool) -> tuple[float, float]:

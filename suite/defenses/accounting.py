@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from scipy.special import ndtr
 
 from suite.cache import folder
 from suite.errors import InputError
@@ -32,9 +33,45 @@ History = tuple[tuple[float, float, int], ...]
 """Trainings on the same rows, one after another: noise, sampling rate and steps of each, as of `epsilon_prv`."""
 
 
+NEIGHBORS = "added or removed"
+"""The neighbour relation of every epsilon that DP-SGD and PATE claim: data sets differ by one row, or one patient, that
+one has and the other has not. Under the other usual relation, in which one is replaced by another, it is
+`epsilon_replaced`."""
+
+
 def usual_delta(rows: int) -> float:
     """The largest power of ten below one over the number of rows that a training learns from."""
     return 10.0 ** -len(str(rows))
+
+
+def public_size(rows: int) -> int:
+    """What is taken as publicly known of a number of rows or patients: the largest of 1, 1.5, 2, 3, 4 ... 9 times a
+    power of ten that is not above it.
+
+    Sampling rate, number of steps, delta, and what the noisy sum is divided by follow from this number and not from
+    the exact one. A patient more or less would change all of these with the exact one, and the noise with them, so that
+    the claim for data sets that differ by one patient would not hold (Opacus issue 819).
+
+    >>> [public_size(n) for n in (7, 15, 74, 199, 460)]
+    [7, 15, 70, 150, 400]
+    """
+    power = 10 ** (len(str(rows)) - 1)
+    step = power // 2 if 10 <= rows < 2 * power else power
+    return rows // step * step
+
+
+def claim(sigma: float, delta: float, rate: float, steps: int, unit: str) -> dict[str, float | str]:
+    """What the notes of a model say of its privacy: epsilon by each accountant, for whom, and what it was computed of.
+
+    Args:
+        sigma, delta, rate, steps: As for `epsilon_prv`, of the mechanism as it ran.
+        unit: Whose part is hidden: "row" or "patient".
+    """
+    return {"epsilon_claimed": epsilon_prv(sigma, delta, rate, steps),
+            "epsilon_independent": epsilon_pld(sigma, delta, rate, steps),
+            "epsilon_replace_one": epsilon_replaced(sigma, delta, rate, steps),
+            "delta": delta, "noise_multiplier": sigma, "sample_rate": rate, "steps": steps, "unit": unit,
+            "neighbors": NEIGHBORS, "accountant": "PRV (Opacus); independent: PLD (dp-accounting)"}
 
 
 @cache
@@ -93,6 +130,37 @@ def epsilon_prv(sigma: float, delta: float, rate: float, steps: int) -> float:
 def epsilon_pld(sigma: float, delta: float, rate: float, steps: int) -> float:
     """Epsilon by another library's privacy loss distributions (Koskela et al. 2020, arXiv 1906.03049)."""
     return composed_pld(((sigma, rate, steps),), delta)
+
+
+@cache
+def epsilon_replaced(sigma: float, delta: float, rate: float, steps: int) -> float:
+    """Epsilon where one row is replaced by another instead of added or removed, an upper bound.
+
+    Two rows may move the sum in opposite directions, so the worst pair of a step is N(0, sigma^2) mixed with
+    N(1, sigma^2) against the same mixed with N(-1, sigma^2), each with weight `rate` (Lebeda, Regehr, Kamath and
+    Steinke 2024, arXiv 2405.20769). Its privacy loss rises with the output and is symmetric; it is rounded up on a
+    grid and composed by another library.
+
+    Args:
+        sigma, delta, rate, steps: As for `epsilon_prv`.
+    """
+    from dp_accounting.pld.pld_pmf import DensePLDPmf
+
+    if not sigma:
+        return math.inf
+    edges = np.linspace(-12 * sigma - 1, 12 * sigma + 1, 200_001)
+
+    def log_density(mean: float) -> np.ndarray:
+        return np.logaddexp(math.log1p(-rate) if rate < 1 else -math.inf, math.log(rate)
+                            + (2 * mean * edges - mean**2) / (2 * sigma**2))
+
+    mass = np.diff((1 - rate) * ndtr(edges / sigma) + rate * ndtr((edges - 1) / sigma))
+    grid = 1e-4 * max(1.0, 20 / sigma)  # large losses need no such fine grid
+    losses = np.ceil((log_density(1.0) - log_density(-1.0))[1:] / grid).astype(np.int64)
+    least = int(losses[0])
+    probabilities = np.bincount(losses - least, mass)
+    one = DensePLDPmf(grid, least, probabilities, 1 - probabilities.sum(), True)
+    return float(one.self_compose(steps).get_epsilon_for_delta(delta))
 
 
 @cache

@@ -39,6 +39,9 @@ def clipped_sum(network: nn.Module) -> Iterator[BookKeeping | PerRow]:
     Yields:
         `(x, y, norm)`: puts in each parameter's `grad` the sum over the n >= 1 rows `x` (n, ...) with labels `y` (n,)
         of the gradients of the cross entropy, each row's clipped to an L2 norm of `norm` over all parameters together.
+        `(x, y, norm, shares)` does so for patients: `x` (n k, ...) holds k rows of each of n patients, one patient
+        after the other, `shares` (n, k) what each row counts, 0 for one that only fills up, and it is the weighted sum
+        of a patient's gradients that is clipped.
     """
     if suited(network):
         yield BookKeeping(network)
@@ -77,12 +80,13 @@ class BookKeeping:
         self.network, self._tried = network, False
         self.layers = [m for m in network.modules() if any(True for _ in m.parameters(recurse=False))]
 
-    def __call__(self, x: Tensor, y: Tensor, norm: float) -> None:
+    def __call__(self, x: Tensor, y: Tensor, norm: float, shares: Tensor | None = None) -> None:
+        each = 1 if shares is None else shares.shape[1]
         calls: dict[nn.Module, list[tuple[Tensor, Tensor]]] = defaultdict(list)
         hooks = [m.register_forward_hook(lambda m, args, out: calls[m].append((args[0].detach(), out)))
                  for m in self.layers]
         try:
-            loss = F.cross_entropy(self.network(x), y, reduction="sum")
+            loss = _loss(self.network(x), y, shares)
         finally:
             for hook in hooks:
                 hook.remove()
@@ -91,7 +95,8 @@ class BookKeeping:
             _check_rows(len(out), len(x))
         back = iter(torch.autograd.grad(loss, outputs, retain_graph=not self._tried, materialize_grads=True))
         with torch.no_grad():
-            found = {m: LAYERS[type(m)](m, [(seen, next(back)) for seen, _ in parts]) for m, parts in calls.items()}
+            found = {m: LAYERS[type(m)](m, [(seen, next(back)) for seen, _ in parts], each)
+                     for m, parts in calls.items()}
             weights = factors(sum(squares for squares, _ in found.values()).clamp(min=0).sqrt(), norm)
         if not self._tried:
             self._try(loss, found, weights)
@@ -128,18 +133,27 @@ class PerRow:
     def __init__(self, network: nn.Module) -> None:
         self.network = network
 
-    def __call__(self, x: Tensor, y: Tensor, norm: float) -> None:
+    def __call__(self, x: Tensor, y: Tensor, norm: float, shares: Tensor | None = None) -> None:
         self.network.zero_grad(set_to_none=True)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*[Bb]ackward hook")  # the first layer's input needs no gradient
-            F.cross_entropy(self.network(x), y, reduction="sum").backward()
+            _loss(self.network(x), y, shares).backward()
         learning = [p for p in self.network.parameters() if p.requires_grad]
         rows = [p.new_zeros(len(x), *p.shape) if p.grad_sample is None else p.grad_sample for p in learning]
         for r in rows:
             _check_rows(len(r), len(x))
+        if shares is not None:
+            rows = [r.view(*shares.shape, *r.shape[1:]).sum(1) for r in rows]
         weights = factors(torch.stack([r.flatten(1).norm(dim=1) for r in rows]).norm(dim=0), norm)
         for p, r in zip(learning, rows, strict=True):
             p.grad, p.grad_sample = torch.tensordot(weights, r, 1), None
+
+
+def _loss(logits: Tensor, y: Tensor, shares: Tensor | None) -> Tensor:
+    """The sum over rows of the cross entropy, each with its share."""
+    if shares is None:
+        return F.cross_entropy(logits, y, reduction="sum")
+    return F.cross_entropy(logits, y, reduction="none") @ shares.flatten()
 
 
 def factors(lengths: Tensor, norm: float) -> Tensor:
@@ -177,20 +191,30 @@ def _products(layer: nn.Module, seen: Tensor, back: Tensor) -> tuple[Tensor, Wei
     return squares, lambda w: [weight(w), *([w @ sums] if layer.bias is not None else [])]
 
 
-def _linear(layer: nn.Linear, calls: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Weighted]:
-    seen, back = (torch.cat([t.reshape(len(t), -1, t.shape[-1]) for t in part], 1).mT
+Calls = list[tuple[Tensor, Tensor]]
+"""What went into a layer, and the gradient by what came out, of each time it was called."""
+
+
+def _linear(layer: nn.Linear, calls: Calls, each: int) -> tuple[Tensor, Weighted]:
+    seen, back = (torch.cat([t.reshape(len(t) // each, -1, t.shape[-1]) for t in part], 1).mT
                   for part in zip(*calls, strict=True))
     return _products(layer, seen, back)
 
 
-def _convolution(layer: nn.Conv2d, calls: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Weighted]:
+def _convolution(layer: nn.Conv2d, calls: Calls, each: int) -> tuple[Tensor, Weighted]:
     seen = [F.unfold(x, layer.kernel_size, layer.dilation, layer.padding, layer.stride) for x, _ in calls]
-    return _products(layer, torch.cat(seen, 2), torch.cat([g.flatten(2) for _, g in calls], 2))
+    return _products(layer, *(torch.cat([_places(t, each) for t in part], 2)
+                              for part in (seen, [g.flatten(2) for _, g in calls])))
 
 
-def _normalisation(layer: nn.GroupNorm | nn.LayerNorm, calls: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Weighted]:
+def _places(t: Tensor, each: int) -> Tensor:
+    """(n, channels, k places) of (n k, channels, places): the rows of a patient are so many places of one input."""
+    return t if each == 1 else t.unflatten(0, (-1, each)).transpose(1, 2).flatten(2)
+
+
+def _normalisation(layer: nn.GroupNorm | nn.LayerNorm, calls: Calls, each: int) -> tuple[Tensor, Weighted]:
     rows = [sum(parts) for parts in zip(*(_scaled(layer, x, g) for x, g in calls), strict=True)]
-    rows = rows[:len([*layer.parameters(recurse=False)])]
+    rows = [r.unflatten(0, (-1, each)).sum(1) for r in rows[:len([*layer.parameters(recurse=False)])]]
     return sum(r.square().sum(1) for r in rows), lambda w: [w @ r for r in rows]
 
 
@@ -204,4 +228,5 @@ def _scaled(layer: nn.GroupNorm | nn.LayerNorm, x: Tensor, back: Tensor) -> tupl
 
 
 LAYERS = {nn.Linear: _linear, nn.Conv2d: _convolution, nn.GroupNorm: _normalisation, nn.LayerNorm: _normalisation}
-"""How each layer's part is found: `(layer, [(input, gradient by output), ...]) -> (n,) squared norms, weighted`."""
+"""How each layer's part is found: `(layer, [(input, gradient by output), ...], rows of each patient) -> (n,) squared
+norms, weighted`."""

@@ -1,18 +1,18 @@
-"""DP-SGD: training that provably hides whether any one row took part."""
+"""DP-SGD: training that provably hides whether any one row, or any one patient, took part."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from suite.attack import Info
+from suite.attack import Count, Info
 from suite.classifier import TorchClassifier
 from suite.data import Split
-from suite.defenses.accounting import epsilon_pld, epsilon_prv, noise_multiplier, usual_delta
+from suite.defenses.accounting import claim, noise_multiplier, public_size, usual_delta
 from suite.defenses.clipping import BookKeeping, PerRow, clipped_sum
 from suite.errors import InputError
 from suite.operating import balance
@@ -28,27 +28,40 @@ class DPSGD(TorchDefense):
     """Differentially private training with a target epsilon.
 
     Nothing but clipped, noised gradients touches the training rows: inputs are standardised by the bounds of the space,
-    classes are not weighted, and the number of epochs is fixed. Epsilon protects one row, added or removed; it does not
-    cover what was decided from the data before training: bounds read off the data, medians filled in for missing
-    values, hyper-parameters tuned on the same patients. Nor does it cover the validation rows, on which the operating
-    point is chosen where the recipe asks for one. The noise comes from a seeded generator, so that results can
-    be repeated; a model that is to be published needs noise that nobody can repeat.
+    classes are not weighted, and the number of epochs is fixed. Epsilon protects one row, added or removed, or with
+    `unit` "patient" all rows of one patient, added or removed. Where one is replaced by another it is larger
+    ("epsilon_replace_one"). Epsilon of a row does not protect a patient who has several.
+
+    Public are the hyper-parameters, and how many rows (patients) there are about: `public_rows`, or the number
+    rounded down (`suite.defenses.accounting.public_size`). Sampling rate, steps, delta and the number that the noisy
+    sum is divided by follow from these alone, so that one row more or less changes none of them. Where the rounding
+    itself would tell of a patient (79 or 80 rows), declare `public_rows`.
+
+    Epsilon does not cover what was decided from the data before training: bounds read off the data, medians filled in
+    for missing values, hyper-parameters tuned on the same patients. Nor does it cover the validation rows, on which the
+    operating point is chosen where the recipe asks for one. The noise comes from a seeded generator, so that results
+    can be repeated; a model that is to be published needs noise that nobody can repeat.
 
     Logistic regression is trained so too, by Adam and not by its usual solver. On Pima (460 rows) its AUROC is 0.805 at
     epsilon 1 and 0.809 at 3, means of 10 seeds on validation; plain, 0.813. Objective and output perturbation
     (Chaudhuri, Monteleoni and Sarwate 2011, arXiv 0912.0071), which need no delta, came to 0.789 and 0.806 at most.
 
     `notes` holds "epsilon_claimed" (PRV accountant), "epsilon_independent" (another library's PLD accountant for the
-    same noise), "delta", "noise_multiplier", "sample_rate", "steps", "accountant", and "replaced" where batch
+    same noise), "epsilon_replace_one", "delta", "noise_multiplier", "sample_rate", "steps", "unit", "neighbors",
+    "accountant"; "rows_per_patient", the most rows of one patient, where patients are known; and "replaced" where batch
     normalisation, which mixes rows, had to give way.
 
     Attributes:
         epsilon: Target, positive.
-        delta: Target, in (0, 1); None takes the largest power of ten below 1 / rows.
-        max_grad_norm: L2 norm to which each row's gradient is clipped.
+        delta: Target, in (0, 1); None takes the largest power of ten below one over the number of rows (patients).
+        max_grad_norm: L2 norm to which the gradient of each row is clipped; of each patient, the mean of their rows'.
         epochs: Expected number of times a row is used; the recipe's own is for plain training.
-        batch: Expected batch size; each row is in each batch independently (Poisson sampling).
+        batch: Expected batch size, were there as many rows (patients) as is public; each is in each batch independently
+            (Poisson sampling).
         lr: Learning rate of Adam.
+        unit: Whose part is hidden, and is drawn, clipped and accounted for: "row" or "patient".
+        cap: Rows of one patient that are used at most, drawn once, where `unit` is "patient".
+        public_rows: How many rows (patients) are publicly known to be there, about; None rounds their number down.
     """
 
     info: ClassVar[Info] = Info(
@@ -61,18 +74,27 @@ class DPSGD(TorchDefense):
     epochs: int = 40
     batch: int = 128
     lr: float = 2e-2
+    unit: Literal["row", "patient"] = "row"
+    cap: Count = 8
+    public_rows: Count | None = None
 
     def __post_init__(self) -> None:
         if not self.epsilon > 0 or not (self.delta is None or 0 < self.delta < 1):
             raise InputError(f"DPSGD: needs epsilon > 0 and delta in (0, 1), got {self.epsilon} and {self.delta}")
 
+    def check_data(self, train: Split) -> None:
+        if self.unit == "patient" and train.patients is None:
+            raise InputError("DPSGD: unit = 'patient', and nothing says which rows are of one patient; name the column "
+                             "with --group, or take unit = 'row'")
+
     def __call__(self, recipe: TorchRecipe, train: Split, val: Split, seed: int = 0,
                  device: str = "cpu") -> TorchClassifier:
         self.check(recipe)
-        n = len(train)
-        rate = min(self.batch / n, 1.0)
+        self.check_data(train)
+        known = self._known(train)
+        rate = min(self.batch / known, 1.0)
         steps = max(1, round(self.epochs / rate))
-        delta = self.delta if self.delta is not None else usual_delta(n)
+        delta = self.delta if self.delta is not None else usual_delta(known)
         sigma = noise_multiplier(self.epsilon, delta, rate, steps)
 
         module = build(recipe, train.x.shape[1:], len(train.classes), seed)
@@ -81,15 +103,18 @@ class DPSGD(TorchDefense):
         self._train(module.to(device), train, rate, steps, sigma, seed, device)
 
         classifier = TorchClassifier(module, len(train.classes), train.space, device=device, recipe=recipe)
-        classifier.notes |= {
-            "epsilon_claimed": epsilon_prv(sigma, delta, rate, steps),
-            "epsilon_independent": epsilon_pld(sigma, delta, rate, steps),
-            "delta": delta, "noise_multiplier": sigma, "sample_rate": rate, "steps": steps,
-            "accountant": "PRV (Opacus); independent: PLD (dp-accounting)"}
+        classifier.notes |= claim(sigma, delta, rate, steps, self.unit)
+        if train.patients is not None:
+            classifier.notes["rows_per_patient"] = int(np.unique(train.patients, return_counts=True)[1].max())
         if replaced:
             classifier.notes["replaced"] = replaced
         balance(classifier, val)
         return classifier
+
+    def _known(self, train: Split) -> int:
+        """How many rows (patients) there are, as far as that is public."""
+        return self.public_rows or public_size(
+            len(train) if self.unit == "row" else len(np.unique(train.patients)))
 
     def _train(self, module: nn.Module, train: Split, rate: float, steps: int, sigma: float, seed: int,
                device: str) -> None:
@@ -100,12 +125,19 @@ class DPSGD(TorchDefense):
         optimizer = torch.optim.Adam(network.parameters(), self.lr)
         x, y = tensors(train, device)
         x = module[0](x)
+        if self.unit == "patient":
+            rows, shares = (t.to(device) for t in rows_of_patients(train.patients, self.cap, seed))
         with seeded(seed), clipped_sum(network) as clipped:  # dropout knows the global generator only
-            gradient = PrivateGradient(clipped, self.max_grad_norm, sigma, rate * len(train),
+            gradient = PrivateGradient(clipped, self.max_grad_norm, sigma, rate * self._known(train),
                                        torch_generator(noise, device))
             for step in range(steps):
-                chosen = (torch.rand(len(y), generator=generator) < rate).to(device)
-                gradient(x[chosen], y[chosen])
+                if self.unit == "patient":
+                    chosen = (torch.rand(len(rows), generator=generator) < rate).to(device)
+                    own = rows[chosen].flatten()
+                    gradient(x[own], y[own], shares[chosen])
+                else:
+                    chosen = (torch.rand(len(y), generator=generator) < rate).to(device)
+                    gradient(x[chosen], y[chosen])
                 optimizer.step()
                 advance("private training", step + 1, steps)
         optimizer.zero_grad()
@@ -119,7 +151,8 @@ class PrivateGradient:
         clipped: Gives the sum, and holds the network.
         norm: L2 norm to which each row's gradient is clipped.
         sigma: Standard deviation of the noise, in units of `norm`.
-        expected: Batch size, which the size that was drawn must not replace.
+        expected: What the sum is divided by: a public number, that neither the size that was drawn nor the number of
+            rows may replace.
         generator: Of the noise, and of nothing else.
     """
 
@@ -129,17 +162,40 @@ class PrivateGradient:
     expected: float
     generator: torch.Generator
 
-    def __call__(self, x: Tensor, y: Tensor) -> None:
-        """Put it into the `grad` of each parameter, from a Poisson batch of (b, ...) inputs and (b,) labels, b >= 0."""
+    def __call__(self, x: Tensor, y: Tensor, shares: Tensor | None = None) -> None:
+        """Put it into the `grad` of each parameter, from a Poisson batch of (b, ...) inputs and (b,) labels, b >= 0; of
+        patients with `shares`, as of `suite.defenses.clipping.clipped_sum`."""
         parameters = [p for p in self.clipped.network.parameters() if p.requires_grad]
         if len(y):
-            self.clipped(x, y, self.norm)
+            self.clipped(x, y, self.norm, shares)
         else:  # skipping the step would tell that the batch was empty, and not every layer takes zero rows
             for p in parameters:
                 p.grad = torch.zeros_like(p)
         for p in parameters:
             noise = torch.normal(0.0, self.sigma * self.norm, p.shape, generator=self.generator, device=p.device)
             p.grad.add_(noise).div_(self.expected)
+
+
+def rows_of_patients(patients: np.ndarray, cap: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Which rows stand for each patient, at most `cap`, drawn at random.
+
+    Args:
+        patients: (n,) int64, equal for rows of one patient.
+
+    Returns:
+        (p, k) int64 row positions of each of p patients, their own filled up with row 0, and (p, k) float32 shares that
+        add up to 1 for each patient: equal for their rows, 0 for what only fills up.
+    """
+    order = np.random.default_rng([seed, 7]).permutation(len(patients))
+    _, who, counts = np.unique(patients[order], return_inverse=True, return_counts=True)
+    together = np.argsort(who, kind="stable")
+    rank = np.arange(len(who)) - np.repeat(np.cumsum(counts) - counts, counts)
+    kept = rank < cap
+    rows = np.zeros((len(counts), min(cap, int(counts.max()))), np.int64)
+    there = np.zeros(rows.shape, np.float32)
+    at = who[together][kept], rank[kept]
+    rows[at], there[at] = order[together][kept], 1.0
+    return torch.from_numpy(rows), torch.from_numpy(there / there.sum(1, keepdims=True))
 
 
 def per_row(network: nn.Module) -> tuple[nn.Module, str]:

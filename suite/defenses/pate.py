@@ -11,7 +11,7 @@ import numpy as np
 from suite.attack import Info
 from suite.classifier import Classifier
 from suite.data import Split
-from suite.defenses.accounting import epsilon_pld, epsilon_prv, noise_multiplier, usual_delta
+from suite.defenses.accounting import claim, noise_multiplier, public_size, usual_delta
 from suite.errors import InputError
 from suite.progress import advance
 from suite.recipe import Defense, Recipe
@@ -35,11 +35,12 @@ class PATE(Defense):
     Many teachers outvote the noise and know few rows each; few questions need little noise and teach the student
     little. `medsec audit privacy --data pima --model random-forest --defenses pate` shows the price on Pima.
 
-    `notes` holds what `suite.defenses.dpsgd.DPSGD` notes, a step being a question.
+    `notes` holds what `suite.defenses.dpsgd.DPSGD` notes, a step being a question. The unit is a patient where
+    patients are known.
 
     Attributes:
         epsilon: Target, positive.
-        delta: Target, in (0, 1); None takes the largest power of ten below 1 / rows.
+        delta: Target, in (0, 1); None takes the largest power of ten below one over the number of rows, or patients.
         teachers: How many the training rows are dealt out to.
         questions: Validation rows that are asked about at most.
     """
@@ -63,7 +64,8 @@ class PATE(Defense):
                              f"{self.questions}")
 
     def __call__(self, recipe: Recipe, train: Split, val: Split, seed: int = 0, device: str = "cpu") -> Classifier:
-        delta = self.delta if self.delta is not None else usual_delta(len(train))
+        units = len(train) if train.patients is None else len(np.unique(train.patients))
+        delta = self.delta if self.delta is not None else usual_delta(public_size(units))
         rng = np.random.default_rng([seed, 4])
         asked = val.take(np.sort(rng.permutation(len(val))[:self.questions]))
         try:
@@ -79,11 +81,7 @@ class PATE(Defense):
             raise InputError(f"PATE: none of {len(asked)} answers is '{train.classes[label]}', so no student can learn "
                              "it; a larger epsilon or other numbers of teachers and questions may help")
         student = recipe.fit(voted, voted, seed, device)
-        student.notes |= {
-            "epsilon_claimed": epsilon_prv(sigma, delta, 1.0, len(asked)),
-            "epsilon_independent": epsilon_pld(sigma, delta, 1.0, len(asked)),
-            "delta": delta, "noise_multiplier": sigma, "sample_rate": 1.0, "steps": len(asked),
-            "accountant": "PRV (Opacus); independent: PLD (dp-accounting)"}
+        student.notes |= claim(sigma, delta, 1.0, len(asked), "row" if train.patients is None else "patient")
         return student
 
     def votes(self, recipe: Recipe, train: Split, x: np.ndarray, seed: int, device: str = "cpu") -> np.ndarray:

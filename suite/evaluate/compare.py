@@ -59,7 +59,7 @@ def measure_gains(sheet: Sheet, test: Split, plain: Outcome, defended: Outcome, 
     """
     before, after, y = plain.fit["pred"] == test.y, defended.fit["pred"] == test.y, test.y
     sheet.add("gain[accuracy]", metrics.paired(after, before))
-    sheet.add("gain[balanced_accuracy]", _balanced(after, before, y, seed))
+    sheet.add("gain[balanced_accuracy]", metrics.balanced_change(after, before, y, seed))
     for label, which in subgroups(test):
         sheet.add("gain[accuracy]", metrics.paired(after[which], before[which]), subgroup=label)
     if len(test.classes) == 2:
@@ -76,14 +76,6 @@ def measure_gains(sheet: Sheet, test: Split, plain: Outcome, defended: Outcome, 
                 _poisoned(sheet, test, theirs, mine)
 
 
-def _balanced(after: np.ndarray, before: np.ndarray, y: np.ndarray, seed: int) -> metrics.Estimate:
-    """Mean over the classes of the change in the share of right answers."""
-    def change(i: np.ndarray) -> float:
-        return float(np.mean([after[i][y[i] == k].mean() - before[i][y[i] == k].mean() for k in np.unique(y)]))
-
-    return metrics.bootstrap(change, len(y), seed, y, least=-1.0)
-
-
 def _robustness(sheet: Sheet, y: np.ndarray, plain: Outcome, defended: Outcome, eps: float, attack: str,
                 seed: int) -> None:
     """The worst case over the attacks that ran on both, on the patients that met one of them."""
@@ -94,7 +86,8 @@ def _robustness(sheet: Sheet, y: np.ndarray, plain: Outcome, defended: Outcome, 
     if rows.any():
         at = {"attack": attack, "attack_params": {"eps": eps}}
         sheet.add("gain[robust_accuracy]", metrics.paired(mine[rows], theirs[rows]), **at)
-        sheet.add("gain[robust_balanced_accuracy]", _balanced(mine[rows], theirs[rows], y[rows], seed), **at)
+        change = metrics.balanced_change(mine[rows], theirs[rows], y[rows], seed)
+        sheet.add("gain[robust_balanced_accuracy]", change, **at)
 
 
 def _poisoned(sheet: Sheet, test: Split, plain: Poisoning, defended: Poisoning) -> None:
@@ -103,8 +96,9 @@ def _poisoned(sheet: Sheet, test: Split, plain: Poisoning, defended: Poisoning) 
     after, before = (p.arrays["pred"] == test.y for p in (defended, plain))
     sheet.add("gain[poisoned_accuracy]", metrics.paired(after, before), **at)
     if len(test.classes) == 2:
-        sick = test.y == 1
-        sheet.add("gain[poisoned_sensitivity]", metrics.paired(after[sick], before[sick]), **at)
+        for name, k in (("sensitivity", 1), ("specificity", 0)):
+            own = test.y == k
+            sheet.add(f"gain[poisoned_{name}]", metrics.paired(after[own], before[own]), **at)
     if "hit" in plain.arrays:
         sheet.add("gain[attack_success_rate]", metrics.paired(defended.arrays["hit"], plain.arrays["hit"]), **at)
 

@@ -9,10 +9,10 @@ from suite import metrics
 from suite.attack import PrivacyAudit
 from suite.classifier import Classifier
 from suite.data import Split
-from suite.evaluate.subject import Arrays, Subject, measure
+from suite.evaluate.subject import Arrays, Subject, measure, relation
 from suite.measurement import Sheet
 
-CLAIMS = ("epsilon_claimed", "epsilon_independent", "delta")
+CLAIMS = ("epsilon_claimed", "epsilon_independent", "epsilon_replace_one", "delta")
 """Notes of a model that are told beside the audit of its training."""
 
 
@@ -39,5 +39,5 @@ def epsilon(attack: PrivacyAudit, subject: Subject, sheet: Sheet, rows: int | No
               **at)
     for name, value in ({"delta": found.delta} | found.model.notes).items():
         if name in CLAIMS:
-            sheet.add(name, float(value), **at)
+            sheet.add(name, float(value), **at | {"attack_params": at["attack_params"] | relation(found.model)})
     return {"canary_score": score, "inside": inside}

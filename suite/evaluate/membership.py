@@ -64,18 +64,22 @@ def _panel(subject: Subject, most: int) -> tuple[Split, Split, Leaked]:
     rng = np.random.default_rng(subject.seed)
     inside, outside = _one_a_patient(train, rng), _one_a_patient(test, rng)
     outside = _strangers(test, train, outside)
+    fitted, spare = isinstance(subject.recipe, Fitted), None
+    if fitted and subject.data.declared and "val" not in subject.data.declared:
+        # the validation rows were drawn from those that the model learned from: others are taken from the test rows
+        cut = len(outside) * 2 // 3
+        outside, spare = outside[:cut], test.take(outside[cut:][:SCORED])
     size = min(len(inside), len(outside), most)
     if size < 2:
         raise InputError(f"{len(inside)} members and {len(outside)} others: too few to tell apart")
     inside, outside = inside[:size], outside[:size]
     rest = np.flatnonzero(~np.isin(patients_of(train), patients_of(train)[inside]))
     learned = rest[_one_a_patient(train.take(rest), rng)[:SCORED]]
-    heard = _strangers(val, train, _one_a_patient(val, rng))[:SCORED]
-    fitted = isinstance(subject.recipe, Fitted)
+    new = spare or val.take(_strangers(val, train, _one_a_patient(val, rng))[:SCORED])
     recipe = subject.recipe.shadow if fitted else subject.recipe
     shadows = recipe and Shadowing(recipe, subject.defense, inside, outside, train, test, val, subject.seed,
                                    subject.device, subject.shelf)
-    return train.take(inside), test.take(outside), Leaked(train.take(learned), val.take(heard), shadows)
+    return train.take(inside), test.take(outside), Leaked(train.take(learned), new, shadows)
 
 
 def _stand_in(attack: MembershipAttack, subject: Subject) -> dict[str, str]:
@@ -122,15 +126,14 @@ def told_apart(score: np.ndarray, member: np.ndarray, seed: int) -> Estimate:
 
 
 def tell_rates(score: np.ndarray, member: np.ndarray, seed: int, sheet: Sheet, at: dict[str, Any]) -> None:
-    """Add the share of members found at each of `FPRS`, but for those that one non-member is more than, and which is
-    the least that the non-members can tell."""
+    """Add the share of members found at each of `FPRS`, but for those that are too small for so many non-members to
+    fix a threshold, and which is the least that is not."""
     others = int((~member).sum())
-    sheet.add("resolvable_fpr", 1 / others, others, **at)
+    least = metrics.least_fpr(others)
+    sheet.add("resolvable_fpr", least, others, **at)
     for fpr in FPRS:
-        if fpr >= 1 / others:
-            tpr = metrics.bootstrap(lambda i, f=fpr: metrics.tpr_at_fpr(score[i], member[i], f), len(score), seed,
-                                    member)
-            sheet.add(f"tpr_at_fpr[{fpr:g}]", tpr, **at)
+        if fpr >= least:
+            sheet.add(f"tpr_at_fpr[{fpr:g}]", metrics.tpr_at(score, member, fpr), **at)
 
 
 def _advantage(score: np.ndarray, member: np.ndarray) -> float:

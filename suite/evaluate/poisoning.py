@@ -45,9 +45,12 @@ def measure_victim(victim: Classifier, poisoned: Poisoned | None, subject: Subje
     under = metrics.classification(test.y, pred, victim.predict_proba(test.x), test.classes, subject.seed)
     sheet.extend({f"attacked_{name}": value for name, value in under.items()}, **at)
     sheet.add("accuracy_change", metrics.paired(pred == test.y, before == test.y), **at)
+    sheet.add("balanced_accuracy_change",
+              metrics.balanced_change(pred == test.y, before == test.y, test.y, subject.seed), **at)
     if len(test.classes) == 2:
-        sick = test.y == 1
-        sheet.add("sensitivity_change", metrics.paired(pred[sick] == 1, before[sick] == 1), **at)
+        for name, k in (("sensitivity", 1), ("specificity", 0)):
+            own = test.y == k
+            sheet.add(f"{name}_change", metrics.paired(pred[own] == k, before[own] == k), **at)
     if poisoned is None or poisoned.trigger is None:
         return {"pred": pred}
     return {"pred": pred, "hit": _backdoor(poisoned, victim, subject, sheet, at)}

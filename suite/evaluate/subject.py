@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from suite import metrics
+from suite.artifacts import Fitted
 from suite.attack import Attack, EvasionAttack
 from suite.classifier import Classifier
 from suite.data import Dataset, Split
@@ -56,6 +57,11 @@ class Subject:
     norms: Mapping[str, tuple[float, tuple[float, ...]]] = field(default_factory=dict)
     shelf: Path | None = None
     log: Path | None = None
+
+    @property
+    def training_known(self) -> bool:
+        """Whether it is known which rows the model learned from; see `suite.cells.Layout.training_known`."""
+        return not isinstance(self.recipe, Fitted) or "train" in self.data.declared
 
     def ladder(self, attack: EvasionAttack) -> tuple[float, tuple[float, ...]]:
         """Main budget and all budgets of an attack; one whose budget is no norm has its own and no other."""
@@ -105,11 +111,13 @@ def measure_clean(subject: Subject, sheet: Sheet) -> Arrays:
     pred, proba = model.predict(test.x), model.predict_proba(test.x)
     sheet.extend(metrics.classification(test.y, pred, proba, test.classes, subject.seed))
     sheet.add("collapsed", metrics.collapsed(pred, test.y), len(test))
-    train = subject.data.train
-    sheet.add("train_accuracy", metrics.proportion(model.predict(train.x) == train.y))
+    if subject.training_known:
+        train = subject.data.train
+        sheet.add("train_accuracy", metrics.proportion(model.predict(train.x) == train.y))
     for name, value in model.notes.items():
         if isinstance(value, int | float):
-            sheet.add(f"note[{name}]", float(value))
+            about = relation(model) if name.startswith("epsilon") else {}
+            sheet.add(f"note[{name}]", float(value), attack_params=about)
     if model.certified_norm:
         _certify(subject, sheet)
     for label, members in subgroups(test):
@@ -118,6 +126,11 @@ def measure_clean(subject: Subject, sheet: Sheet) -> Arrays:
             sick = members & (test.y == 1)
             sheet.add("sensitivity", metrics.proportion(pred[sick] == 1), subgroup=label)
     return {"pred": pred}
+
+
+def relation(model: Classifier) -> dict[str, str]:
+    """What stands beside each epsilon that a model claims: whose part is hidden, and how neighbours differ."""
+    return {name: str(model.notes[name]) for name in ("unit", "neighbors") if name in model.notes}
 
 
 def _certify(subject: Subject, sheet: Sheet) -> None:

@@ -331,12 +331,14 @@ def stolen(rows: Rows) -> Panels:
     """Agreement of stolen copies against the answers asked, a panel for every model and attack."""
     agree, right = Style("agreement with the model, 95% interval", 0, "o", "-", 2.0), Style(
         "accuracy of the copy", 1, "s", (0, (5, 1.5)), 1.4)
+    own_style = Style("agreement of a model of the attacker's own labels", 2, "^", (0, (1, 1.2)), 1.4)
     guess_style = Style("always the commonest answer", 5, "", (0, (2, 2)), 1.4)
     panels = []
     for model in rows.models:
         for attack in rows.attacks(model, "none", "fidelity"):
             made, (ax,) = svg.figure(2.7, 2.1)
-            for metric, style in (("fidelity", agree), ("surrogate_accuracy", right)):
+            for metric, style in (("fidelity_of_own_labels", own_style), ("surrogate_accuracy", right),
+                                  ("fidelity", agree)):
                 found = rows.of(metric, model, attack=attack)
                 x = [r.attack_params.get("budget") or r.queries for r in found]
                 ax.plot(x, [r.value for r in found], **style.line)
@@ -356,4 +358,4 @@ def stolen(rows: Rows) -> Panels:
             label = (f"{model}, {attack}: agreement {share(last.value)} after {ticks[-1]:g} answers"
                      + (f"; always the commonest answer, {share(guess.value)}" if guess else ""))
             panels.append((f"{model}, {attack}", svg.inline(made, f"stolen{len(panels)}", label)))
-    return Panels("How fast a copy comes to agree with the model.", panels, [agree, right, guess_style])
+    return Panels("How fast a copy comes to agree with the model.", panels, [agree, own_style, right, guess_style])

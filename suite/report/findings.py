@@ -38,7 +38,8 @@ THRESHOLDS = {
                                  "without an attacker, the worst of several: a turn, speckle, uneven light", 0.1, 0.3),
     "detection": Threshold("share of rightly judged inputs that an attack which knows the detector has misjudged "
                            "without an alarm", 0.1, 0.3),
-    "poisoning": Threshold("loss of sensitivity by poisoned training data (accuracy, beyond two classes)", 0.05, 0.2),
+    "poisoning": Threshold("loss by poisoned training data of sensitivity, specificity, accuracy or balanced accuracy, "
+                           "whichever loses most", 0.05, 0.2),
     "backdoor": Threshold("share of cases for which the trigger works, above the same trigger on the clean model",
                           0.1, 0.5),
     "membership": Threshold("AUROC of telling training patients from others; judged by how far it exceeds 0.5",
@@ -49,12 +50,13 @@ THRESHOLDS = {
                            "the mean of everyone (no interval)", 0.25, 0.5),
     "reconstruction": Threshold("share of training patients that are rebuilt, each from the model and all others; "
                                 "judged by how far it exceeds that of the mean of their class", 0.01, 0.1),
-    "extraction": Threshold("agreement of a stolen copy with the model; judged by how far it exceeds that of always "
-                            "giving the commonest answer", 0.1, 0.25),
+    "extraction": Threshold("agreement of a stolen copy with the model, above that of the same kind of model trained "
+                            "on as many true labels of the attacker's own", 0.1, 0.25),
 }
 THRESHOLDS |= {
     "hostile hospitals": THRESHOLDS["poisoning"]._replace(
-        what="loss of accuracy, or of sensitivity, by hostile hospitals that take part in a federation"),
+        what="loss by hostile hospitals that take part in a federation of sensitivity, specificity, accuracy or "
+             "balanced accuracy, whichever loses most"),
     "curious server": THRESHOLDS["membership"]._replace(
         what="AUROC of telling a hospital's training patients from others by its updates; judged by how far it "
              "exceeds 0.5"),

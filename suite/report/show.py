@@ -45,6 +45,13 @@ VOICES = {"patient": Voice(), "image": Voice("image", "pixel", "the range of int
 """By what the data call one input."""
 
 
+def protects(row: Measurement | None) -> str:
+    """Whom an epsilon is about and how neighbours differ, as "one row, added or removed"; empty where that is not
+    said."""
+    unit, relation = (row.attack_params.get(name) if row else None for name in ("unit", "neighbors"))
+    return f"one {unit}, {relation}" if unit and relation else ""
+
+
 def number(value: float | None, digits: int = 2) -> str:
     """A plain number with a true minus sign."""
     if value is None or not math.isfinite(value):

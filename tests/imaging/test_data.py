@@ -69,7 +69,7 @@ def test_a_sidecar_names_classes_patients_and_subgroups_in_any_order(tmp_path):
     assert dataset.train.subgroups["age"][:5].tolist() == ["<30", "30-44", "45-59", "60+", "unknown"]
     assert dataset.train.subgroups["view"][:3].tolist() == ["AP", "PA", "AP"]
     assert len(np.unique(np.concatenate([s.patients for s in splits(dataset)]))) == 22
-    assert dataset.card["patients"] == "22; each in one split only"
+    assert dataset.card["patients"].startswith("22 by column 'group_id'; each in one split only")
     (tmp_path / "s.csv").write_text("\n".join([head, *lines]))  # the checksum is of both files
     sums = [read_npz(tmp_path / "s.npz").provenance.sha256 for _ in range(2)]
     assert sums[0] == sums[1] != dataset.provenance.sha256
@@ -117,7 +117,7 @@ def leaking(tmp_path):
 
 def test_a_patient_in_two_splits_is_refused_by_name_unless_allowed_and_then_told(tmp_path):
     text = refusal(leaking(tmp_path))
-    assert "patient 'p0' stands in training and in test" in text and "--allow-leakage" in text
+    assert "patient 'p0' is in training and in test" in text and "--allow-leakage" in text
     dataset = read_npz(tmp_path / "s.npz", Images(allow_leakage=True))
     for said in (dataset.card["leakage"], dataset.provenance.note):
         assert said.startswith("LEAKAGE: 1 of 21 patients")

@@ -81,14 +81,47 @@ def test_a_split_in_the_csv_is_kept_and_a_patient_on_both_sides_is_refused(scans
     assert tuple(map(len, splits(dataset))) == (12, 4, 4) and dataset.test.rows.tolist() == [8, 9, 18, 19]
     lines(scans, split=part, patient=["p8", *patients[1:]])
     text = refusal(scans)
-    assert "patient 'p8' stands in training and in test" in text
+    assert "patient 'p8' is in training and in test" in text
     allowed = read_folder(scans, Images(allow_leakage=True))
     assert allowed.card["leakage"].startswith("LEAKAGE: 1 of 19") and "LEAKAGE" in allowed.provenance.note
 
 
+@pytest.mark.parametrize(("a", "b", "words"), [(0, 8, "training and in test"), (0, 6, "training and in validation"),
+                                               (6, 8, "validation and in test")])
+def test_a_patient_in_any_two_splits_is_refused(scans, a, b, words):
+    patients = [f"p{i}" for i in range(20)]
+    patients[b] = patients[a]
+    lines(scans, split=[*["train"] * 6, *["val"] * 2, *["test"] * 2] * 2, patient=patients)
+    assert f"patient 'p{a}' is in {words}" in refusal(scans)
+
+
+def test_patients_of_one_image_each_look_like_images(scans):
+    lines(scans, patient=[f"p{i}" for i in range(20)])
+    dataset = read_folder(scans)
+    assert dataset.cautions == ("every value of column 'patient' is unique: it does not look like a patient id",)
+    assert dataset.card["patients"].endswith(dataset.cautions[0])
+    lines(scans, patient=[f"p{i // 2}" for i in range(20)])
+    assert read_folder(scans).cautions == ()
+
+
+def test_a_split_without_validation_takes_it_from_training(scans):
+    lines(scans, split=[*["training"] * 8, *["test"] * 2] * 2)
+    dataset = read_folder(scans)
+    assert tuple(map(len, splits(dataset))) == (12, 4, 4) and dataset.declared == ("train", "test")
+    assert "validation is 20 % of the training images, by image" in dataset.card["split"]
+
+
+def test_which_folder_is_the_disease_is_recognized_or_asked_for(scans):
+    assert "“ill” is the disease and “healthy” is not" in read_folder(scans).card["disease"]
+    (scans / "healthy").rename(scans / "zzz")
+    assert read_folder(scans).classes == ("zzz", "ill")
+    (scans / "ill").rename(scans / "aaa")
+    assert "'aaa' and 'zzz'" in refusal(scans)
+
+
 def test_other_formats_and_depths(tmp_path):
     rng = np.random.default_rng(0)
-    for k, name in enumerate(("a", "b")):
+    for k, name in enumerate(("normal", "other")):
         for i in range(4):
             save_picture(tmp_path / "scans" / name / f"{i}.jpeg", 40 * k + 5 * i + 20)
             wide = rng.integers(0, 65536, (12, 10), dtype=np.uint16)
@@ -191,13 +224,13 @@ def test_what_is_wrong_with_the_labels_is_one_line_that_names_it(scans, edit, me
 @pytest.mark.parametrize("column", ["patient", "patient_id", "PatientID", "Subject", "subject-id", "Lesion ID", "MRN"])
 def test_the_column_of_patients_is_found_however_it_is_spelled(scans, column):
     lines(scans, **{column: [f"p{i // 2}" for i in range(20)]})
-    assert read_folder(scans).card["patients"] == "10; each in one split only"
+    assert read_folder(scans).card["patients"] == f"10 by column '{column}'; each in one split only"
 
 
 def test_of_two_columns_of_patients_one_must_be_said(scans):
     lines(scans, patient=[f"p{i // 2}" for i in range(20)], Study_ID=[f"s{i}" for i in range(20)])
     assert "columns patient, Study_ID may each name the patient; say which with --group" in refusal(scans)
-    assert read_folder(scans, Images(patient="Study_ID")).card["patients"].startswith("20;")
+    assert read_folder(scans, Images(patient="Study_ID")).card["patients"].startswith("20 by column 'Study_ID';")
 
 
 def test_numbered_classes_are_in_the_order_of_their_numbers(scans):

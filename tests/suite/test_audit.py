@@ -1,6 +1,7 @@
 """Audits: which cells there are, in which order, and that errors are rows and never a PASS."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from suite.audit import Audit
 from suite.cells import resolve_device
 from suite.errors import InputError
 from suite.plan import Plan
+from suite.report import write_report
 from tabular.data import breast_cancer
 
 FAST_MLP = {"name": "mlp", "epochs": 5, "hidden": [8]}
@@ -21,6 +23,12 @@ FAST_MLP = {"name": "mlp", "epochs": 5, "hidden": [8]}
 @pytest.fixture(scope="module")
 def data():
     return breast_cancer()
+
+
+@pytest.fixture(scope="module")
+def declared(data):
+    """The same data as from a source with a split of its own."""
+    return replace(data, declared=("train", "val", "test"))
 
 
 @pytest.fixture(autouse=True)
@@ -53,16 +61,39 @@ class TestCells:
         assert keys(audit)[:2] == ["small--none--fit", "small--soft--fit"]
         assert audit.models["small"].hidden == (4,) and audit.defenses["soft"].share == 0.3
 
-    def test_says_what_cannot_be_done_with_a_model_that_came_fitted(self, data, tmp_path):
+    def test_says_what_cannot_be_done_with_a_model_that_came_fitted(self, data, declared, tmp_path):
         own = tmp_path / "own.py"
         own.write_text("class Always:\n    def predict(self, x):\n        return [0] * len(x)\n\n\nalways = Always()\n")
-        audit = Audit(plan(models=[f"{own}:always"], attacks=["lira", "membership-loss", "membership-noise"]), data, "")
+        audit = Audit(plan(models=[f"{own}:always"], attacks=["lira", "membership-loss", "membership-noise"]),
+                      declared, "")
         assert [c.attack.name for c in audit.cells if c.attack] == ["membership-noise"]
-        trained, patients, labels = audit.limits
+        patients, trained, labels = audit.limits
         assert trained.endswith("already trained, and nobody can train it again: attacks that would are out")
-        assert "the training split are taken for those it has learned from" in patients
+        assert "the training split are taken for those it was trained on" in patients
         assert "tells no probabilities" in labels and "membership-label-only" in labels
         assert Audit(plan(attacks=["lira"]), data, "").limits == []
+        assert audit.training_known == {f"{own}:always": True}
+
+    def test_of_whom_a_fitted_model_was_trained_on_nothing_is_told_where_nobody_knows(self, data, declared, tmp_path):
+        import skops.io
+
+        name = str(tmp_path / "lr.skops")
+        skops.io.dump(LogisticRegression(max_iter=5000).fit(data.train.x, data.train.y), name)
+        both = plan(models=[name, "logistic-regression"], attacks=["noise", "membership-loss"])
+        audit = Audit(both, data, "")
+        assert audit.training_known == {name: False, "logistic-regression": True}
+        assert [c.model.name for c in audit.cells if c.attack and c.attack.name == "membership-loss"] == [
+            "logistic-regression"]
+        run = audit.run(tmp_path / "r")
+        assert run.manifest["training_known"] == audit.training_known
+        assert [r.model for r in rows_of(run, metric="train_accuracy")] == ["logistic-regression"]
+        limit, = (said for said in run.manifest["limits"] if "not known which patients" in said)
+        assert "Membership and generalization are not tested" in limit and "--split COLUMN" in limit
+        page = write_report(run).read_text()
+        assert "it is not known which patients it was trained on" in page and f"{name}: right on" not in page
+        assert Audit(both, declared, "").training_known == {name: True, "logistic-regression": True}
+        with pytest.raises(InputError, match=r"none of the attacks .*--split COLUMN, or --train FILE"):
+            Audit(plan(models=[name], attacks=["membership-loss"]), data, "")
 
     def test_each_stands_after_those_it_needs(self, data):
         audit = Audit(plan(models=["logistic-regression", "random-forest"],
@@ -310,13 +341,13 @@ class TestErrors:
 
 
 class TestUsersOwn:
-    def test_a_fitted_model_is_attacked_and_guarded_and_never_trained(self, data, tmp_path):
+    def test_a_fitted_model_is_attacked_and_guarded_and_never_trained(self, data, declared, tmp_path):
         import skops.io
 
         skops.io.dump(LogisticRegression(max_iter=5000).fit(data.train.x, data.train.y), tmp_path / "lr.skops")
         name = str(tmp_path / "lr.skops")
         audit = Audit(plan(models=[name], defenses=["plausibility-guard", "confident-learning"],
-                           attacks=["noise", "pgd", "label-flip-random", "membership-loss"]), data, "")
+                           attacks=["noise", "pgd", "label-flip-random", "membership-loss"]), declared, "")
         assert keys(audit) == [
             "lr.skops--none--fit", "lr.skops--none--noise", "lr.skops--none--membership-loss",
             "lr.skops--none--worst-case", "lr.skops--plausibility-guard--fit", "lr.skops--plausibility-guard--noise",

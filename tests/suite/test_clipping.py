@@ -107,6 +107,22 @@ def peer(network):
     return PerRow(GradSampleModule(copy.deepcopy(network), loss_reduction="sum"))
 
 
+@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("norm", [0.3, 1e6])
+def test_of_patients_the_mean_of_their_rows_is_clipped_and_what_fills_up_counts_nothing(name, norm):
+    network, x, y = prepared(name)
+    shares = torch.tensor([[0.5, 0.5, 0.0], [1 / 3, 1 / 3, 1 / 3], [1.0, 0.0, 0.0]])
+    expected = 0
+    for patient, share in zip(range(0, 9, 3), shares, strict=True):
+        own = slice(patient, patient + int((share > 0).sum()))
+        parts = torch.autograd.grad(F.cross_entropy(network(x[own]), y[own]), tuple(network.parameters()))
+        mean = torch.cat([g.flatten() for g in parts])
+        expected = expected + mean * min(1.0, norm / mean.norm())
+    for clip in (BookKeeping(network), peer(network)):
+        clip(x, y, norm, shares)
+        assert torch.allclose(gradients(clip.network), expected, rtol=1e-4, atol=2e-5 * float(expected.abs().max()))
+
+
 @pytest.mark.parametrize("size", [(4, 4), (28, 28)])
 def test_both_ways_through_a_layer_are_the_same(size):
     """Few places: norms without gradients of rows. Many: gradients written out. The first layer has both here."""

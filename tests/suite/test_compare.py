@@ -82,6 +82,24 @@ def test_more_leakage_is_a_change_above_0():
         assert "gain[membership_auroc]" not in gains(outcome(leaks={other: chance}), outcome(leaks={few: told}))
 
 
+def test_changes_are_of_the_same_patients_and_not_of_two_samples():
+    """Of 200, who are nearly all judged alike before and after, one changes: the interval knows that. Two samples of
+    200, drawn apart, differ by several points whatever the defense does."""
+    rng = np.random.default_rng(0)
+    y = np.arange(200) % 2
+    before = np.where(rng.random(200) < 0.3, 1 - y, y)
+    after = before.copy()
+    after[0] = y[0] if before[0] != y[0] else 1 - y[0]
+    for metric in ("gain[accuracy]", "gain[balanced_accuracy]"):
+        row = gains(before, after, y=y)[metric]
+        assert row.ci_high - row.ci_low < 0.05  # drawn apart: 0.18
+    member = np.repeat([True, False], 200)
+    score = rng.normal(size=400) + 0.5 * member
+    leaks = [{("pgd", PGD()): {"score": s, "member": member}} for s in (score, score + 0.01 * rng.normal(size=400))]
+    row = gains(outcome(leaks=leaks[0]), outcome(leaks=leaks[1]))["gain[membership_auroc]"]
+    assert row.ci_high - row.ci_low < 0.01 and row.ci_low <= 0 <= row.ci_high  # drawn apart: 0.15
+
+
 def test_a_refusal_is_no_right_answer():
     assert gains(Y, Y)["gain[accuracy]"].value == 0
     assert gains(Y, [-1, 0, 0, 0, 0, 0, 1, 1])["gain[accuracy]"].value == pytest.approx(-1 / 8)

@@ -32,6 +32,26 @@ class Copy(ExtractionAttack):
         query((pool.x[:1] + noise).astype(np.float32) if self.near else pool.x[:budget])
         return EstimatorClassifier(Sign(), 2, pool.space)
 
+    def surrogate(self, x, answers, pool, seed=0):
+        """Says the commonest of its answers of everyone."""
+        return EstimatorClassifier(Always(int(answers.sum(0).argmax())), 2, pool.space)
+
+
+@dataclass(frozen=True)
+class Learner(Copy):
+    """Its copy and its surrogate are the same, whatever the victim says."""
+
+    def surrogate(self, x, answers, pool, seed=0):
+        return EstimatorClassifier(Sign(), 2, pool.space)
+
+
+class Always:
+    def __init__(self, k):
+        self.k = k
+
+    def predict_proba(self, x):
+        return np.eye(2)[np.full(len(x), self.k)]
+
 
 @pytest.fixture
 def people():
@@ -59,6 +79,22 @@ def test_agreement_and_queries_are_counted(people):
     guess = max(np.mean(people.test.y), 1 - np.mean(people.test.y))
     assert value(out, "fidelity_of_guessing") == pytest.approx(guess)
     assert not [r for r in out.rows if r.metric.startswith("transfer")]  # the copy is no network
+
+
+def test_the_gain_is_over_a_model_of_the_thiefs_own_labels_patient_by_patient(people):
+    victim = EstimatorClassifier(Sign(), 2, people.test.space)
+    out = {attack: sheet() for attack in (Copy(), Learner())}
+    for attack, found in out.items():
+        measure(attack, subject(victim, people), found)
+    rows = {m: [r for r in out[Copy()].rows if r.metric == m]
+            for m in ("fidelity", "fidelity_of_own_labels", "accuracy_of_own_labels", "fidelity_gain")}
+    assert {len(found) for found in rows.values()} == {5}
+    for copy, own, right, gain in zip(*rows.values(), strict=True):
+        assert own.value == pytest.approx(max(people.test.y.mean(), 1 - people.test.y.mean()), abs=0.15)
+        assert own.value == right.value  # this victim is always right
+        assert gain.value == pytest.approx(copy.value - own.value) and gain.ci_low > 0.3
+    easy = [r for r in out[Learner()].rows if r.metric == "fidelity_gain"]  # the same without a single answer
+    assert all(r.value == 0 and r.ci_low < 0 < r.ci_high for r in easy)
 
 
 def test_the_alarm_is_raised_by_near_copies_and_not_by_the_pool(people):

@@ -59,4 +59,6 @@ class TestPoisoning:
         measure(Plant(rate=0.3, trigger=False), clinic, out)  # 70 of 100 are ill now: the victim says so of everyone
         assert value(out, "accuracy_change") == pytest.approx(0.4 - 0.6)
         assert value(out, "sensitivity_change") == 1.0 and value(out, "attacked_specificity") == 0.0
+        # all healthy were classified correctly before, and none is now: no loss of sensitivity shows that
+        assert value(out, "specificity_change") == -1.0 and value(out, "balanced_accuracy_change") == 0.0
         assert not [r for r in out.rows if r.metric in ("lift", "base_rate")]

@@ -152,6 +152,17 @@ def test_poisoning_reports_the_worst_and_how_many():
     assert "flip with 60% of the training rows touched" in only(rows, "poisoning").text
 
 
+@pytest.mark.parametrize("hurt", ["sensitivity", "specificity", "balanced_accuracy", "accuracy"])
+def test_poisoning_is_judged_by_what_loses_most(hurt):
+    """A model that calls everyone ill loses no sensitivity, and 25 points of accuracy."""
+    rows = [row(f"{name}_change", v, v - 0.06, v + 0.06, attack="flip", rate=0.2)
+            for name, v in {"sensitivity": 0.02, "specificity": 0.0, "accuracy": -0.01, "balanced_accuracy": 0.0,
+                            hurt: -0.25}.items()]
+    f = only(rows, "poisoning")
+    assert f.level == "medium" and f"changes {hurt.replace('_', ' ')} by −25 points" in f.text
+    assert "the worst of 1 poisoning." in f.text
+
+
 def test_a_trigger_that_works_without_a_backdoor_shows_none():
     at = {"attack": "backdoor", "rate": 0.05}
 
@@ -176,16 +187,24 @@ def test_the_disease_is_named():
     assert "of the 40 patients with “ill”" in only(clean(), "performance").text
 
 
-def test_extraction_is_measured_against_guessing():
-    rows = [row("fidelity", v, v - 0.05, v + 0.04, attack="k", budget=b) for b, v in ((25, 0.91), (400, 0.95))]
-    rows.append(row("fidelity_of_guessing", 0.88, 0.8, 0.93, attack="k"))
-    f = only(rows, "extraction")
-    assert f.level == "low" and "from 400 answers" in f.text and "88%" in f.text and "25 answers suffice" in f.text
+def stolen(*copies):
+    """Rows of a theft: (answers asked, agreement, that of own labels)."""
+    return [r for b, copy, own in copies for r in (
+        row("fidelity", copy, copy - 0.03, copy + 0.02, attack="k", budget=b),
+        row("fidelity_of_own_labels", own, own - 0.05, own + 0.05, attack="k", budget=b),
+        row("fidelity_gain", copy - own, copy - own - 0.04, copy - own + 0.04, attack="k", budget=b))]
+
+
+def test_a_copy_of_an_easy_task_takes_nothing_that_labels_of_ones_own_would_not_give():
+    f = only(stolen((25, 0.95, 0.94), (400, 0.97, 0.96)), "extraction")
+    assert f.level not in ("high", "medium") and "25 answers agrees with the model on 95%" in f.text
+    assert "labels of the attacker's own (all that it has, if fewer), 94%: the answers add 1 point" in f.text
+    f = only(stolen((25, 0.95, 0.94), (400, 0.97, 0.62)), "extraction")
+    assert f.level == "high" and "from 400 answers" in f.text and "35 points" in f.text and f.figure == "35 pt"
 
 
 def test_extraction_tells_what_transfers_back_and_whether_it_is_noticed():
-    rows = [row("fidelity", 0.95, 0.9, 0.97, attack="k", budget=400),
-            row("fidelity_of_guessing", 0.6, 0.5, 0.7, attack="k")]
+    rows = stolen((400, 0.95, 0.9))
     assert "noise" not in only(rows, "extraction").text and "noticed" not in only(rows, "extraction").text
     rows += [row(f"transfer_{k}", v, 0.01, 0.3, attack="k", budget=400) for k, v in (("back", 0.2), ("noise", 0.04))]
     rows.append(row("false_alarms", 0.1, 0.03, 0.3, 20, attack="k", budget=400))
@@ -229,6 +248,22 @@ def test_an_epsilon_does_not_cover_what_was_taken_from_the_patients_before():
     (f,) = findings(rows, manifest(fitted=["the range of each column", "the medians filled in for missing values"]))
     assert f.level == "medium" and "the range of each column and the medians" in f.text
     assert "no such guarantee" in f.text
+
+
+def test_an_epsilon_is_told_with_whom_it_protects_and_that_of_a_row_protects_no_patient():
+    def told(unit, most):
+        at = {"unit": unit, "neighbors": "added or removed", "defense": "dp"}
+        rows = [*(row(f"note[epsilon_{name}]", value, **at) for name, value in (
+            ("claimed", 3.0), ("independent", 2.98), ("replace_one", 6.1))), row("note[rows_per_patient]", most,
+                                                                                 defense="dp")]
+        return next(f for f in findings(rows, {}) if f.topic == "defense")
+
+    by_row, alone, by_patient = told("row", 4), told("row", 1), told("patient", 4)
+    assert "for one row, added or removed" in by_row.text and "one replaced by another it is 6.10" in by_row.text
+    assert "up to 4 rows here: ε of a row does not protect a patient with several" in by_row.text
+    assert by_row.level == "medium" != alone.level == by_patient.level
+    assert "does not protect" not in alone.text + by_patient.text
+    assert "for one patient, added or removed" in by_patient.text
 
 
 def audit(shown, gaussian, claimed):

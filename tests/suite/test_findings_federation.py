@@ -44,6 +44,13 @@ def test_the_worst_attack_is_told_by_accuracy_and_by_sensitivity():
             "2 attacks.") in only(rows, "hostile hospitals").text
 
 
+@pytest.mark.parametrize("hurt", ["specificity", "balanced_accuracy"])
+def test_a_federation_that_calls_everyone_ill_is_not_let_off_for_its_sensitivity(hurt):
+    changes = {"sensitivity": (0.3, 0.2, 0.4), "accuracy": (-0.02, -0.1, 0.06), hurt: (-0.6, -0.7, -0.5)}
+    f = only([*federation(), *attacked("hostile-x", **changes)], "hostile hospitals")
+    assert f.level == "high" and f"change {hurt.replace('_', ' ')} by −60 points" in f.text
+
+
 def test_choosing_among_attacks_widens_the_interval():
     change = {"accuracy": (-0.1, -0.145, -0.055)}  # medium alone, and not among ten
     assert only([*federation(), *attacked("hostile-x", **change)], "hostile hospitals").level == "medium"

@@ -202,3 +202,23 @@ def test_the_roc_by_hand_takes_ties_as_one_step():
     fpr, tpr = metrics.roc_curve(np.array([3.0, 2.0, 2.0, 1.0, 0.0]), np.array([True, True, False, False, True]))
     assert fpr.tolist() == [0, 0, 0.5, 1, 1]
     assert tpr.tolist() == pytest.approx([0, 1 / 3, 2 / 3, 2 / 3, 1])
+
+
+@pytest.mark.parametrize(("n", "fpr", "shift"), [(154, 0.05, 1.0), (154, 0.1, 2.5), (400, 0.01, 1.5)])
+def test_the_interval_of_a_tpr_covers_the_rate_at_the_true_threshold(n, fpr, shift):
+    """A bootstrap of 154 members at 1 % covers 0.90: the threshold is one of the two highest non-members."""
+    from scipy.stats import norm
+
+    rng, member, truth = np.random.default_rng(0), np.repeat([True, False], n), norm.sf(norm.isf(fpr) - shift)
+    found = [metrics.tpr_at(rng.normal(size=2 * n) + shift * member, member, fpr) for _ in range(300)]
+    assert np.mean([e.low <= truth <= e.high for e in found]) >= 0.94
+    assert all(e.low <= e.value <= e.high for e in found) and np.mean([e.high - e.low for e in found]) < 0.5
+
+
+def test_a_false_positive_rate_that_so_few_cannot_resolve_has_no_lower_end():
+    assert metrics.least_fpr(154) == pytest.approx(0.0251, abs=1e-4) and metrics.least_fpr(400) < 0.01
+    score, member = np.r_[np.ones(154), np.zeros(154)], np.repeat([True, False], 154)
+    assert metrics.tpr_at(score, member, 0.01)[:3] == (1.0, 0.0, 1.0)
+    low = metrics.tpr_at(score, member, 0.05).low  # nobody missed among 154, and the threshold is 0 either way
+    assert low == pytest.approx(0.005 ** (1 / 154))
+    assert metrics.tpr_at(np.zeros(308), member, 0.05)[:2] == (0.0, 0.0)  # nobody lies above a tie

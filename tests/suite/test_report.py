@@ -54,6 +54,9 @@ def full_rows():
              row("fidelity", 0.91, 0.85, 0.95, attack="steal", budget=25),
              row("fidelity", 0.96, 0.9, 0.99, attack="steal", budget=50),
              row("surrogate_accuracy", 0.72, 0.6, 0.8, attack="steal", budget=25),
+             *(row(metric, value, value - 0.1, value + 0.1, attack="steal", budget=b) for b in (25, 50)
+               for metric, value in (("fidelity_of_own_labels", 0.8), ("fidelity_gain", 0.13),
+                                     ("accuracy_of_own_labels", 0.7))),
              row("fidelity_of_guessing", 0.6, 0.5, 0.7, attack="steal"),
              row("sensitivity", 0.35, 0.18, 0.57, 20, subgroup="age=<30"),
              row("error", None, attack="broken", error="ValueError: it broke (x.py:1)")]

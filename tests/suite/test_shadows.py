@@ -84,6 +84,19 @@ def test_all_rows_of_a_patient_are_known_or_none(people):
         assert len(rows) == len(trained_on) == 160  # members and others alike bring two
 
 
+def test_who_is_scored_brings_no_other_row_of_theirs_into_what_the_attacker_always_has(people):
+    """Scored people who are no members may have rows in the training split, too, as where a file is split by rows."""
+    log, (train, outside, val) = [], people
+    here = np.arange(160)
+    here[[20, 21, 22]] = [1000, 1000, 1040]  # rows of the patients of rows 0 and 40 of the other split
+    known = (replace(train, patients=here), replace(outside, patients=1000 + np.arange(80)), val)
+    found = shadowing(known, Noted(log))(6)
+    for (trained_on, *_), inside in zip(log, found.inside, strict=True):
+        rows = set(trained_on.rows)
+        assert {20, 21}.issubset(rows) == inside[4] == (160 in rows) and not ({20, 21} & rows and not inside[4])
+        assert (22 in rows) == inside[6] == (200 in rows)
+
+
 def test_a_model_that_knows_nobody_gives_nobody_away_where_patients_have_several_rows():
     """Whoever lets members bring all their rows into shadow models, and others one, finds members in any model."""
     rng = np.random.default_rng(0)
@@ -128,7 +141,8 @@ def test_nothing_stale_is_taken_from_the_shelf(people, tmp_path, monkeypatch):
         shadowing((train, outside.with_data(-outside.x, outside.y), val), Noted(log)),
         shadowing((replace(train, space=Space(-10.0, 10.0, 2.0)), outside, val), Noted(log)),
         shadowing((replace(train, modality="mri"), outside, val), Noted(log))]
-    asks += [replace(asks[0], members=np.array([3, 8, 100, 6])), replace(asks[0], defense=Flip())]
+    asks += [replace(asks[0], members=np.array([3, 8, 100, 6])), replace(asks[0], defense=Flip()),
+             replace(asks[0], others=np.array([0, 79, 40, 8])), replace(asks[0], defense=Flip(0.8))]
     for count, ask in enumerate(asks, 1):
         replace(ask, shelf=tmp_path)(2)
         assert len(log) == 2 * count
@@ -228,8 +242,10 @@ def test_no_more_trees_are_trained_ahead_than_there_are_threads(people, monkeypa
 
 @dataclass(frozen=True)
 class Flip(Front):
+    sure: float = 0.9
+
     def wrap(self, classifier, train, val):
-        made = EstimatorClassifier(Says(0.9, 0.9), 2, train.space)
+        made = EstimatorClassifier(Says(self.sure, self.sure), 2, train.space)
         made.seen = train
         return made
 

@@ -8,24 +8,15 @@ import pandas as pd
 import pytest
 import torch
 
-from suite import cache
+from suite import cache, csv
 from suite.errors import InputError
 from tabular import data
 from tabular.data import from_csv
-from tabular.infer import infer
 from tabular.schema import Schema
+from tests.tabular._patients import GLUCOSE, changed, parts, table, whole
 
 real = pytest.mark.skipif(not (Path(os.environ.get("MEDSEC_DATA", "/nowhere")) / data.PIMA.path).is_file(),
                           reason="needs the real tables in $MEDSEC_DATA")
-
-
-def parts(dataset):
-    return dataset.train, dataset.val, dataset.test
-
-
-def whole(dataset, what="x"):
-    order = np.concatenate([p.rows for p in parts(dataset)]).argsort()
-    return np.concatenate([getattr(p, what) for p in parts(dataset)])[order]
 
 
 def possible(dataset):
@@ -116,23 +107,6 @@ def test_shipped_schemas_are_readable_and_their_budget_too(name):
 
 # --- CSV files of users ---------------------------------------------------------------------------------------------
 
-GLUCOSE = range(80, 140)
-
-
-def table(tmp_path, **columns):
-    """60 rows: patient, Age, Glucose, Smoker, Site, Outcome; a column given as None is left out."""
-    rows = {"patient_no": [i // 2 for i in range(60)], "Age": [20 + i for i in range(60)], "Glucose": list(GLUCOSE),
-            "Smoker": ["yes", "no", "no"] * 20, "Site": ["A", "B"] * 30, "Outcome": [0, 1, 1, 0] * 15}
-    rows = {name: values for name, values in (rows | columns).items() if values is not None}
-    path = tmp_path / "patients.csv"
-    pd.DataFrame(rows).to_csv(path, index=False)
-    return path
-
-
-def changed(values, row, value):
-    return [value if i == row else v for i, v in enumerate(values)]
-
-
 def test_a_users_file_without_a_schema(tmp_path):
     dataset = from_csv(table(tmp_path), "Outcome", group="patient_no", drop=("Site",), subgroups=("Site", "Smoker"))
     assert dataset.features == ("Age", "Glucose", "Smoker")
@@ -162,12 +136,21 @@ def test_age_bands(tmp_path):
 
 def test_positive_names_the_disease(tmp_path):
     path = table(tmp_path, Outcome=["sick", "well", "well"] * 20)
-    assert from_csv(path, "Outcome").classes == ("sick", "well")
+    assert from_csv(path, "Outcome", positive="well").classes == ("sick", "well")
     dataset = from_csv(path, "Outcome", positive="sick")
-    assert dataset.classes == ("well", "sick")
+    assert dataset.classes == ("well", "sick") and "--positive" in dataset.card["disease"]
     assert sum(int(p.y.sum()) for p in parts(dataset)) == 20
     with pytest.raises(InputError, match="'ill' is not one of two classes"):
         from_csv(path, "Outcome", positive="ill")
+
+
+def test_the_disease_is_recognized_by_its_name_or_asked_for(tmp_path):
+    path = table(tmp_path, Outcome=["ckd", "notckd", "notckd"] * 20)
+    dataset = from_csv(path, "Outcome")
+    assert dataset.classes == ("notckd", "ckd") and whole(dataset, "y").tolist() == [1, 0, 0] * 20
+    assert "“ckd” is the disease" in dataset.card["disease"] and "notckd" in dataset.card["disease"]
+    with pytest.raises(InputError, match=r"^patients.csv: .* of 'Outcome' are 'alpha' and 'beta'.*--positive alpha"):
+        from_csv(table(tmp_path, Outcome=["alpha", "beta"] * 30), "Outcome")
 
 
 def test_missing_values_become_the_training_median_of_their_column(tmp_path):
@@ -278,6 +261,10 @@ def test_unknown_columns_get_a_suggestion(tmp_path, kwargs):
     (b"a,a,Outcome\n1,2,0\n", "column 'a' appears twice"),
     (b"a,,Outcome\n1,2,0\n", "column 2 has no name"),
     (b"6,148,1\n1,85,0\n", "holds numbers, not column names"),
+    (b"a\x1b[31m,b,Outcome\n1,2,0\n", r"the name of column 1, 'a\\x1b\[31m', holds control characters"),
+    (b"a," + b"b" * 300 + b",Outcome\n1,2,0\n", "the name of column 2, .* is longer than 200 characters"),
+    (b",".join(b"c%d" % i for i in range(30000)) + b"\n", "line 1: more than 20,000 columns, the most that is read"),
+    (b"a,b,Outcome\n1," + b"2" * (9 * 2**20), "a line is longer than 8,388,608 bytes, the most that is read"),
 ])
 def test_bad_files(tmp_path, content, message):
     path = tmp_path / "t.csv"
@@ -304,45 +291,24 @@ def test_quotes_blank_lines_and_a_byte_order_mark(tmp_path):
     np.testing.assert_array_equal(whole(dataset)[:, 0], range(20))
 
 
-# --- inference ------------------------------------------------------------------------------------------------------
+def test_a_table_that_is_too_large_is_refused_before_it_is_parsed(tmp_path, monkeypatch):
+    def never(*_):
+        raise AssertionError("was parsed")
 
-def test_infer_known_answer(tmp_path):
-    frame = pd.DataFrame({"Age": [20, 70], "DiabetesPedigreeFunction": [0.1, 2.1], "lipid_dosage": [0.0, 3.7],
-                          "grade": [1, 4], "PatientID": [1000, 9000], "male": [True, False], "constant": [5.5, 5.5],
-                          "balance": [-100.0, 100.0], "Outcome": [0, 1]})
-    schema = infer(frame, "Outcome")
-    columns = schema.columns
-    assert "Outcome" not in columns
-    assert (columns["Age"].min, columns["Age"].max, columns["Age"].integer) == (17, 73, True)
-    assert (columns["grade"].min, columns["grade"].max) == (1, 4)
-    assert columns["lipid_dosage"].min == 0
-    assert columns["lipid_dosage"].max == pytest.approx(3.9)
-    assert not columns["lipid_dosage"].integer
-    assert columns["male"].labels == ("False", "True")
-    assert (columns["balance"].min, columns["balance"].max) == (-110, 110)
-    assert columns["constant"].min < 5.5 < columns["constant"].max
-    assert {n for n, c in columns.items() if c.change == "never"} == {"Age", "DiabetesPedigreeFunction", "PatientID"}
-    schema.save(tmp_path / "s.toml")
-    assert Schema.load(tmp_path / "s.toml") == schema
-
-
-@pytest.mark.parametrize("seed", range(5))
-def test_inferred_ranges_hold_the_data(seed):
-    rng = np.random.default_rng(seed)
-    scale = 10.0 ** rng.integers(-6, 7, 8)
-    frame = pd.DataFrame(rng.normal(rng.normal(0, 3, 8), 1, (50, 8)) * scale, columns=list("stuvwxyz"))
-    x = torch.tensor(frame.to_numpy(np.float32))
-    assert infer(frame).space().possible(x).all()
-
-
-def test_what_was_taken_from_the_patients_is_said(tmp_path):
-    frame = pd.DataFrame({"a": [f"{v}" for v in range(40)], "y": ["0", "1"] * 20})
-    frame.to_csv(tmp_path / "full.csv", index=False)
-    frame.loc[3, "a"] = ""
-    frame.to_csv(tmp_path / "holes.csv", index=False)
-    given = Schema.model_validate({"columns": {"a": {"min": 0, "max": 50, "may_miss": True}}})
-    ranges, medians = "the range of each column", "the medians filled in for missing values"
-    assert from_csv(tmp_path / "full.csv", "y", given).fitted == ()
-    assert from_csv(tmp_path / "full.csv", "y").fitted == (ranges,)
-    assert from_csv(tmp_path / "holes.csv", "y", given).fitted == (medians,)
-    assert from_csv(tmp_path / "holes.csv", "y").fitted == (ranges, medians)
+    path = tmp_path / "t.csv"
+    path.touch()
+    os.truncate(path, 2**40)  # a terabyte of zeros, none of which is on the disk
+    monkeypatch.setattr(csv.csv, "reader", never)
+    with pytest.raises(InputError, match="a line is longer than"):
+        csv.read(path)
+    monkeypatch.setattr(csv, "MAX_BYTES", 10**6)
+    path.write_bytes(b"a,b\n" + b"1,2\n" * 10**6)
+    with pytest.raises(InputError, match="more than 1,000,000 bytes"):
+        csv.read(path)
+    os.mkfifo(tmp_path / "f.csv")
+    with pytest.raises(InputError, match="is not a regular file"):
+        csv.read(tmp_path / "f.csv")
+    monkeypatch.undo()
+    monkeypatch.setattr(csv, "MAX_CELLS", 1000)
+    with pytest.raises(InputError, match="line 501: more than 1,000 cells"):
+        csv.read(path)

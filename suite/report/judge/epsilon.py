@@ -6,7 +6,7 @@ from suite.report import known
 from suite.report.findings import Finding, Level
 from suite.report.rows import Rows
 from suite.report.sections.privacy import Audit, audits
-from suite.report.show import join, number, share
+from suite.report.show import join, number, protects, share
 
 AGREES = 1.05
 """An independent epsilon up to this multiple of the claimed one confirms it."""
@@ -23,6 +23,8 @@ def epsilon(rows: Rows) -> list[Finding]:
         said = f"claims ε = {number(claimed.value)}"
         if "delta" in notes:
             said += f" at δ = {notes['delta'].value:g}"
+        if whom := protects(claimed):
+            said += f" for {whom}"
         if independent is None:
             level, verdict = "low", "no independent accountant computed it again"
         elif independent.value <= AGREES * claimed.value:
@@ -30,6 +32,13 @@ def epsilon(rows: Rows) -> list[Finding]:
         else:
             level, verdict = "high", f"an independent accountant finds {number(independent.value)}: do not rely on it"
         text = f"Training {said}; {verdict}."
+        if (other := notes.get("epsilon_replace_one")) is not None:
+            text += f" For one replaced by another it is {number(other.value)}."
+        if claimed.attack_params.get("unit") == "row" and (most := notes.get("rows_per_patient")) and most.value > 1:
+            # a claim about rows must not be read as one about patients
+            level = "medium" if level == "good" else level
+            text += (f" Patients have up to {most.value:g} rows here: ε of a row does not protect a patient with "
+                     "several rows. For ε of patients, train with dp-sgd and unit = \"patient\".")
         if taken := rows.manifest.get("fitted", []):
             # whoever is not covered by a claim must not read that it was confirmed
             level = "medium" if level == "good" else level
@@ -50,6 +59,7 @@ def _held(model: str, defense: str, found: Audit) -> Finding:
     shown, gaussian, claimed, right = (r.value for r in (found.shown, found.gaussian, found.claimed, found.right))
     of = known.trials(found.shown)
     claim = f"ε = {number(claimed)}" + (f" at δ = {found.delta.value:g}" if found.delta else "")
+    claim += f" for {whom}" if (whom := protects(found.claimed)) else ""
     sure = f"at {found.confidence} confidence" + (f" ({found.how})" if found.how else "")
     if shown > claimed:
         level: Level = "high"

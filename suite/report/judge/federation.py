@@ -6,14 +6,11 @@ from __future__ import annotations
 from suite.measurement import Measurement
 from suite.report.findings import Finding, Level, grade, widened
 from suite.report.judge.privacy import told
-from suite.report.judge.training import PLANTED, planted
+from suite.report.judge.training import CHANGES, PLANTED, change_name, planted, worst_change
 from suite.report.rows import Rows
 from suite.report.sections.federation import federations, rebuilt, sizes, watching
 from suite.report.sections.hostile import collapsed, hostilities
 from suite.report.show import number, percent, plural, points, share
-
-CHANGES = ("accuracy_change", "sensitivity_change")
-"""Both, since a model that calls everyone ill loses no sensitivity."""
 
 
 def hostile(rows: Rows) -> list[Finding]:
@@ -30,13 +27,13 @@ def _changes(rows: Rows, model: str, defense: str) -> list[tuple[Measurement, st
 
 def _worst(rows: Rows, model: str, defense: str) -> Finding:
     changes = _changes(rows, model, defense)
-    worst, label = min(changes, key=lambda c: c[0].value)
-    low, high = widened(worst, len(changes))
-    name, of = worst.metric.removesuffix("_change"), len({label for _, label in changes})
-    level = grade("hostile hospitals", -high, -low)
+    worst, level = worst_change("hostile hospitals", [row for row, _ in changes])
+    label = next(label for row, label in changes if row is worst)
+    high = widened(worst, len(changes))[1]
+    name, of = change_name(worst), len({label for _, label in changes})
     if level == "good" or high >= 0:
-        text = (f"No attack by hospitals (of {of}) clearly lowers accuracy or sensitivity; the worst, {label}: {name} "
-                f"{points(worst)}, n = {worst.n}.")
+        text = (f"No attack by hospitals (of {of}) clearly lowers sensitivity, specificity or accuracy; the worst, "
+                f"{label}: {name} {points(worst)}, n = {worst.n}.")
     else:
         among = f"; the worst of {of} attacks" if of > 1 else ""
         text = f"Under {label}, hostile hospitals change {name} by {points(worst)}, n = {worst.n}{among}."

@@ -104,23 +104,23 @@ def reconstruction(rows: Rows) -> list[Finding]:
 
 
 def extraction(rows: Rows) -> list[Finding]:
-    """How well a stolen copy agrees with the model at the largest query budget."""
+    """What the answers of the model are worth to a thief, at the number of answers at which they are worth most."""
     out = []
     for model in rows.models:
-        for attack in rows.attacks(model, "none", "fidelity"):
-            copies = rows.of("fidelity", model, attack=attack)
-            guess = rows.one("fidelity_of_guessing", model, attack=attack)
-            if not copies or guess is None:
-                continue
-            final = max(copies, key=_spent)
-            level = grade("extraction", final.ci_low - guess.value, final.ci_high - guess.value)
-            enough = min((r for r in copies if r.value >= 0.9), key=_spent, default=None)
-            text = (f"A copy made by {attack} from {_spent(final):g} answers agrees with the model on {percent(final)} "
-                    f"of patients, n = {final.n}; always giving the commonest answer, {share(guess.value)}.")
-            if enough is not None and _spent(enough) < _spent(final):
-                text += f" {_spent(enough):g} answers suffice for 90%."
+        for attack in rows.attacks(model, "none", "fidelity_gain"):
+            copies, own, gains = ({_spent(r): r for r in rows.of(metric, model, attack=attack)} for metric in
+                                  ("fidelity", "fidelity_of_own_labels", "fidelity_gain"))
+            asked, gain = max(gains.items(), key=lambda item: item[1].value)
+            low, high = widened(gain, len(gains))
+            level = grade("extraction", low, high)
+            among = f", the most of {len(gains)} numbers of answers" if len(gains) > 1 else ""
+            text = (f"A copy made by {attack} from {asked:g} answers agrees with the model on "
+                    f"{percent(copies[asked])} of patients, n = {gain.n}; the same kind of model trained on as many "
+                    f"true labels of the attacker's own (all that it has, if fewer), {share(own[asked].value)}: the "
+                    f"answers add {points(gain)}{among}.")
             text += _beyond(rows, model, attack)
-            out.append(Finding(level, model, text, "extraction", figure=share(final.value), weight=final.value))
+            out.append(Finding(level, model, text, "extraction", figure=f"{number(100 * gain.value, 0)} pt",
+                               weight=gain.value))
     return out
 
 

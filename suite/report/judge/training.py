@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from suite.errors import UNTRAINED
 from suite.measurement import Measurement
-from suite.report.findings import THRESHOLDS, Finding, Level, grade, widened
+from suite.report.findings import LEVELS, THRESHOLDS, Finding, Level, grade, widened
 from suite.report.rows import WORST, Rows
 from suite.report.show import interval, join, number, percent, plural, points, share
 
@@ -73,25 +73,46 @@ def _missed(rows: Rows, model: str) -> tuple[Measurement | None, tuple[float, fl
     return row, widened(row, len(recalls)), f"of class “{name}”, the worst of {len(recalls)} classes"
 
 
+CHANGES = ("sensitivity_change", "specificity_change", "accuracy_change", "balanced_accuracy_change")
+"""All of them, since a model that calls everyone ill loses no sensitivity, and one that calls all healthy little else.
+"""
+
+
+def worst_change(topic: str, changes: list[Measurement]) -> tuple[Measurement, Level]:
+    """The change with the worst level, and of several the largest loss; each interval is widened for their number."""
+    def level(row: Measurement) -> Level:
+        low, high = widened(row, len(changes))
+        return grade(topic, -high, -low)
+
+    order = list(LEVELS)
+    worst = min(changes, key=lambda r: (order.index(level(r)), r.value))
+    return worst, level(worst)
+
+
+def change_name(row: Measurement) -> str:
+    """What a change is of, in words."""
+    return row.metric.removesuffix("_change").replace("_", " ")
+
+
 def poisoning(rows: Rows) -> list[Finding]:
-    """The poisoning that costs each undefended model most sensitivity (accuracy, beyond two classes)."""
+    """The poisoning that costs each undefended model most, in the measure that loses most."""
     out = []
     for model in rows.models:
-        metric = "sensitivity_change" if rows.attacks(model, "none", "sensitivity_change") else "accuracy_change"
-        changes = [r for a in rows.attacks(model, "none", metric) for r in rows.of(metric, model, attack=a)]
+        changes = [r for metric in CHANGES for a in rows.attacks(model, "none", metric)
+                   for r in rows.of(metric, model, attack=a) if r.ci_low is not None]
         if not changes:
             continue
-        worst = min(changes, key=lambda r: r.value)
-        low, high = widened(worst, len(changes))
-        level, name = grade("poisoning", -high, -low), metric.removesuffix("_change")
+        worst, level = worst_change("poisoning", changes)
+        high, name = widened(worst, len(changes))[1], change_name(worst)
+        tried = len({(r.attack, str(r.attack_params)) for r in changes})
         rate = rows.touched(worst)
         touched = f" with {share(rate)} of the training rows touched" if isinstance(rate, float) else ""
         if level == "good" or high >= 0:
-            text = (f"No poisoning (of {len(changes)}) clearly lowers {name}; the worst, {worst.attack}{touched}: "
-                    f"{points(worst)}, n = {worst.n}.")
+            text = (f"No poisoning (of {tried}) clearly lowers sensitivity, specificity or accuracy; the worst, "
+                    f"{worst.attack}{touched}: {name} {points(worst)}, n = {worst.n}.")
         else:
             text = (f"{worst.attack}{touched} changes {name} by {points(worst)}, n = {worst.n}; the worst of "
-                    f"{len(changes)} poisonings.")
+                    f"{plural(tried, 'poisoning')}.")
         out.append(Finding(level, model, text, "poisoning", figure=f"{number(100 * worst.value, 0)} pt",
                            weight=-worst.value))
     return out
@@ -204,15 +225,16 @@ def _poisoned(rows: Rows, model: str, defense: str) -> list[tuple[int, str]]:
     """What a defense made for it saves of a model trained on poisoned rows: where that is clear (Bonferroni over all
     that were tried), and for the poisoning that hurts the undefended model most.
     """
-    tried = [(change, better) for metric, better in (("poisoned_sensitivity", 1), ("poisoned_accuracy", 1),
+    tried = [(change, better) for metric, better in (("poisoned_sensitivity", 1), ("poisoned_specificity", 1),
+                                                     ("poisoned_accuracy", 1),
                                                      ("attack_success_rate", -1))
              for attack in rows.attacks(model, defense, f"gain[{metric}]")
              for change in rows.of(f"gain[{metric}]", model, defense, attack)]
 
     def harm(change: Measurement) -> float:
         """What the poisoning of this row does to the undefended model; below 0 is worse."""
-        return next((r.value for m in ("sensitivity_change", "accuracy_change")
-                     for r in rows.of(m, model, attack=change.attack) if r.attack_params == change.attack_params), 0.0)
+        return min((r.value for m in CHANGES for r in rows.of(m, model, attack=change.attack)
+                    if r.attack_params == change.attack_params), default=0.0)
 
     worst = min((harm(change) for change, _ in tried), default=0.0)
     out = []

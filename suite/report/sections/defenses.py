@@ -5,7 +5,7 @@ from __future__ import annotations
 from suite.measurement import Measurement
 from suite.report import known
 from suite.report.rows import WORST, Robustness, Rows, robustness
-from suite.report.show import share
+from suite.report.show import protects, share
 from suite.report.tables import Cell, Table, amount, bounded, est, report_per_class, words
 
 
@@ -89,12 +89,14 @@ def _trust(rows: Rows, model: str, defense: str) -> Cell:
 
 def notes(rows: Rows) -> list[tuple[str, str]]:
     """What trainings found out, decided or claim."""
-    names = {"epsilon_claimed": "ε claimed", "epsilon_independent": "ε independent", "delta": "δ",
+    names = {"epsilon_claimed": "ε claimed", "epsilon_independent": "ε independent",
+             "epsilon_replace_one": "ε if one is replaced", "delta": "δ", "rows_per_patient": "most rows of a patient",
              "eps": "budget trained against", "round": "best round", "added": "training rows added",
              "robust_validation": "robust accuracy on validation rows", "cut_short": "searches cut short"}
     out = []
     for model, defense in rows.pairs():
         said = [f"{names.get(k, k.replace('_', ' '))} {_plain(r.value)}"
+                + (f" ({whom})" if k == "epsilon_claimed" and (whom := protects(r)) else "")
                 for k, r in rows.named("note", model, defense).items()]
         if said:
             out.append((model + ("" if defense == "none" else f", {defense}"), ", ".join(said)))
@@ -118,19 +120,20 @@ def reports(rows: Rows) -> list[tuple[str, list[Table]]]:
 
 def poisoning(rows: Rows) -> Table:
     """What poisoned training rows do to each model, with and without a defense made for them."""
-    head = ["poisoning", "rows touched", "defense", "accuracy change", "sensitivity change", "accuracy after",
-            "sensitivity after", "n"]
+    head = ["poisoning", "rows touched", "defense", "accuracy change", "sensitivity change", "specificity change",
+            "accuracy after", "sensitivity after", "n"]
     table = Table("Performance after training on poisoned rows", head,
                   note="Changes are paired, against the same model and defense trained on clean rows; negative is "
                        "worse.")
     for model, defense, attack, _ in _poisonings(rows):
         several = [rows.of(m, model, defense, attack) for m in
-                   ("accuracy_change", "sensitivity_change", "attacked_accuracy", "attacked_sensitivity")]
+                   ("accuracy_change", "sensitivity_change", "specificity_change", "attacked_accuracy",
+                    "attacked_sensitivity")]
         for i, change in enumerate(several[0]):
             of = [found[i] if i < len(found) else None for found in several]
             table.add(model, [words(attack), amount(rows.touched(change), share),
-                              words(defense if defense != "none" else ""), _loss(of[0]), _loss(of[1]), est(of[2]),
-                              est(of[3]), amount(change.n)])
+                              words(defense if defense != "none" else ""), *map(_loss, of[:3]),
+                              *map(est, of[3:]), amount(change.n)])
     return table.pruned()
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from suite.measurement import Measurement
 from suite.report.rows import Rows
 from suite.report.sections.membership import beside, called, ranked
-from suite.report.show import number, share
+from suite.report.show import number, protects, share
 from suite.report.tables import Cell, Table, amount, est, plain, words
 
 COLUMNS = 10
@@ -74,7 +74,8 @@ def _promise(rows: Rows, model: str, defense: str) -> str:
     if not deltas:
         return ""
     hides = PROTECTS.get(deltas[0].defense_params.get("hides"))
-    text = f" ε and δ protect {hides}." if hides else ""
+    text = f" ε and δ protect {hides}" if hides else ""
+    text += f" ({whom})." if hides and (whom := protects(deltas[0])) else "." if hides else ""
     if any(r.value >= WEAK for r in deltas):
         text += (f" δ in red, {WEAK:g} or more: so weak that a training may keep it and still give away that share of "
                  "whom it protects, whatever ε.")

@@ -46,7 +46,8 @@ def table(rows: Rows) -> Table:
     head = ["attack", "defense", "AUROC", "advantage", *[f"TPR at {100 * float(f):g}% FPR" for f in shown],
             "smallest FPR", "members against members", "queries per patient", "n"]
     note = ("AUROC 0.50 is guessing. TPR at FPR: share of training patients found when that share of others is accused "
-            "wrongly. Smallest FPR: one non-member; below it nothing can be counted, and figures are withheld")
+            "wrongly; its interval allows for how few others fix that threshold. Smallest FPR: below it, so few others "
+            "fix no threshold with 95% confidence, and figures are withheld")
     note += f" (here at {join(withheld)} FPR)." if withheld else "."
     note += (" Advantage: the largest difference of the two shares, which is above 0 by chance alone. Members against "
              "members: the AUROC between two halves of the members, 0.50 but for chance. Attacks stand in the order of "

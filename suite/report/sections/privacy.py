@@ -8,22 +8,23 @@ from typing import NamedTuple
 from suite.measurement import Measurement
 from suite.report import known
 from suite.report.rows import Rows
-from suite.report.show import NONE, number, percent
+from suite.report.show import NONE, number, percent, protects
 from suite.report.tables import Cell, Table, amount, est, plain, words
 
 
 def epsilon(rows: Rows) -> Table:
     """Epsilon as claimed, as another accountant has it, and as an audit has shown it, on one line."""
-    head = ["defense", "δ", "ε claimed", "ε, another accountant", "ε audited", "ε audited, Gaussian", "claim",
-            "audited by", "guesses that were right", "n", "confidence"]
+    head = ["defense", "δ", "ε claimed", "ε protects", "ε, another accountant", "ε if one is replaced", "ε audited",
+            "ε audited, Gaussian", "claim", "audited by", "guesses that were right", "n", "confidence"]
     table = Table("Privacy budget", head, note="Claimed: at most this much, of the training with canaries among its "
                   "rows. Audited: at least this much, by guesses about which canaries those are, or which trainings "
                   "had one; 0 says only that nothing was shown. Gaussian: at least this much if the trade-off curve is "
                   "that of Gaussian noise, as that of DP-SGD nearly is. Claim: held against the training's own curve "
-                  "where that is known. Red: more was shown than is claimed. ε of DP-SGD is for one row, that of PATE "
-                  "for all rows of a patient where patients are known. No ε here covers what was decided from the "
-                  "patients before the training (hyper-parameters tuned on them, bounds, medians or other values read "
-                  "off them), nor the validation rows.")
+                  "where that is known. Red: more was shown than is claimed. ε protects: whose part in the training is "
+                  "hidden, added or removed; ε of a row does not protect a patient with several rows. If one is "
+                  "replaced: ε of the same noise where one is replaced by another. No ε here covers what was decided "
+                  "from the patients before the training (hyper-parameters tuned on them, bounds, medians or other "
+                  "values read off them), nor the validation rows.")
     for model, defense in rows.pairs():
         for found in audits(rows, model, defense):
             bounds = [Cell(f"≥ {number(row.value)}" if row else NONE, num=True,
@@ -33,7 +34,8 @@ def epsilon(rows: Rows) -> Table:
             claim = words("refuted", "bad") if found.false else words("not refuted" if found.claimed else "", "muted")
             table.add(model, [words(defense + (f" ({found.how})" if found.how else "")),
                               Cell(f"{delta.value:g}" if delta else NONE, num=True), plain(found.claimed),
-                              plain(found.independent), *bounds, claim,
+                              words(protects(found.claimed)), plain(found.independent), plain(found.replaced),
+                              *bounds, claim,
                               words(f"{found.shown.n} {known.trials(found.shown)}"),
                               Cell(percent(right), num=True), amount(right and right.n), words(found.confidence)])
     return table.pruned()
@@ -46,6 +48,7 @@ class Audit(NamedTuple):
     gaussian: Measurement | None
     claimed: Measurement | None
     independent: Measurement | None
+    replaced: Measurement | None
     delta: Measurement | None
     right: Measurement | None
     refuted: Measurement | None
@@ -71,12 +74,13 @@ class Audit(NamedTuple):
 
 def audits(rows: Rows, model: str, defense: str) -> list[Audit]:
     """All audits of one training, of which there may be several with one attack."""
-    others = ("epsilon_audited_gdp", "epsilon_claimed", "epsilon_independent", "delta", "canary_guesses_right",
-              "claim_refuted")
+    others = ("epsilon_audited_gdp", "epsilon_claimed", "epsilon_independent", "epsilon_replace_one", "delta",
+              "canary_guesses_right", "claim_refuted")
 
     def same(metric: str, shown: Measurement) -> Measurement | None:
+        # what is claimed says for whom, besides
         return next((r for r in rows.of(metric, model, defense, shown.attack)
-                     if r.attack_params == shown.attack_params), None)
+                     if {**r.attack_params, **shown.attack_params} == r.attack_params), None)
 
     return [Audit(shown, *(same(metric, shown) for metric in others))
             for attack in rows.attacks(model, defense, "epsilon_audited")
@@ -159,29 +163,38 @@ def reconstruction(rows: Rows) -> Table:
 
 def extraction(rows: Rows) -> Table:
     """Fidelity and accuracy of stolen copies by query budget."""
-    head = ["attack", "answers asked", "agreement with the model", "accuracy of the copy", "n", "fooled by way of it",
-            "by noise", "alarm after", "false alarms"]
+    head = ["attack", "answers asked", "agreement with the model", "with own labels", "gain", "accuracy of the copy",
+            "with own labels", "n", "fooled by way of it", "by noise", "alarm after", "false alarms"]
     table = Table("Model extraction", head,
-                  note="Agreement (fidelity) is measured on test patients. Fooled: of those that the model judges "
-                       "rightly, the share that it gets wrong once PGD has changed them to fool the copy; beside it, "
-                       "noise of the same size. Alarm: after how many answers the pattern of the questions is noticed "
-                       "(PRADA), if at all; false: in what share of the random orders in which test patients were "
-                       "asked about.")
+                  note="Agreement (fidelity) is measured on test patients. With own labels: the same kind of model, "
+                       "trained on the true labels of as many rows of the attacker's own (all that it has, if fewer). "
+                       "Gain: what the model's answers add, patient by patient; marked: the interval lies above 0. "
+                       "Fooled: of those that the model judges rightly, the share that it gets wrong once PGD has "
+                       "changed them to fool the copy; beside it, noise of the same size. Alarm: after how many "
+                       "answers the pattern of the questions is noticed (PRADA), if at all; false: in what share of "
+                       "the random orders in which test patients were asked about.")
     for model, defense in rows.pairs():
         group = model + ("" if defense == "none" else f" behind {defense}")
         for attack in rows.attacks(model, defense, "fidelity"):
             guess = rows.one("fidelity_of_guessing", model, defense, attack)
-            copies = rows.of("surrogate_accuracy", model, defense, attack)
-            accuracy = {r.attack_params.get("budget"): r for r in copies}
+            accuracy, own, gain, right = (
+                {r.attack_params.get("budget"): r for r in rows.of(metric, model, defense, attack)} for metric in
+                ("surrogate_accuracy", "fidelity_of_own_labels", "fidelity_gain", "accuracy_of_own_labels"))
             if guess is not None:
-                table.add(group, [words("always the commonest answer", "muted"), amount(0), est(guess), words(""),
-                                  amount(guess.n), *[words("")] * 4])
+                table.add(group, [words("always the commonest answer", "muted"), amount(0), est(guess),
+                                  *[words("")] * 4, amount(guess.n), *[words("")] * 4])
             ends = {metric: rows.one(metric, model, defense, attack) for metric in
                     ("transfer_back", "transfer_noise", "alarm_after", "false_alarms")}
             for row in rows.of("fidelity", model, defense, attack):
                 at = row.attack_params.get("budget")
                 back, noise, alarm, false = (r if r and r.attack_params.get("budget") == at else None
                                              for r in ends.values())
-                table.add(group, [words(attack), amount(at or row.queries), est(row), est(accuracy.get(at)),
+                table.add(group, [words(attack), amount(at or row.queries), est(row), est(own.get(at)),
+                                  est(gain.get(at), _above(gain.get(at))), est(accuracy.get(at)), est(right.get(at)),
                                   amount(row.n), est(back), est(noise), amount(alarm and alarm.value), est(false)])
     return table.pruned()
+
+
+def _above(row: Measurement | None) -> str:
+    """The tone of a gain: marked where its interval lies above 0."""
+    return "warn" if row is not None and row.ci_low is not None and row.ci_low > 0 else ""
