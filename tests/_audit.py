@@ -24,7 +24,7 @@ def cut(kind, item, small):
     return item | {name: value for name, value in small.items() if name in known}
 
 
-def audit(plan, folder, *patches):
+def audit(plan, folder, *patches, options=()):
     """The run of `medsec audit` on a plan, with few bootstrap resamples and whatever else is patched."""
     (folder / "plan.toml").write_text(tomli_w.dumps(plan))
     with pytest.MonkeyPatch.context() as patch:
@@ -34,7 +34,7 @@ def audit(plan, folder, *patches):
             patch.setattr(where, name, value)
         patch.setattr(terminal.console, "_file", (folder / "said").open("w"))
         patch.setattr(sys, "argv", ["medsec", "audit", str(folder / "plan.toml"), "--out", str(folder / "run"),
-                                    "--device", "cpu", "--jobs", "1"])
+                                    "--device", "cpu", "--jobs", "1", *options])
         with pytest.raises(SystemExit) as e:
             cli.main()
     assert not e.value.code

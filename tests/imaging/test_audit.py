@@ -3,7 +3,7 @@
 import pytest
 
 from imaging import phantom
-from suite import registry
+from suite import metrics, registry
 from suite.attacks.gradient import PGD
 from suite.evaluate import detection
 from tests import _audit
@@ -26,17 +26,44 @@ def preset():
 
 
 @pytest.fixture(scope="module")
-def audited(preset, tmp_path_factory):
-    """The run of `medsec audit` on the phantom."""
+def staged(preset, tmp_path_factory):
+    """The rows and the manifest after the first stage, and the run of `medsec audit --full` that went on with it."""
     folder = tmp_path_factory.mktemp("audit")
     plan = preset | {kind: [cut(kind, item) for item in preset[kind]]
                      for kind in ("models", "attacks", "defenses", "detectors")}
     plan |= {"data": ["chest-phantom"], "images": {"size": 16}, "rows": 8, "budgets": [preset["eps"]],
              "norms": {norm: {"eps": ladder["eps"]} for norm, ladder in preset["norms"].items()}}
-    return _audit.audit(
-        plan, folder,
-        (phantom.draw, "__defaults__", (phantom.SIZE, 2, PATIENTS, *phantom.draw.__defaults__[3:])),
-        (detection, "adaptive_attacks", lambda eps: [PGD(eps=eps, steps=3)]))  # which no plan can cut
+    patches = ((phantom.draw, "__defaults__", (phantom.SIZE, 2, PATIENTS, *phantom.draw.__defaults__[3:])),
+               (detection, "adaptive_attacks", lambda eps: [PGD(eps=eps, steps=3)]))  # which no plan can cut
+    run = _audit.audit(plan, folder, *patches)
+    first = run.rows(), run.manifest
+    return *first, _audit.audit(plan, folder, *patches, options=["--full"])
+
+
+@pytest.fixture(scope="module")
+def audited(staged):
+    return staged[2]
+
+
+def test_the_first_stage_has_a_verdict_and_full_adds_the_rest_to_it(staged, preset):
+    rows, manifest, run = staged
+    later = {item["name"] for kind in ("attacks", "defenses", "detectors") for item in preset[kind]
+             if isinstance(item, dict) and item.get("full")}
+    assert later == set(manifest["plan"]["later"])
+    assert not later & {r.attack for r in rows}
+    assert {"autoattack", "rmia", "worst-case"} <= {r.attack for r in rows}
+    assert set(manifest["cells"]) < set(run.manifest["cells"])
+    assert run.manifest["plan"]["later"] == []
+    # what had been finished is not computed again, but for what is computed from all attacks
+    took = [{r.cell: r.value for r in found if r.metric == "cell_seconds"} for found in (rows, run.rows())]
+    again = {cell for cell, seconds in took[0].items() if took[1][cell] != seconds}
+    assert again <= {cell for cell in took[0] if cell.endswith(("worst-case", "compare"))}
+    assert {"resnet-small--none--worst-case", "resnet-small--trades--worst-case"} <= again
+
+
+def test_the_rows_of_a_preset_settle_a_share_to_five_points(preset):
+    at_worst = metrics.proportion(preset["rows"] // 2, preset["rows"])
+    assert (at_worst.high - at_worst.low) / 2 <= 0.05
 
 
 def test_no_cell_of_the_preset_fails(audited, preset):
