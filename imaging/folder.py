@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from imaging import pixels, volumes
+from imaging import limits, pixels, volumes
 from imaging.assemble import Pictures, build, patients_of, subgroups_of
 from imaging.npz import DEFAULTS
 from suite import cache, csv
@@ -158,6 +158,7 @@ def _read(folder: Path, name: str, images: Images) -> _Read:
     """One file as images in [0, 1], as asked for."""
     path, kind, patient = folder / name, _kind(Path(name)), ""
     try:
+        limits.check_regular(path, folder)
         if kind in DICOM:
             image, patient = volumes.dicom(path, images.window)
             stored = image[None]
@@ -183,7 +184,8 @@ def _picture(path: Path) -> np.ndarray:
     """(h, w) or (h, w, 3), uint8 or, of 16-bit images, float32 in [0, 1]; transparency is dropped."""
     from PIL import Image, ImageOps
 
-    with Image.open(path) as stored:
+    with Image.open(path, formats=("PNG", "JPEG")) as stored:  # a name says little: others run whole interpreters
+        limits.check_size(stored.width * stored.height * len(stored.getbands()) * (4 if stored.mode[0] in "IF" else 1))
         image = ImageOps.exif_transpose(stored)  # a camera held sideways notes that, and stores the pixels as they come
         if image.mode.startswith("I"):
             return np.asarray(image, np.float32) / 65535
