@@ -64,11 +64,19 @@ def _read_folder(path: Path, images: Images) -> Dataset:
     images.refuse("each image of a folder has one label", "finding")
     names = sorted(p.relative_to(path).as_posix() for p in path.rglob("*")
                    if _kind(p) and not any(part.startswith(".") for part in p.relative_to(path).parts))
+    for name in names:
+        if not name.isprintable():  # nor half of a surrogate pair, which stands for bytes that are no UTF-8
+            raise InputError(f"{name!r}: the file's name has control characters or is not UTF-8; rename it")
     if not names:
         raise InputError(f"holds no image ({', '.join((*PICTURES, *DICOM, *NIFTI))})")
     if all(_kind(Path(name)) in PICTURES for name in names):
         images.refuse("pictures are taken as they are", "window", "slices")
     beside = images.labels or path / "labels.csv"
+    if images.labels or beside.exists():
+        try:
+            limits.check_regular(beside)
+        except InputError as e:
+            raise InputError(f"{beside.name}: {e}") from None
     frame = _lines(beside, names) if images.labels or beside.exists() else None
     if frame is not None and "label" in frame.columns:
         labels = csv.words(frame["label"])

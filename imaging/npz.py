@@ -39,6 +39,11 @@ def read_npz(path: Path, images: Images = DEFAULTS) -> Dataset:
     path = Path(path)
     images.refuse(f"{path.name}: its pixels are taken as they are", "window", "slices")
     beside = images.labels or path.with_suffix(".csv")
+    for file in (path, *((beside,) if beside.exists() else ())):  # before a checksum, which would wait for a pipe
+        try:
+            limits.check_regular(file)
+        except InputError as e:
+            raise InputError(f"{file.name}: {e}") from None
     provenance = Provenance(path.stem, "the user's file", "not stated", cache.sha256_of(path), 0, False)
     return load(path, beside if images.labels or beside.exists() else None, provenance, images,
                 f"the file {path.name}", own=True)
@@ -92,7 +97,6 @@ def load(path: Path, sidecar: Path | None, provenance: Provenance, images: Image
 def _arrays(path: Path, most: int | None) -> dict[str, np.ndarray]:
     """The six arrays, images before labels; of at most so many bytes, as their headers say before they are read."""
     wanted = [f"{split}_{what}" for what in ("images", "labels") for split in PARTS]
-    limits.check_regular(path)
     try:
         with zipfile.ZipFile(path) as zipped:
             members = {m.filename.removesuffix(".npy"): m for m in zipped.infolist() if m.filename.endswith(".npy")}
