@@ -27,7 +27,7 @@ def check_regular(path: Path, inside: Path | None = None) -> None:
     try:
         mode = path.stat().st_mode
     except OSError as e:
-        raise InputError(f"cannot be read: {(e.strerror or str(e)).lower()}") from None
+        raise InputError((e.strerror or str(e)).lower()) from None
     if not stat.S_ISREG(mode):
         raise InputError("is no regular file (a folder, pipe, device or socket); remove it or copy the file itself")
 
