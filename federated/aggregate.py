@@ -26,6 +26,7 @@ from federated.stacked import (
     squared_distances_of,
 )
 from suite.attack import Info
+from suite.bounds import Count, Positive, Whole
 from suite.errors import InputError
 
 
@@ -105,7 +106,7 @@ class Median(Aggregator):
 class Bounded(Aggregator):
     """A rule that is told how many bad sites to withstand. Attributes: `bad`, that number, not negative."""
 
-    bad: int
+    bad: Whole
 
     sites: ClassVar[tuple[int, int]] = (2, 1)
     """(a, b): the rule needs a * bad + b sites."""
@@ -160,7 +161,7 @@ class MultiKrum(Bounded):
     info: ClassVar[Info] = Info("Multi-Krum", "Blanchard et al. 2017, arXiv 1703.02757", threats=("poisoning",),
                                 cost="one Gram matrix")
     sites: ClassVar[tuple[int, int]] = (2, 3)
-    keep: int | None = None
+    keep: Count | None = None
 
     def check(self, n: int) -> None:
         super().check(n)
@@ -220,7 +221,7 @@ class GeometricMedian(Aggregator):
         cost="one Gram matrix",
         departs="sites count equally; starts at weights of 1 / (median distance to the others) instead of equal ones, "
                 "which a huge update would carry off, and runs until it stands still")
-    smoothing: float = 1e-6
+    smoothing: Positive = 1e-6
 
     def __post_init__(self) -> None:
         if not 0 < self.smoothing < math.inf:
@@ -256,7 +257,7 @@ class NormClipping(Aggregator):
 
     info: ClassVar[Info] = Info("Norm clipping", "Sun et al. 2019, arXiv 1911.07963", threats=("poisoning",),
                                 cost="two reads of the updates", departs="no noise is added")
-    norm: float | None = None
+    norm: Positive | None = None
 
     def __post_init__(self) -> None:
         if self.norm is not None and not 0 < self.norm < math.inf:
@@ -286,8 +287,8 @@ class CenteredClipping(Aggregator):
         "Centered clipping", "Karimireddy, He and Jaggi 2021, arXiv 2012.10333", threats=("poisoning",),
         cost="two reads of the updates a step",
         departs="the sites' momentum is theirs to keep")
-    radius: float = 1.0
-    steps: int = 1
+    radius: Positive = 1.0
+    steps: Count = 1
 
     def __post_init__(self) -> None:
         if not 0 < self.radius < math.inf:

@@ -12,7 +12,8 @@ import numpy as np
 from federated.defense import FederatedTraining
 from federated.grid import Tamper
 from suite import metrics
-from suite.attack import Attack, Count, Poisoned
+from suite.attack import Attack, Poisoned
+from suite.bounds import Count
 from suite.data import Split
 from suite.errors import InputError
 from suite.evaluate.poisoning import measure_victim

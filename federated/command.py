@@ -252,9 +252,11 @@ def check_federates(plan: Plan) -> None:
 
 def _show_verified(run: Path, head: str | None) -> None:
     from federated.verify import verify_run
+    from suite.plain import plain
     from suite.terminal import console
 
     found = verify_run(run, head)
     console.print(f"logs          {found.files} with {found.entries} entries, none changed; {found.models} model"
                   f"{'' if found.models == 1 else 's'} as logged", soft_wrap=True)
-    console.print(f"head          {found.head}  [dim](keep it elsewhere: --verify RUN --head HASH)[/]", soft_wrap=True)
+    console.print(f"head          {plain(found.head)}  [dim](keep it elsewhere: --verify RUN --head HASH)[/]",
+                  soft_wrap=True)

@@ -26,6 +26,7 @@ from federated.grid import FIRST, Tamper
 from federated.stacked import dots, gram, norms
 from federated.task import Task
 from suite.attack import Info
+from suite.bounds import Fraction, Positive
 from suite.data import Split
 from suite.errors import InputError
 from suite.training import tensors
@@ -218,8 +219,8 @@ class Decomposition(UpdateMembership):
         "Update decomposition", "after Li, Li and Ribeiro 2023, ICLR (openreview QsCSLPP55Ku)", "white-box",
         ("membership",), "a gradient of each row a round, and a linear system of as many unknowns as rows",
         "all rows together by ridge regression, where the paper holds one row's gradient against the update")
-    ridge: float = 0.03
-    along: float = 0.15
+    ridge: Positive = 0.03
+    along: Fraction = 0.15
 
     def __post_init__(self) -> None:
         if not 0 < self.ridge < math.inf:

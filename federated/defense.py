@@ -21,7 +21,8 @@ from federated.simulate import federate
 from federated.sites import HOSPITAL, hospital_of
 from federated.task import Task, digest
 from federated.trust import FLTrust
-from suite.attack import Count, Info, Positive
+from suite.attack import Info
+from suite.bounds import Count, LearningRate, NonNegative, Positive, Whole
 from suite.classifier import TorchClassifier
 from suite.data import Split
 from suite.errors import InputError
@@ -167,15 +168,15 @@ class FederatedTraining(TorchDefense):
     rounds: Count = 40
     epochs: Count = 1
     batch: Count = 32
-    lr: Positive = 0.05
-    proximal: float = 0.0
+    lr: LearningRate = 0.05
+    proximal: NonNegative = 0.0
     column: str = field(default=HOSPITAL, kw_only=True)
     trusted: Count = field(default=100, kw_only=True)
     epsilon: Positive | None = field(default=None, kw_only=True)
     hides: Literal["row", "hospital", "hospital, by the server"] = field(default="row", kw_only=True)
     clip: Positive = field(default=1.0, kw_only=True)
     secure: bool = field(default=False, kw_only=True)
-    personal: int = field(default=5, kw_only=True)
+    personal: Whole = field(default=5, kw_only=True)
 
     def __post_init__(self) -> None:
         self.aggregator  # noqa: B018 - a name that is unknown is told at once

@@ -33,6 +33,7 @@ from federated.task import Task
 from suite import artifacts, registry
 from suite.data import Dataset, Split
 from suite.errors import InputError
+from suite.plain import printable
 from suite.recipe import TorchRecipe
 from tabular.data import from_csv
 from tabular.schema import Schema
@@ -196,7 +197,7 @@ def _own(folder: Path, config: tuple[tuple[str, Any], ...],
             raise InputError("""no data: start the SuperNode with --node-config 'hospital="NAME" data="FOLDER"'""")
         return agreement.task, agreement.read(Path(where)).train, agreement.hospitals.index(name)
     except InputError as e:  # it may name a patient's value, which the server must not read
-        print(f"error: hospital '{name}': {e}", file=sys.stderr, flush=True)
+        print(f"error: hospital '{printable(name)}': {printable(e)}", file=sys.stderr, flush=True)
         raise InputError(f"hospital '{name}' cannot use its data; the log of its SuperNode says why") from None
 
 
@@ -213,7 +214,7 @@ def federation_app(folder: Path) -> ServerApp:
         try:
             carry_out(Agreement.of(context.run_config, folder), grid)
         except InputError as e:
-            print(f"error: {e}", flush=True)
+            print(f"error: {printable(e)}", flush=True)
             raise
 
     return app

@@ -14,7 +14,8 @@ from federated.defense import Federation, promised
 from privacy.canaries import mislabeled, redrawn, strangers
 from privacy.lower_bounds import gaussian_epsilon, guess, one_run, one_run_gdp, refutes, strongest
 from suite import metrics
-from suite.attack import Count, Info
+from suite.attack import Info
+from suite.bounds import Count, ProperShare, Shares
 from suite.classifier import Classifier
 from suite.data import Split, joined
 from suite.defenses.accounting import privacy_curve, usual_delta
@@ -44,8 +45,8 @@ class HospitalAudit(FederationAttack):
         departs="canaries are rows and not whole updates, and are told from all rounds by a regression; several "
                 "numbers of guesses, corrected for")
     canaries: Count = 100
-    confidence: float = 0.95
-    shares: tuple[float, ...] = (1.0, 0.5, 0.25)
+    confidence: ProperShare = 0.95
+    shares: Shares = (1.0, 0.5, 0.25)
 
 
 @measure.register

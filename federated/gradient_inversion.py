@@ -22,7 +22,8 @@ from federated.form import Form
 from federated.local import Local, steps
 from federated.task import Task
 from privacy.inversion import variation
-from suite.attack import Count, Info, Positive
+from suite.attack import Info
+from suite.bounds import Count, NonNegative, Positive
 from suite.errors import InputError, NotApplicable
 from suite.seeding import torch_generator
 from suite.space import Kind
@@ -232,8 +233,8 @@ class InvertingGradients(GradientInversion):
         "steps are simulated, with momentum")
     inputs: ClassVar[Kind] = "image"
     iterations: Count = 300
-    tv: float = 0.003
-    normalisation: float = 0.01
+    tv: NonNegative = 0.003
+    normalisation: NonNegative = 0.01
 
     dtype: ClassVar[torch.dtype] = torch.float32
 

@@ -21,6 +21,7 @@ from federated.collusion import Collusion
 from federated.grid import Tamper
 from federated.stacked import check_updates, check_vector, squared_distances
 from suite.attack import Info
+from suite.bounds import NonNegative, Positive
 from suite.errors import InputError
 
 
@@ -79,7 +80,7 @@ class SignFlip(UpdateAttack):
 
     info: ClassVar[Info] = Info("Sign flipping", "Li et al. 2019, arXiv 1811.03761", "training", ("poisoning",),
                                 "nothing but the site's own training")
-    scale: float = 1.0
+    scale: Positive = 1.0
 
     def __post_init__(self) -> None:
         _check_positive(self, "scale", self.scale)
@@ -95,7 +96,7 @@ class GaussianUpdate(UpdateAttack):
 
     info: ClassVar[Info] = Info("Gaussian updates", "Blanchard et al. 2017, arXiv 1703.02757", "no-box",
                                 ("poisoning",), "nothing")
-    std: float = 1.0
+    std: Positive = 1.0
 
     def __post_init__(self) -> None:
         _check_positive(self, "std", self.std)
@@ -119,7 +120,7 @@ class ALIE(UpdateAttack):
         "A little is enough", "Baruch, Baruch and Goldberg 2019, arXiv 1902.06156", "training", ("poisoning",),
         "one read of the updates", departs="mean and deviation are those of the honest updates instead of the bad "
                                            "sites' own; the deviation is that of a population")
-    z: float | None = None
+    z: Positive | None = None
 
     def __post_init__(self) -> None:
         if self.z is not None:
@@ -151,7 +152,7 @@ class IPM(UpdateAttack):
 
     info: ClassVar[Info] = Info("Inner product manipulation", "Xie, Koyejo and Gupta 2020, arXiv 1903.03936",
                                 "training", ("poisoning",), "one read of the updates")
-    eps: float = 0.5
+    eps: Positive = 0.5
 
     def __post_init__(self) -> None:
         _check_positive(self, "eps", self.eps)
@@ -260,7 +261,7 @@ class FreeRider(UpdateAttack):
     info: ClassVar[Info] = Info(
         "Free rider", "Lin, Du and Liu 2019, arXiv 1911.12560", "no-box", ("poisoning",), "nothing",
         departs="the noise is as large in late rounds as in early ones")
-    std: float = 0.0
+    std: NonNegative = 0.0
 
     def __post_init__(self) -> None:
         if not 0 <= self.std < math.inf:

@@ -12,6 +12,7 @@ from torch import Tensor
 from federated.aggregate import Aggregator, Bounded
 from federated.stacked import combine, squared_distances
 from suite.attack import Info
+from suite.bounds import Count, Seed
 from suite.errors import InputError
 
 
@@ -53,9 +54,9 @@ class Bucketing(Aggregator):
 
     info: ClassVar[Info] = Info("Bucketing", "Karimireddy, He and Jaggi 2022, arXiv 2006.09365",
                                 threats=("poisoning",), cost="one read of the updates, 1 / size of a copy")
-    size: int
+    size: Count
     then: Aggregator
-    seed: int = 0
+    seed: Seed = 0
 
     def __post_init__(self) -> None:
         if self.size < 1:

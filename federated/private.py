@@ -20,6 +20,7 @@ from torch import Tensor
 from federated.aggregate import Aggregator, clip_factors
 from federated.stacked import combine, norms
 from suite.attack import Info
+from suite.bounds import Count, NonNegative, Seed, Unbounded
 from suite.defenses.accounting import (
     NEIGHBORS,
     History,
@@ -250,10 +251,10 @@ class CentralDP(Aggregator):
         cost="two reads of the updates, and noise",
         departs="all hospitals take part in each round, so no sampling helps; weights are equal instead of capped; PRV "
                 "accountant instead of moments")
-    clip: float
-    noise: float
-    sites: int
-    seed: int = 0
+    clip: Unbounded
+    noise: NonNegative
+    sites: Count
+    seed: Seed = 0
 
     def __post_init__(self) -> None:
         if not self.clip > 0 or not 0 <= self.noise < math.inf or (self.noise and math.isinf(self.clip)):

@@ -10,7 +10,8 @@ import numpy as np
 from federated.attackers import FederationAttack
 from federated.curious import View
 from federated.task import Task
-from suite.attack import Count, Info
+from suite.attack import Info
+from suite.bounds import Count
 from suite.data import Split
 from suite.errors import InputError, NotApplicable
 

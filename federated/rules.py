@@ -11,6 +11,7 @@ from flwr.serverapp.strategy import FedAvg
 from federated.aggregate import Aggregator
 from suite import registry
 from suite.attack import Info
+from suite.bounds import NonNegative
 from suite.errors import InputError
 
 PAPERS = {"FedAdam": "Reddi et al. 2021, arXiv 2003.00295", "FedYogi": "Reddi et al. 2021, arXiv 2003.00295",
@@ -29,7 +30,7 @@ class FlowerStrategy:
     """
 
     strategy: Literal["FedAdam", "FedYogi", "FedAdagrad", "FedAvgM"]
-    options: dict[str, float] = field(default_factory=dict)
+    options: dict[str, NonNegative] = field(default_factory=dict)
 
     @property
     def info(self) -> Info:

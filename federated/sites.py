@@ -12,7 +12,8 @@ import torch
 from scipy.ndimage import gaussian_filter
 
 from federated.check import check_sites
-from suite.attack import Count, Info, Positive
+from suite.attack import Info
+from suite.bounds import Count, Decay, NonNegative, Positive
 from suite.data import Dataset, Split, joined
 from suite.errors import InputError
 from suite.shadows import patients_of
@@ -265,9 +266,9 @@ class FeatureShift(IID):
 
     info: ClassVar[Info] = Info("dealt evenly, each with a scanner of its own (simulated)",
                                 "Li et al. 2021, arXiv 2102.02079")
-    gain: float = 0.2
-    noise: float = 0.02
-    blur: float = 0.0
+    gain: Decay = 0.2
+    noise: NonNegative = 0.02
+    blur: NonNegative = 0.0
 
     def __post_init__(self) -> None:
         super().__post_init__()

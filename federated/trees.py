@@ -20,7 +20,8 @@ from federated.grid import FIRST, Border, Event, InProcessGrid
 from federated.hospitals import tell_hospitals
 from federated.record import Record
 from federated.sites import HOSPITAL, hospital_of
-from suite.attack import Count, Info
+from suite.attack import Info
+from suite.bounds import Count
 from suite.classifier import EstimatorClassifier
 from suite.data import Split
 from suite.errors import InputError, NotApplicable

@@ -13,6 +13,7 @@ from torch import Tensor
 from federated.aggregate import Aggregator, clip_factors
 from federated.stacked import combine, dots, gram, norms
 from suite.attack import Info
+from suite.bounds import NonNegative, Seed
 from suite.errors import InputError
 
 
@@ -59,8 +60,8 @@ class FLAME(Aggregator):
     info: ClassVar[Info] = Info(
         "FLAME", "Nguyen et al. 2022, arXiv 2101.02281", threats=("poisoning",), cost="one Gram matrix, and noise",
         departs="cosines are those of updates, which are all that the server is given; the paper's are those of models")
-    noise: float = 0.001
-    seed: int = 0
+    noise: NonNegative = 0.001
+    seed: Seed = 0
 
     def __post_init__(self) -> None:
         if not 0 <= self.noise < math.inf:

@@ -15,6 +15,7 @@ from imaging.space import ImageSpace
 from imaging.warping import displaced
 from suite.attack import Info, Poisoned
 from suite.attacks.poisoning import Backdoor
+from suite.bounds import NonNegative, Share
 from suite.data import Split
 from suite.errors import InputError, NotApplicable
 from suite.space import Kind
@@ -80,8 +81,8 @@ class Patch(ImageBackdoor):
         "BadNets patch", "Gu, Dolan-Gavitt and Garg 2017, arXiv 1708.06733", "data", ("backdoor",), "one training",
         departs="the checkerboard grows with the image, and may be translucent; rows are changed where they are, "
                 "instead of added as copies")
-    size: Annotated[float, Field(gt=0, le=0.5)] = 0.15
-    opacity: Annotated[float, Field(gt=0, le=1)] = 1.0
+    size: Annotated[float, Field(strict=True, gt=0, le=0.5)] = 0.15
+    opacity: Share = 1.0
 
     def trigger(self, train: Split, seed: int = 0) -> PatchTrigger:
         return PatchTrigger(self.size, self.opacity)
@@ -149,9 +150,9 @@ class WaNet(ImageBackdoor):
         departs="poisons the data once, where the paper's attacker controls the training and draws rows and noise anew "
                 "in each batch; stronger by default, as small images need it; rows with the trigger are of other "
                 "classes only")
-    strength: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 2.0
-    grid: Annotated[int, Field(ge=2)] = 4
-    cross_ratio: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 2.0
+    strength: NonNegative = 2.0
+    grid: Annotated[int, Field(strict=True, ge=2, le=256)] = 4
+    cross_ratio: NonNegative = 2.0
 
     def __call__(self, train: Split, seed: int = 0) -> Poisoned:
         wanted = self.budget(train)

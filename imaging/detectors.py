@@ -11,6 +11,7 @@ import numpy as np
 
 from imaging.defenses.transforms import bit_depth, median
 from suite.attack import Info
+from suite.bounds import Bits, Count
 from suite.classifier import TorchClassifier
 from suite.detectors import Squeezing
 from suite.detectors.squeezing import Squeezer
@@ -31,8 +32,8 @@ class FeatureSqueezing(Squeezing):
         "Feature squeezing", "Xu, Evans and Qi 2018, arXiv 1704.01155", cost="3 forward passes an input",
         departs="without non-local means, the third of the squeezers that the paper combines")
     inputs: ClassVar[Kind] = "image"
-    bits: int = 4
-    size: int = 3
+    bits: Bits = 4
+    size: Count = 3
 
     def __post_init__(self) -> None:
         if self.bits < 1 or self.size < 2:

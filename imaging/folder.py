@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from imaging import pixels, volumes
+from imaging import limits, pixels, volumes
 from imaging.assemble import Pictures, build, patients_of, subgroups_of
 from imaging.npz import DEFAULTS
 from suite import cache, csv
@@ -64,11 +64,19 @@ def _read_folder(path: Path, images: Images) -> Dataset:
     images.refuse("each image of a folder has one label", "finding")
     names = sorted(p.relative_to(path).as_posix() for p in path.rglob("*")
                    if _kind(p) and not any(part.startswith(".") for part in p.relative_to(path).parts))
+    for name in names:
+        if not name.isprintable():  # nor half of a surrogate pair, which stands for bytes that are no UTF-8
+            raise InputError(f"{name!r}: the file's name has control characters or is not UTF-8; rename it")
     if not names:
         raise InputError(f"holds no image ({', '.join((*PICTURES, *DICOM, *NIFTI))})")
     if all(_kind(Path(name)) in PICTURES for name in names):
         images.refuse("pictures are taken as they are", "window", "slices")
     beside = images.labels or path / "labels.csv"
+    if images.labels or beside.exists():
+        try:
+            limits.check_regular(beside)
+        except InputError as e:
+            raise InputError(f"{beside.name}: {e}") from None
     frame = _lines(beside, names) if images.labels or beside.exists() else None
     if frame is not None and "label" in frame.columns:
         labels = csv.words(frame["label"])
@@ -158,6 +166,7 @@ def _read(folder: Path, name: str, images: Images) -> _Read:
     """One file as images in [0, 1], as asked for."""
     path, kind, patient = folder / name, _kind(Path(name)), ""
     try:
+        limits.check_regular(path, folder)
         if kind in DICOM:
             image, patient = volumes.dicom(path, images.window)
             stored = image[None]
@@ -183,7 +192,8 @@ def _picture(path: Path) -> np.ndarray:
     """(h, w) or (h, w, 3), uint8 or, of 16-bit images, float32 in [0, 1]; transparency is dropped."""
     from PIL import Image, ImageOps
 
-    with Image.open(path) as stored:
+    with Image.open(path, formats=("PNG", "JPEG")) as stored:  # a name says little: others run whole interpreters
+        limits.check_size(stored.width * stored.height * len(stored.getbands()) * (4 if stored.mode[0] in "IF" else 1))
         image = ImageOps.exif_transpose(stored)  # a camera held sideways notes that, and stores the pixels as they come
         if image.mode.startswith("I"):
             return np.asarray(image, np.float32) / 65535

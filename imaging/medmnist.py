@@ -34,7 +34,8 @@ def _builder(name: str) -> cache.Builder:
         owner = f"MedMNIST v2: Yang et al., Sci. Data 10:41 (2023), {FACTS['doi']}; from {facts['source']}"
         provenance = Provenance(called, owner, f"{facts['licence']} (MedMNIST)",
                                 cache.sha256_of(found), 0, False, "the official split")
-        return npz.load(found, None, provenance, images, cache.origin(found), facts["labels"])
+        return npz.load(found, None, provenance, images, cache.origin(found), facts["labels"],
+                        most=None)
 
     labels = facts["labels"]
     kind = "findings, of which --finding names one" if facts.get("several") else "classes"

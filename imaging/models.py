@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from imaging import networks
 from imaging.augment import MODALITIES
 from suite.attack import Info
+from suite.bounds import Blocks, Count, Decay, LearningRate, NonNegative, Width, Widths
 from suite.data import Split
 from suite.errors import InputError
 from suite.plan import Modality
@@ -29,11 +30,11 @@ class ImageRecipe(TorchRecipe):
     """
 
     inputs: ClassVar[Kind] = "image"
-    epochs: int = 20
-    patience: int = 20
-    weight_decay: float = 5e-2
+    epochs: Count = 20
+    patience: Count = 20
+    weight_decay: NonNegative = 5e-2
     cosine: bool = True
-    average: float = 0.99
+    average: Decay = 0.99
     operating_point: Literal["argmax", "balanced"] = "balanced"
     modality: Modality | None = None
 
@@ -62,8 +63,8 @@ class ResNetSmall(ImageRecipe):
         "Small residual network", "He et al. 2016, arXiv 1512.03385",
         cost="on one core about 0.8 ms an image and epoch at 28 pixels, 4 ms at 128",
         departs="three blocks, and size is halved before the first of them")
-    widths: tuple[int, ...] = (16, 32, 64)
-    dropout: float = 0.0
+    widths: Widths = (16, 32, 64)
+    dropout: Decay = 0.0
 
     def network(self, inputs: tuple[int, ...], classes: int) -> nn.Module:
         return networks.resnet_small(inputs, classes, self.widths, self.dropout)
@@ -80,8 +81,8 @@ class SimpleCNN(ImageRecipe):
 
     info: ClassVar[Info] = Info("Simple CNN", "LeCun et al. 1998, Proc. IEEE 86:2278", cost="the least of all networks",
                                 departs="ReLU, strides instead of pooling, mean over the image")
-    widths: tuple[int, ...] = (16, 32, 64)
-    dropout: float = 0.0
+    widths: Widths = (16, 32, 64)
+    dropout: Decay = 0.0
 
     def network(self, inputs: tuple[int, ...], classes: int) -> nn.Module:
         return networks.simple_cnn(inputs, classes, self.widths, self.dropout)
@@ -91,7 +92,7 @@ class SimpleCNN(ImageRecipe):
 class _ResNet(ImageRecipe):
     """A residual network of MONAI's; small images keep their size in its first layers."""
 
-    lr: float = 1e-3
+    lr: LearningRate = 1e-3
     depth: ClassVar[str]
 
     def network(self, inputs: tuple[int, ...], classes: int) -> nn.Module:
@@ -130,7 +131,7 @@ class EfficientNetB0(ImageRecipe):
     info: ClassVar[Info] = Info("EfficientNet-B0", "Tan and Le 2019, arXiv 1905.11946",
                                 cost="on one core 20 ms an image and epoch at 28 pixels, 70 ms at 128",
                                 departs="up to 64 pixels the first convolution has no stride; all pad both sides alike")
-    lr: float = 1e-3
+    lr: LearningRate = 1e-3
 
     def network(self, inputs: tuple[int, ...], classes: int) -> nn.Module:
         from monai.networks.nets import EfficientNetBN
@@ -155,7 +156,7 @@ class DenseNet121(ImageRecipe):
 
     info: ClassVar[Info] = Info("DenseNet-121", "Huang et al. 2017, arXiv 1608.06993", cost="three times ResNet-18",
                                 departs="up to 64 pixels: no stride and no pooling in the first layers")
-    lr: float = 1e-3
+    lr: LearningRate = 1e-3
 
     def network(self, inputs: tuple[int, ...], classes: int) -> nn.Module:
         from monai.networks.nets import DenseNet121 as Network
@@ -179,11 +180,11 @@ class ViT(ImageRecipe):
 
     info: ClassVar[Info] = Info("Vision transformer", "Dosovitskiy et al. 2021, arXiv 2010.11929",
                                 cost="as ResNet-18", departs="the size of DeiT-Ti; patches of 4 to 16 pixels")
-    lr: float = 5e-4
-    width: int = 192
-    layers: int = 12
-    heads: int = 3
-    dropout: float = 0.0
+    lr: LearningRate = 5e-4
+    width: Width = 192
+    layers: Blocks = 12
+    heads: Blocks = 3
+    dropout: Decay = 0.0
 
     def network(self, inputs: tuple[int, ...], classes: int) -> nn.Module:
         patch = min(16, 1 << max(min(inputs[1:]) // 7, 1).bit_length() - 1)
@@ -196,7 +197,7 @@ class VGG19(ImageRecipe):
 
     info: ClassVar[Info] = Info("VGG-19", "Simonyan and Zisserman 2015, arXiv 1409.1556", cost="needs a GPU",
                                 departs="batch normalisation, and one linear layer on the mean over the image")
-    lr: float = 5e-4
+    lr: LearningRate = 5e-4
 
     def network(self, inputs: tuple[int, ...], classes: int) -> nn.Module:
         return networks.vgg19(inputs, classes)
@@ -213,7 +214,7 @@ class MobileNetV2(ImageRecipe):
     info: ClassVar[Info] = Info("MobileNetV2", "Sandler et al. 2018, arXiv 1801.04381",
                                 cost="on one core 11 ms an image and epoch at 28 pixels, 30 ms at 128",
                                 departs="up to 64 pixels the first convolution has no stride")
-    dropout: float = 0.2
+    dropout: Decay = 0.2
 
     def network(self, inputs: tuple[int, ...], classes: int) -> nn.Module:
         return networks.mobilenet_v2(inputs, classes, self.dropout)

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import zipfile
-import zlib
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from imaging import pixels
+from imaging import limits, pixels
 from imaging.assemble import Pictures, build, patients_of, subgroups_of
 from suite import cache, csv
 from suite.data import Dataset, Provenance
@@ -40,13 +39,19 @@ def read_npz(path: Path, images: Images = DEFAULTS) -> Dataset:
     path = Path(path)
     images.refuse(f"{path.name}: its pixels are taken as they are", "window", "slices")
     beside = images.labels or path.with_suffix(".csv")
+    for file in (path, *((beside,) if beside.exists() else ())):  # before a checksum, which would wait for a pipe
+        try:
+            limits.check_regular(file)
+        except InputError as e:
+            raise InputError(f"{file.name}: {e}") from None
     provenance = Provenance(path.stem, "the user's file", "not stated", cache.sha256_of(path), 0, False)
     return load(path, beside if images.labels or beside.exists() else None, provenance, images,
                 f"the file {path.name}", own=True)
 
 
 def load(path: Path, sidecar: Path | None, provenance: Provenance, images: Images, read_from: str,
-         names: Sequence[str] = (), known: Sequence[int] | None = None, *, own: bool = False) -> Dataset:
+         names: Sequence[str] = (), known: Sequence[int] | None = None, *, own: bool = False,
+         most: int | None = limits.MAX_DECODED) -> Dataset:
     """A dataset from an `.npz` file.
 
     Args:
@@ -58,9 +63,10 @@ def load(path: Path, sidecar: Path | None, provenance: Provenance, images: Image
         names: Of the classes, or of the findings where there are several; from the sidecar where they are left out.
         known: New label of each label, where classes are put together; `names` are those of the new ones.
         own: The file is a user's, so that it is not known whether what it calls patients are patients.
+        most: Bytes that its arrays may take; None for a file whose checksum has vouched for it.
     """
     try:
-        arrays = _arrays(path)
+        arrays = _arrays(path, most)
         x = np.concatenate([_images(arrays, split, images) for split in PARTS])
         y, part = _labels(arrays)
     except InputError as e:
@@ -88,23 +94,28 @@ def load(path: Path, sidecar: Path | None, provenance: Provenance, images: Image
         raise InputError(f"{path.name}: {e}") from None
 
 
-def _arrays(path: Path) -> dict[str, np.ndarray]:
-    """The six arrays, images before labels."""
+def _arrays(path: Path, most: int | None) -> dict[str, np.ndarray]:
+    """The six arrays, images before labels; of at most so many bytes, as their headers say before they are read."""
     wanted = [f"{split}_{what}" for what in ("images", "labels") for split in PARTS]
     try:
-        with np.load(path, allow_pickle=False) as there:
-            if not isinstance(there, np.lib.npyio.NpzFile):
-                raise InputError("is a single array, not an .npz file")
-            if missing := [name for name in wanted if name not in there.files]:
-                raise InputError(f"has no '{missing[0]}'; it has {csv.listed(there.files) or 'nothing'}")
-            return {name: there[name] for name in wanted}
+        with zipfile.ZipFile(path) as zipped:
+            members = {m.filename.removesuffix(".npy"): m for m in zipped.infolist() if m.filename.endswith(".npy")}
+            if missing := [name for name in wanted if name not in members]:
+                raise InputError(f"has no '{missing[0]}'; it has {csv.listed(list(members)) or 'no array'}")
+            limits.check_size(sum(limits.npy_size(zipped, members[name]) for name in wanted), most)
+            found = {}
+            for name in wanted:
+                with zipped.open(members[name]) as stream:
+                    found[name] = np.lib.format.read_array(stream, allow_pickle=False)
+            return found
     except InputError:
         raise
     except OSError as e:
         raise InputError((e.strerror or "is damaged").lower()) from None
-    except (ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as e:
-        if "allow_pickle" in str(e):
-            raise InputError("holds Python objects, which could run any code, or is no .npz file") from None
+    except Exception:  # whatever zip, its compressions and NumPy raise on damaged bytes
+        with path.open("rb") as stream:
+            if stream.read(6) == np.lib.format.MAGIC_PREFIX:
+                raise InputError("is a single array, not an .npz file; store the splits with numpy.savez") from None
         raise InputError("is damaged, or no .npz file") from None
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from pathlib import Path
 
 import numpy as np
 
+from imaging import limits
 from imaging.pixels import span
 from suite.errors import InputError
 
@@ -25,6 +27,7 @@ def dicom(path: Path, window: Window = None) -> tuple[np.ndarray, str]:
     """
     from monai.data import PydicomReader
 
+    _check_dicom(path)
     reader = PydicomReader(swap_ij=False)
     with warnings.catch_warnings():  # about tags that are of no use here
         warnings.simplefilter("ignore")
@@ -62,6 +65,7 @@ def nifti(path: Path, slices: int = 1, window: Window = None) -> np.ndarray:
     """
     from monai.data import NibabelReader
 
+    _check_nifti(path)
     reader = NibabelReader(as_closest_canonical=True, squeeze_non_spatial_dims=True)
     volume, _ = reader.get_data(reader.read(path))
     if volume.ndim == 2:
@@ -75,6 +79,29 @@ def nifti(path: Path, slices: int = 1, window: Window = None) -> np.ndarray:
     first = (depth - slices) // 2
     middle = span(volume, window)[:, :, first : first + slices]
     return np.ascontiguousarray(middle.transpose(2, 1, 0)[:, ::-1])  # axes are right, front, up
+
+
+def _check_dicom(path: Path) -> None:
+    """`InputError` where the pixels that a header announces are too many, or the header itself is compressed."""
+    from pydicom import dcmread
+    from pydicom.filereader import read_file_meta_info
+    from pydicom.uid import DeflatedExplicitVRLittleEndian
+
+    if read_file_meta_info(path).get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian:
+        raise InputError("is deflated as a whole, so that its size is not known; store it as explicit little endian")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        header = dcmread(path, stop_before_pixels=True)
+        sizes = [int(header.get(tag) or 1) for tag in ("Rows", "Columns", "NumberOfFrames", "SamplesPerPixel")]
+        limits.check_size(math.prod(sizes) * max(int(header.get("BitsAllocated") or 8) // 8, 1))
+
+
+def _check_nifti(path: Path) -> None:
+    """`InputError` where the volume that a header announces is too large; only the first bytes are unpacked."""
+    import nibabel
+
+    header = nibabel.load(path).header
+    limits.check_size(math.prod(int(side) for side in header.get_data_shape()) * header.get_data_dtype().itemsize)
 
 
 def _check(stored: np.ndarray) -> None:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Annotated, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 import torch
-from pydantic import Field
 
 from privacy.lower_bounds import Guesses, gaussian_epsilon, guess, one_run, one_run_gdp, refutes, strongest
-from suite.attack import Audited, Count, Info, PrivacyAudit
+from suite.attack import Audited, Info, PrivacyAudit
+from suite.bounds import Count, ProperShare, Shares
 from suite.classifier import Classifier
 from suite.data import Split, joined
 from suite.defenses.accounting import privacy_curve, usual_delta
@@ -54,8 +54,8 @@ class OneRunAudit(PrivacyAudit):
         "beforehand; a model without canaries as the reference")
     canaries: Count = 200
     source: Literal["held-out", "random"] = "held-out"
-    confidence: Annotated[float, Field(gt=0, lt=1)] = 0.95
-    shares: Annotated[tuple[Annotated[float, Field(gt=0, le=1)], ...], Field(min_length=1)] = (1.0, 0.5, 0.25)
+    confidence: ProperShare = 0.95
+    shares: Shares = (1.0, 0.5, 0.25)
 
     def __call__(self, retrain: Callable[[Split, int], Classifier], reference: Classifier, train: Split, fresh: Split,
                  seed: int = 0) -> Audited:

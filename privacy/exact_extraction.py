@@ -70,7 +70,7 @@ class TreePaths(ExtractionAttack):
         "already is not asked again",
         "complete queries only; needs probabilities that differ between leaves, as rounded ones may not; asks inputs "
         "that are in range, but may break relations between columns")
-    precision: Annotated[int, Field(ge=1, le=20)] = 12
+    precision: Annotated[int, Field(strict=True, ge=1, le=20)] = 12
 
     def __call__(self, query: Query, pool: Split, budget: int, seed: int = 0) -> Classifier:
         first = questions(pool, min(budget, 1), seed)

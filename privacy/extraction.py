@@ -12,7 +12,8 @@ import torch
 from torch import nn
 
 from suite.art import art_fence, estimator_over
-from suite.attack import Count, ExtractionAttack, Info, Positive
+from suite.attack import ExtractionAttack, Info
+from suite.bounds import Count, Positive
 from suite.classifier import Classifier, EstimatorClassifier, TorchClassifier
 from suite.data import Split
 from suite.errors import InputError
@@ -242,7 +243,7 @@ class SurrogateForest(ExtractionAttack):
         "Surrogate forest", "after Tramer, Zhang, Juels, Reiter and Ristenpart 2016, arXiv 1609.02943", "score",
         ("extraction",), "the budget in queries, one small training",
         "learns from answers like any other thief, in place of the paper's path finding; " + POOL)
-    trees: int = 100
+    trees: Count = 100
     labels: bool = False
 
     def __call__(self, query: Query, pool: Split, budget: int, seed: int = 0) -> Classifier:

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from suite.art import art_fence, art_gradient_estimator, box
-from suite.attack import Count, Info, InversionAttack, Positive
+from suite.attack import Info, InversionAttack
+from suite.bounds import Count, LearningRate, NonNegative, Positive
 from suite.classifier import Classifier, TorchClassifier
 from suite.errors import InputError, NotApplicable
 from suite.seeding import seeded
@@ -43,8 +44,8 @@ class MIFace(_ByGradient):
         "climbs the log-probability, whose gradient does not vanish where the model is sure of another class; takes a "
         "fixed number of steps, because ART's stop test is inverted: it goes on while the confidence is high and stops "
         "while it is low")
-    max_iter: int = 300
-    rate: float = 0.1
+    max_iter: Count = 300
+    rate: LearningRate = 0.1
 
     def __call__(self, classifier: TorchClassifier, start: np.ndarray, seed: int = 0) -> np.ndarray:
         from art.attacks.inference.model_inversion import MIFace
@@ -81,8 +82,8 @@ class PriorInversion(_ByGradient):
         "Mahendran and Vedaldi 2015, arXiv 1412.0035", "white-box", ("inversion",), "one gradient a class and step",
         "inverts the probability of a class, where Mahendran and Vedaldi invert the features of one image; absolute "
         "differences; a Gaussian around the average input in place of a norm; Adam in place of momentum")
-    tv: float = 1.0
-    prior: float = 100.0
+    tv: NonNegative = 1.0
+    prior: NonNegative = 100.0
     steps: Count = 200
     rate: Positive = 0.05
 

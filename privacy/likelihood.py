@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import dataclass
-from typing import Annotated, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import numpy as np
-from pydantic import Field
 from scipy.special import log_expit, logsumexp
 
 from suite.attack import Info, Leaked, MembershipAttack
+from suite.bounds import Even, Fraction
 from suite.classifier import Classifier
 from suite.errors import NotApplicable
 from suite.shadows import Shadows, log_odds
@@ -20,8 +20,6 @@ FEW = 64
 NARROW = 1e-3
 """Least standard deviation of log odds: those of a model without randomness do not spread at all."""
 
-Pairs = Annotated[int, Field(ge=2, multiple_of=2)]
-"""A number of shadow models, of which every two share the rows in question between them."""
 _COST = "`shadows` trainings for all shadow attacks together, then one query a row"
 _TERMS = "one query of each row, without augmented copies; the attacker knows the rest of the training data"
 
@@ -37,7 +35,7 @@ class ShadowAttack(MembershipAttack):
     one kind are sure alike.
     """
 
-    shadows: Pairs = 64
+    shadows: Even = 64
 
     retrains: ClassVar[bool] = True
 
@@ -106,9 +104,9 @@ class RMIA(ShadowAttack):
         "RMIA", "Zarifzadeh, Liu and Shokri 2024, arXiv 2312.03262", "score", ("membership",),
         _COST, "the paper's score is the share of population rows whose ratio this row's exceeds; as that share rises "
         "with the ratio, the ratio itself is returned: the same ROC, with fewer ties; " + _TERMS)
-    shadows: Pairs = 16
+    shadows: Even = 16
     offline: bool = False
-    a: Annotated[float, Field(ge=0, le=1)] = 0.3
+    a: Fraction = 0.3
 
     def score(self, odds: np.ndarray, shadows: Shadows) -> np.ndarray:
         mean = _average(shadows.odds, ~shadows.inside if self.offline else np.ones_like(shadows.inside))
@@ -128,7 +126,7 @@ class CalibratedLoss(ShadowAttack):
     info: ClassVar[Info] = Info(
         "Calibrated loss", "Watson, Guo, Cormode and Sablayrolles 2022, arXiv 2111.08440", "score", ("membership",),
         _COST, _TERMS)
-    shadows: Pairs = 16
+    shadows: Even = 16
 
     offline: ClassVar[bool] = True
 

@@ -12,6 +12,7 @@ from pydantic import Field
 from privacy.canaries import check_possible, mislabeled, redrawn, strangers
 from privacy.lower_bounds import from_scores, from_scores_gdp, gaussian_epsilon, guess
 from suite.attack import Audited, Info, PrivacyAudit
+from suite.bounds import ProperShare
 from suite.classifier import Classifier
 from suite.data import Split, joined
 from suite.defenses.accounting import usual_delta
@@ -48,9 +49,9 @@ class ManyRunsAudit(PrivacyAudit):
         "training", ("membership",), "`runs` trainings",
         "one canary from the data or by chance, not crafted; thresholds are chosen by the scores, corrected for")
     trials: ClassVar[str] = "trainings"
-    runs: Annotated[int, Field(ge=4, multiple_of=2)] = 64
+    runs: Annotated[int, Field(strict=True, ge=4, le=100_000, multiple_of=2)] = 64
     source: Literal["held-out", "random"] = "held-out"
-    confidence: Annotated[float, Field(gt=0, lt=1)] = 0.95
+    confidence: ProperShare = 0.95
 
     def __call__(self, retrain: Callable[[Split, int], Classifier], reference: Classifier, train: Split, fresh: Split,
                  seed: int = 0) -> Audited:

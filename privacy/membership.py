@@ -9,8 +9,9 @@ import numpy as np
 import torch
 
 from suite.art import art_estimator, art_fence
-from suite.attack import Count, Info, Leaked, MembershipAttack, Positive
+from suite.attack import Info, Leaked, MembershipAttack
 from suite.attacks.hopskipjump import HopSkipJump
+from suite.bounds import Count, Positive
 from suite.classifier import Classifier
 from suite.data import Split
 from suite.errors import InputError
@@ -86,10 +87,10 @@ class LabelOnly(MembershipAttack):
         "arXiv 2007.15528", "label-only", ("membership",), "about 500 queries a row: score a sample of rows",
         "Linf in units of scale; the distance itself is the score, since ART's membership probability is not monotone "
         "in it; a row that nothing fools counts as the deepest, where ART gives it distance 0")
-    max_iter: int = 10
-    init_eval: int = 10
-    max_eval: int = 40
-    init_size: int = 20
+    max_iter: Count = 10
+    init_eval: Count = 10
+    max_eval: Count = 40
+    init_size: Count = 20
 
     def __call__(self, classifier: Classifier, known: Leaked, x: np.ndarray, y: np.ndarray,
                  seed: int = 0) -> np.ndarray:

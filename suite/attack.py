@@ -5,12 +5,12 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
-from pydantic import Field
 from torch import Tensor
 
+from suite.bounds import Positive, ProperShare
 from suite.classifier import Classifier, TorchClassifier
 from suite.data import Split
 from suite.errors import InputError, NotApplicable
@@ -19,10 +19,6 @@ from suite.space import Kind, Norm
 if TYPE_CHECKING:
     from suite.recipe import Defense, Recipe
     from suite.shadows import Shadows
-
-Count = Annotated[int, Field(ge=1)]
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-"""Types of hyper-parameters, of which `suite.registry.make` says when they are out of range."""
 
 Knowledge = Literal["white-box", "score", "label-only", "no-box", "data", "training"]
 
@@ -95,7 +91,7 @@ class EvasionAttack(Attack):
             perturbation (`minimal`) treats it as a bound beyond which it need not look.
     """
 
-    eps: float = 0.1
+    eps: Positive = 0.1
 
     unit: ClassVar[str] = ""
     """What `eps` counts where it is no norm, as in "largest angle, in degrees": then `norm` is "own", the attack is
@@ -189,7 +185,7 @@ class Poisoned:
 class PoisoningAttack(Attack):
     """Changes training rows. Attributes: `rate`, the share of the whole training set that is touched, in (0, 1)."""
 
-    rate: float = 0.1
+    rate: ProperShare = 0.1
 
     retrains: ClassVar[bool] = True
 

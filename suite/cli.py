@@ -37,6 +37,7 @@ from suite.options import (
     names,
     table_of,
 )
+from suite.plain import printable
 
 app = typer.Typer(name="medsec", no_args_is_help=True, add_completion=False, rich_markup_mode=None,
                   pretty_exceptions_enable=False, context_settings={"help_option_names": ["-h", "--help"]},
@@ -50,6 +51,9 @@ STOPPED = 130
 def main() -> None:
     """Entry point: one line and exit code 2 for whatever the user can mend, never a traceback."""
     try:
+        for word in sys.argv[1:]:
+            if any("\ud800" <= c <= "\udfff" for c in word):  # how Python holds bytes that are no UTF-8
+                raise InputError(f"'{word}': is not UTF-8; rename the file or folder")
         # returns the code of a `typer.Exit`, and 130 after Ctrl-C
         code = app(prog_name="medsec", standalone_mode=False)
     except InputError as e:
@@ -60,7 +64,7 @@ def main() -> None:
     except Exception as e:
         # usage errors come from the library that typer is built on, whose classes are not part of its interface
         if type(e).__name__ == "NoArgsIsHelpError":
-            print(e.format_message())
+            print(printable(e.format_message()))
             sys.exit(0)
         if hasattr(e, "format_message"):
             _fail(e.format_message())
@@ -71,7 +75,7 @@ def main() -> None:
 
 
 def _fail(message: str, code: int = 2) -> None:
-    print(f"medsec: {' '.join(message.split())}", file=sys.stderr)
+    print(f"medsec: {printable(' '.join(message.split()))}", file=sys.stderr)
     sys.exit(code)
 
 
@@ -161,7 +165,7 @@ def report(run: RunFolder) -> None:
     from suite.report import write_report
     from suite.run import Run
 
-    print(write_report(Run.open(run)))
+    print(printable(write_report(Run.open(run))))
 
 
 @app.command()
@@ -187,7 +191,7 @@ def fetch(name: str, url: Annotated[str, typer.Option(help="Another address of t
     from suite import cache, registry
 
     path = cache.fetch(name, registry.load("datasets", name), url)
-    print(path or f"{name} needs no file")
+    print(printable(path) if path else f"{name} needs no file")
 
 
 @data_app.command()

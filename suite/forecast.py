@@ -147,8 +147,8 @@ def per_row(attack: Any) -> float:
         return PASS * steps * tries * (MEMBERS if queries else 1) + queries
     if "angles" in params:  # every angle at every place
         return float(params.get("draws") or params["angles"] * params["shifts"] ** 2)
-    each = next((params[name] for name in ("population", "max_eval", "coordinates") if params.get(name)), 1)
-    return float(queries or steps * (2 * params.get("samples", 0) or each) * (params.get("draws") or 1))
+    each = next((params[name] for name in ("samples", "population", "max_eval", "coordinates") if params.get(name)), 1)
+    return float(queries or steps * each * (params.get("draws") or 1))
 
 
 def replay(layout: Layout, seconds: dict[str, float], order: Iterable[str], jobs: int = 1,

@@ -185,7 +185,7 @@ class Plan(BaseModel):
             remembers each.
         seed: Of everything random.
         device: "auto" takes CUDA when it is there.
-        allow_pickle: Load model files that can execute code.
+        allow_pickle: Load model files that can execute code; from the command line only, never from a file.
         later: Names of attacks, defenses and detectors that this stage leaves to `--full`; not set in a file.
     """
 
@@ -328,5 +328,7 @@ def read_toml(path: Path) -> dict[str, Any]:
         return tomllib.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InputError(f"plan {path}: no such file") from None
+    except RecursionError:
+        raise InputError(f"plan {path}: is nested too deeply; a plan has tables inside lists, no deeper") from None
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as e:
         raise InputError(f"plan {path}: {e}") from None

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from suite.attack import Info
+from suite.bounds import Count, Decay, LearningRate, NonNegative
 from suite.classifier import Classifier, TorchClassifier
 from suite.data import Split
 from suite.errors import NotApplicable
@@ -47,11 +48,11 @@ class TorchRecipe(Recipe):
 
     offers: ClassVar[tuple[str, ...]] = ("gradients",)
 
-    epochs: int = 100
-    batch: int = 64
-    lr: float = 2e-3
-    weight_decay: float = 1e-4
-    patience: int = 20
+    epochs: Count = 100
+    batch: Count = 64
+    lr: LearningRate = 2e-3
+    weight_decay: NonNegative = 1e-4
+    patience: Count = 20
     early_stopping: bool = True
     """Return the epoch with the least validation loss, and end after `patience` epochs without a better one; else train
     to the last epoch and return that: such a network remembers its patients."""
@@ -59,7 +60,7 @@ class TorchRecipe(Recipe):
     """Weight classes by the inverse of their frequency."""
     cosine: bool = False
     """Let the learning rate rise during the first epoch and fall to 0 along a cosine, rather than stay."""
-    average: float = 0.0
+    average: Decay = 0.0
     """Decay per step of a running average of the weights, which is what is validated and returned; 0 for none."""
     operating_point: Literal["argmax", "balanced"] = "argmax"
     """For two classes, what decides: the larger logit as trained, or the threshold with the best balanced accuracy on

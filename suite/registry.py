@@ -101,7 +101,8 @@ def make(kind: Kind, name: str, params: dict[str, Any] | None = None) -> Any:
     except ValidationError as e:
         first = e.errors()[0]
         where = "".join(f"{part}: " for part in [".".join(map(str, first["loc"]))] if part)
-        raise InputError(f"{kind[:-1]} '{name}': {where}{first['msg'].removeprefix('Value error, ')}") from None
+        got = f", got {first['input']!r:.40}" if first["loc"] else ""
+        raise InputError(f"{kind[:-1]} '{name}': {where}{first['msg'].removeprefix('Value error, ')}{got}") from None
 
 
 def _from_file(kind: Kind, name: str) -> Any:

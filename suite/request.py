@@ -35,10 +35,14 @@ def read_plan(what: str) -> tuple[dict[str, Any], str]:
     """What a preset or a TOML file says, not looked at yet, and where it is from, for messages.
 
     Raises:
-        InputError: Unknown preset, no such file, or no TOML.
+        InputError: Unknown preset, no such file, no TOML, or one that allows pickles.
     """
     a_file = what.endswith(".toml") or "/" in what
-    return read_toml(Path(what) if a_file else registry.load("presets", what)), what if a_file else f"preset {what}"
+    raw = read_toml(Path(what) if a_file else registry.load("presets", what))
+    if "allow_pickle" in raw:  # who sends a plan must not decide what code runs here
+        raise InputError(f"plan {what}: 'allow_pickle' cannot be set in a plan, only on the command line; delete the "
+                         "line and pass --allow-pickle if you trust whoever made the model")
+    return raw, what if a_file else f"preset {what}"
 
 
 def make_plan(what: str | None, flags: dict[str, Any], quick: bool = False, full: bool = False) -> Plan:

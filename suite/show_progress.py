@@ -8,12 +8,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Column
 
 from suite.cells import Cell
 from suite.forecast import Forecast
+from suite.plain import plain, printable
 from suite.run import Run
 
 EVERY = 30.0
@@ -92,7 +92,7 @@ def _bar(watch: Watch, console: Console) -> Iterator[None]:
         task = progress.add_task("starting", total=watch.total, left="")
 
         def draw() -> None:
-            progress.update(task, completed=watch.done, description=escape(watch.title), left=watch.left)
+            progress.update(task, completed=watch.done, description=plain(watch.title), left=watch.left)
 
         with _repeatedly(draw, 0.5):
             yield
@@ -105,7 +105,7 @@ def _lines(watch: Watch, console: Console, every: float) -> Iterator[None]:
     def say() -> None:
         gone = time.monotonic() - began
         console.print(f"{int(gone // 60):3d}:{int(gone % 60):02d}  {watch.done} of {watch.total} cells, {watch.left}; "
-                      f"now {watch.title}", markup=False, soft_wrap=True)
+                      f"now {printable(watch.title)}", markup=False, soft_wrap=True)
 
     with _repeatedly(say, every):
         yield

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.markup import escape
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
@@ -19,6 +18,7 @@ from rich.text import Text
 from suite import catalog, registry, threats
 from suite.catalog import text
 from suite.errors import InputError
+from suite.plain import plain
 from suite.plan import Plan
 from suite.run import Run
 
@@ -32,7 +32,7 @@ def run_audit(plan: Plan, folder: Path, jobs: int | None = None) -> None:
     from suite.request import open_data
 
     data, why = open_data(plan)
-    console.print(f"[bold]data[/]  {escape(why)}", soft_wrap=True)
+    console.print(f"[bold]data[/]  {plain(why)}", soft_wrap=True)
     import torch
 
     from suite.audit import Audit, describe_device
@@ -49,13 +49,13 @@ def run_audit(plan: Plan, folder: Path, jobs: int | None = None) -> None:
         torch.set_num_threads(1)
     kinds = ("models", "attacks", "defenses", *(["detectors"] if plan.detectors else []))
     counts = (_count(getattr(plan, kind), kind) for kind in kinds)
-    console.print(f"[bold]plan[/]  {escape(plan.title)}")
+    console.print(f"[bold]plan[/]  {plain(plan.title)}")
     console.print(f"      {', '.join(counts)}; {_count(audit.cells, 'cells')}; {describe_device(audit.device)}, "
                   f"{jobs} process{'es' if jobs > 1 else ''}")
     if idle := audit.idle:
-        console.print(Padding(f"[dim]not applicable here: {escape(', '.join(idle))}[/]", (0, 0, 0, 6)))
+        console.print(Padding(f"[dim]not applicable here: {plain(', '.join(idle))}[/]", (0, 0, 0, 6)))
     for limit in (*audit.limits, *audit.cautions):
-        console.print(Padding(f"[dim]{escape(limit)}[/]", (0, 0, 0, 6)))
+        console.print(Padding(f"[dim]{plain(limit)}[/]", (0, 0, 0, 6)))
     began = time.perf_counter()
     watch = Watch(Forecast(audit, jobs), Run(folder), audit.cells)
     # of several cells at once, nobody could tell which one has come so far
@@ -64,11 +64,11 @@ def run_audit(plan: Plan, folder: Path, jobs: int | None = None) -> None:
     page = write_report(run)
     show_findings(run)
     console.print(f"\n[bold]{_count(audit.cells, 'cells')}[/] in {time.perf_counter() - began:.0f} s")
-    console.print(f"report        {page}", soft_wrap=True)
-    console.print(f"measurements  {run.measurements_file}", soft_wrap=True)
+    console.print(f"report        {plain(page)}", soft_wrap=True)
+    console.print(f"measurements  {plain(run.measurements_file)}", soft_wrap=True)
     if plan.later:
-        console.print(f"not run yet   {', '.join(plan.later)}: the same command with --full adds them to this run",
-                      soft_wrap=True)
+        console.print(f"not run yet   {plain(', '.join(plan.later))}", soft_wrap=True)
+        console.print("              the same command with --full adds them to this run", soft_wrap=True)
 
 
 def _count(things: Sized, plural: str) -> str:
@@ -84,7 +84,7 @@ def show_findings(run: Run, most: int = 12) -> None:
     table = Table.grid(padding=(0, 2))
     for finding in found[:most]:
         table.add_row(f"[{finding.colour}]{finding.level}[/]",
-                      f"[bold]{escape(finding.model)}[/]  {escape(finding.text)}")
+                      f"[bold]{plain(finding.model)}[/]  {plain(finding.text)}")
     console.print("\n[bold]findings[/], worst first\n")
     console.print(table)
     if left := Counter(finding.level for finding in found[most:]):
@@ -134,7 +134,7 @@ def show_gate(folder: Path, requirements: Iterable[str], lenient: bool) -> int:
     verdicts = check(Run.open(folder), requirements, lenient)
     for verdict in verdicts:
         mark = "[green]PASS[/]" if verdict.met else "[red]FAIL[/]"
-        console.print(f"{mark}  {escape(verdict.text)}", soft_wrap=True)
+        console.print(f"{mark}  {plain(verdict.text)}", soft_wrap=True)
     return 0 if all(v.met for v in verdicts) else 1
 
 
@@ -145,13 +145,13 @@ def show_data(name: str, options: dict[str, Any], write_schema: Path | None) -> 
     flags = {"data": [name], "models": ["none"]} | options
     data = opened(name, Plan.check(flags, "command line", flags))
     source = data.provenance
-    console.print(f"[bold]{escape(data.name)}[/]" + ("  [red]SYNTHETIC[/]" if source.synthetic else ""))
+    console.print(f"[bold]{plain(data.name)}[/]" + ("  [red]SYNTHETIC[/]" if source.synthetic else ""))
     lines = {"source": source.source, "licence": source.licence, "sha256": source.sha256, "note": source.note,
              "rows": f"{source.rows} ({len(data.train)} train, {len(data.val)} validation, {len(data.test)} test)",
              "classes": ", ".join(f"{c} ({(data.train.y == k).mean():.0%})" for k, c in enumerate(data.classes))}
     for key, value in (lines | dict(data.card)).items():
         if value:
-            console.print(f"  [dim]{escape(f'{key:<14}')}[/]  {escape(value)}", soft_wrap=True)
+            console.print(f"  [dim]{plain(f'{key:<14}')}[/]  {plain(value)}", soft_wrap=True)
     described = getattr(data.space, "schema", None)
     if described is not None:
         table = Table(box=None)
@@ -160,18 +160,18 @@ def show_data(name: str, options: dict[str, Any], write_schema: Path | None) -> 
         budget = data.space.describe(0.05)
         for column, c in described.columns.items():
             kind = "codes" if c.values else "integer" if c.integer else "real"
-            table.add_row(*map(escape, (column, c.unit, f"{c.min:g} to {c.max:g}", kind, c.change,
-                                        budget.get(column, ""))))
+            table.add_row(plain(column), plain(c.unit), f"{c.min:g} to {c.max:g}", kind, c.change,
+                          plain(budget.get(column, "")))
         console.print(table)
         for relation in described.relations:
-            console.print(f"  [dim]always[/]  {escape(relation.name)}")
+            console.print(f"  [dim]always[/]  {plain(relation.name)}")
     if write_schema:
         if described is None:
             raise InputError(f"{name} has no schema to write")
         if write_schema.exists():
             raise InputError(f"{write_schema} exists already")
         described.save(write_schema)
-        console.print(f"wrote {write_schema}; edit it and pass it with --schema")
+        console.print(f"wrote {plain(write_schema)}; edit it and pass it with --schema")
 
 
 def show_files() -> int:
@@ -181,6 +181,6 @@ def show_files() -> int:
     rows = cache.verify({name: registry.load("datasets", name) for name in registry.names("datasets")})
     for row in rows:
         colour = {"ok": "green", "missing": "yellow"}.get(row.state, "red")
-        console.print(f"[{colour}]{'wrong' if colour == 'red' else row.state:<8}[/] {row.name:<18} "
-                      f"{row.state if colour == 'red' else row.path}", soft_wrap=True)
+        console.print(f"[{colour}]{'wrong' if colour == 'red' else row.state:<8}[/] {plain(f'{row.name:<18}')} "
+                      f"{plain(row.state if colour == 'red' else row.path)}", soft_wrap=True)
     return 1 if any(r.state not in ("ok", "missing") for r in rows) else 0

@@ -10,6 +10,7 @@ import torch
 
 from suite.attack import Info
 from suite.attacks.poisoning import Backdoor
+from suite.bounds import Count, ProperShare
 from suite.data import Split
 from suite.errors import InputError, NotApplicable
 from suite.space import Kind
@@ -54,8 +55,8 @@ class RareValues(Backdoor):
         "one training",
         departs="columns of a table stand for the pixels of a patch; only possible patients are made")
     inputs: ClassVar[Kind] = "table"
-    columns: int = 3
-    tail: float = 0.05
+    columns: Count = 3
+    tail: ProperShare = 0.05
 
     def __post_init__(self) -> None:
         super().__post_init__()

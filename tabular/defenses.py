@@ -8,6 +8,7 @@ from typing import ClassVar
 import numpy as np
 
 from suite.attack import Info
+from suite.bounds import Positive, Whole
 from suite.classifier import EstimatorClassifier
 from suite.data import Split, joined
 from suite.errors import InputError, NotApplicable
@@ -39,10 +40,10 @@ class RobustTrees(Defense):
         threats=("evasion",), cost="`rounds` + 1 trainings, and milliseconds per row and round",
         departs="nearest patient in Linf among the possible ones, for forests too; the round is chosen on validation "
                 "rows")
-    eps: float = 0.05
-    rounds: int = 6
-    margin: float = 2.0
-    seconds_per_row: float = 0.5
+    eps: Positive = 0.05
+    rounds: Whole = 6
+    margin: Positive = 2.0
+    seconds_per_row: Positive = 0.5
 
     def __post_init__(self) -> None:
         if not (self.eps > 0 and self.rounds >= 0 and self.margin >= 1 and self.seconds_per_row > 0):

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from suite.attack import Certified, CertifiedAttack, Info
+from suite.bounds import Count, Positive, Unbounded
 from suite.classifier import Classifier, EstimatorClassifier
 from suite.errors import InputError, NotApplicable
 from suite.progress import advance
@@ -31,9 +32,9 @@ class _ExactTrees(CertifiedAttack):
         workers: Threads that solve rows. They change nothing but the time, unless the time runs out.
     """
 
-    eps: float = float("inf")
-    seconds_per_row: float = 5.0
-    workers: int = 1
+    eps: Unbounded = float("inf")
+    seconds_per_row: Positive = 5.0
+    workers: Count = 1
 
     needs: ClassVar[Literal["trees"]] = "trees"
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import numpy as np
 import torch
+from pydantic import Field
 from torch import nn
 
 from suite import training
 from suite.attack import Info
+from suite.bounds import Count, Decay, Depth, LearningRate, NonNegative, Positive, Width
 from suite.classifier import EstimatorClassifier, TorchClassifier
 from suite.data import Split
 from suite.recipe import Recipe, TorchRecipe
@@ -27,7 +29,7 @@ class LogisticRegression(TorchRecipe):
 
     inputs: ClassVar[Kind] = "table"
     info: ClassVar[Info] = Info("Logistic regression", "Cox 1958, J. R. Stat. Soc. B 20:215", cost="milliseconds")
-    c: float = 1.0
+    c: Positive = 1.0
 
     def network(self, inputs: tuple[int, ...], classes: int) -> nn.Module:
         return nn.Linear(inputs[0], classes)
@@ -60,8 +62,8 @@ class MLP(TorchRecipe):
     inputs: ClassVar[Kind] = "table"
     info: ClassVar[Info] = Info("Multi-layer perceptron", "Rumelhart, Hinton and Williams 1986, Nature 323:533",
                                 cost="about a second for 500 rows")
-    hidden: tuple[int, ...] = (64, 64)
-    dropout: float = 0.0
+    hidden: Annotated[tuple[Width, ...], Field(max_length=64)] = (64, 64)
+    dropout: Decay = 0.0
 
     def network(self, inputs: tuple[int, ...], classes: int) -> nn.Module:
         layers: list[nn.Module] = []
@@ -86,7 +88,7 @@ class GaussianNB(Recipe):
     inputs: ClassVar[Kind] = "table"
     info: ClassVar[Info] = Info("Gaussian naive Bayes", "Hand and Yu 2001, Int. Stat. Rev. 69:385", cost="milliseconds")
     offers: ClassVar[tuple[str, ...]] = ("class means",)
-    smoothing: float = 1e-9
+    smoothing: NonNegative = 1e-9
     balanced: bool = True
 
     def fit(self, train: Split, val: Split, seed: int = 0, device: str = "cpu") -> EstimatorClassifier:
@@ -112,7 +114,7 @@ class DecisionTree(Recipe):
     info: ClassVar[Info] = Info("Decision tree", "Breiman, Friedman, Olshen and Stone 1984, ISBN 9780412048418",
                                 cost="milliseconds")
     offers: ClassVar[tuple[str, ...]] = ("trees", "one tree")
-    depth: int | None = 4
+    depth: Depth | None = 4
     balanced: bool = True
 
     def fit(self, train: Split, val: Split, seed: int = 0, device: str = "cpu") -> EstimatorClassifier:
@@ -136,8 +138,8 @@ class RandomForest(Recipe):
     inputs: ClassVar[Kind] = "table"
     info: ClassVar[Info] = Info("Random forest", "Breiman 2001, Mach. Learn. 45:5", cost="a fraction of a second")
     offers: ClassVar[tuple[str, ...]] = ("trees",)
-    trees: int = 100
-    depth: int | None = 6
+    trees: Count = 100
+    depth: Depth | None = 6
     balanced: bool = True
 
     def fit(self, train: Split, val: Split, seed: int = 0, device: str = "cpu") -> EstimatorClassifier:
@@ -172,9 +174,9 @@ class XGBoost(Recipe):
     inputs: ClassVar[Kind] = "table"
     info: ClassVar[Info] = Info("XGBoost", "Chen and Guestrin 2016, arXiv 1603.02754", cost="a fraction of a second")
     offers: ClassVar[tuple[str, ...]] = ("trees",)
-    trees: int = 100
-    depth: int = 4
-    rate: float = 0.1
+    trees: Count = 100
+    depth: Depth = 4
+    rate: LearningRate = 0.1
     balanced: bool = True
 
     def fit(self, train: Split, val: Split, seed: int = 0, device: str = "cpu") -> EstimatorClassifier:

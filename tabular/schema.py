@@ -128,6 +128,9 @@ class Schema(BaseModel):
             return cls.model_validate(tomllib.loads(Path(path).read_text(encoding="utf-8")))
         except OSError as e:
             raise InputError(f"schema {path}: {(e.strerror or str(e)).lower()}") from None
+        except RecursionError:
+            raise InputError(f"schema {path}: is nested too deeply; `medsec data show --write-schema` writes one to "
+                             "edit") from None
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as e:
             raise InputError(f"schema {path}: not TOML: {e}") from None
         except ValidationError as e:

@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 
 from imaging.attacks.square import Square
-from suite.attack import Count, GradientAttack, Info
+from suite.attack import GradientAttack, Info
 from suite.attacks._search import Goal, Query
 from suite.attacks.apgd import APGD
 from suite.attacks.fab import FAB
+from suite.bounds import Count, Label, Positive
 from suite.classifier import TorchClassifier
 from suite.space import Kind, Lp
 
@@ -39,9 +40,9 @@ class AutoAttack(GradientAttack):
         "for an image that withstands all of it, (1 + 2 x `rivals`) x `restarts` x `steps` forward and input-gradient "
         "passes and `queries` forward passes",
         "takes two classes; APGD-T climbs the margin to each label undivided (see APGD); FAB keeps to what FAB says")
-    eps: float = 8 / 255
+    eps: Positive = 8 / 255
     norm: Lp = "linf"
-    target: int | None = None
+    target: Label | None = None
     steps: Count = 100
     restarts: Count = 1
     rivals: Count = 9

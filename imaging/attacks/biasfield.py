@@ -10,8 +10,9 @@ from pydantic import Field
 from torch import Tensor
 
 from imaging import spline
-from suite.attack import Info, Positive
+from suite.attack import Info
 from suite.attacks._shaped import Shaped
+from suite.bounds import Fraction, Positive
 from suite.space import Kind
 
 _POINTS = 4
@@ -44,8 +45,8 @@ class BiasField(Shaped):
         "paper's 20 would be edges on small images; climbs log odds")
     unit: ClassVar[str] = "largest logarithm of the gain"
     eps: Positive = 0.3
-    degree: Annotated[int, Field(ge=0)] = 3
-    bend: Annotated[float, Field(ge=0, le=1)] = 0.1
+    degree: Annotated[int, Field(strict=True, ge=0, le=64)] = 3
+    bend: Fraction = 0.1
 
     @property
     def powers(self) -> list[tuple[int, int]]:

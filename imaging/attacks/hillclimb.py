@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from imaging.dct import image
-from suite.attack import Count, Info, Positive
+from suite.attack import Info
 from suite.attacks._search import Goal, project
 from suite.attacks.universal import Universal
+from suite.bounds import Count, Positive, Share
 from suite.classifier import Classifier
 from suite.errors import InputError
 from suite.seeding import torch_generator
@@ -39,7 +40,7 @@ class BlackBoxUniversal(Universal):
     basis: Literal["dct", "pixel"] = "dct"
     steps: Count = 1000
     step: Positive = 0.5
-    frequencies: float = 0.25
+    frequencies: Share = 0.25
 
     def __post_init__(self) -> None:
         if not 0 < self.frequencies <= 1:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar
+from typing import Any, ClassVar
 
 import torch
-from pydantic import Field
 from torch import Tensor
 
 from suite.attack import Info
 from suite.attacks._search import Goal, Query
 from suite.batches import in_batches
+from suite.bounds import Positive, Several, Whole
 from suite.classifier import Classifier
 from suite.errors import InputError
 from suite.space import Kind, Norm, Reach
@@ -36,10 +36,10 @@ class FewPixels(Query):
         "One-pixel and few-pixel", "Su, Vargas and Sakurai 2017, arXiv 1710.08864", "score", ("evasion-query",),
         "`population` x (1 + `generations`) queries, fewer where an image is fooled",
         "climbs the lead over the other labels; a place outside the image is drawn again, a value is clipped")
-    eps: float = 1.0
-    population: int = 400
-    generations: Annotated[int, Field(ge=0)] = 100
-    factor: float = 0.5
+    eps: Positive = 1.0
+    population: Several = 400
+    generations: Whole = 100
+    factor: Positive = 0.5
 
     @property
     def norm(self) -> Norm:

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from imaging.dct import matrix
-from suite.attack import Count, Info, Positive
+from suite.attack import Info
 from suite.attacks._search import Goal, Query, norms
+from suite.bounds import Count, Positive, Share
 from suite.classifier import Classifier
 from suite.errors import InputError
 from suite.space import Kind, Norm, Reach
@@ -38,12 +39,12 @@ class SimBA(Query):
         "projects onto the L2 ball of `eps` and measures steps in units of it, where the authors bound the number of "
         "steps only; each image has an order of its own; climbs the lead over the other labels instead of lowering a "
         "probability")
-    eps: float = 1.0
+    eps: Positive = 1.0
     basis: Basis = "dct"
     steps: Count = 1000
     step: Positive = 0.2
-    frequencies: float = 0.25
-    stride: float = 0.25
+    frequencies: Share = 0.25
+    stride: Share = 0.25
 
     @property
     def norm(self) -> Norm:

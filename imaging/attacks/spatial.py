@@ -14,9 +14,10 @@ from torch import Tensor
 
 from imaging import spline
 from imaging.warping import displaced
-from suite.attack import Count, Info, Positive
+from suite.attack import Info
 from suite.attacks._search import Goal, Hunt, Query, worst_of
 from suite.attacks._shaped import Shaped
+from suite.bounds import Count, Fraction, Positive
 from suite.classifier import Classifier
 from suite.space import Kind, Reach
 
@@ -41,8 +42,8 @@ class RotationTranslation(Query):
         ("evasion-query",), "`angles` x `shifts`^2 queries, or `draws`; fewer with early stop",
         "tries the poses of the grid in random order; no first-order attack, which the paper finds weaker than either")
     unit: ClassVar[str] = "largest angle, in degrees"
-    eps: Annotated[float, Field(gt=0, le=180)] = 30.0
-    shift: Annotated[float, Field(ge=0, le=1)] = 0.1
+    eps: Annotated[float, Field(strict=True, gt=0, le=180)] = 30.0
+    shift: Fraction = 0.1
     angles: Count = 31
     shifts: Count = 5
     draws: Count | None = None
@@ -102,7 +103,7 @@ class Warp(Shaped):
         "with a penalty on its roughness; signed ascent instead of L-BFGS")
     unit: ClassVar[str] = "largest displacement, in pixels"
     eps: Positive = 1.5
-    points: Annotated[int, Field(ge=4)] = 6
+    points: Annotated[int, Field(strict=True, ge=4, le=256)] = 6
 
     def start(self, x: Tensor, generator: torch.Generator) -> Tensor:
         """(n, 2, points, points) displacements of the control points, right and down, as shares of `eps`."""

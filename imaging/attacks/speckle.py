@@ -9,9 +9,10 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from suite.attack import Count, Info, Positive
+from suite.attack import Info
 from suite.attacks._search import Goal, Hunt, Query, worst_of
 from suite.attacks._shaped import Shaped
+from suite.bounds import Count, Positive
 from suite.classifier import Classifier
 from suite.space import Kind, Reach
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from imaging.attacks.stripes import striped
 from suite.attack import Info
 from suite.attacks._search import Goal, Query, norms
+from suite.bounds import Count, Share
 from suite.classifier import Classifier
 from suite.errors import InputError
 from suite.space import Kind, Lp, Reach
@@ -52,8 +53,8 @@ class Square(Query):
         "squares also reach the last row and column, and the bumps of the start all of the image, which the authors' "
         "code leaves out; each image has squares of its own in L2, too")
     norm: Lp = "linf"
-    queries: int = 1000
-    p_init: float = 0.8
+    queries: Count = 1000
+    p_init: Share = 0.8
     early_stop: bool = True
 
     def __post_init__(self) -> None:

@@ -8,8 +8,9 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from suite.attack import Count, Info
+from suite.attack import Info
 from suite.attacks._search import Goal, Hunt, Query, worst_of
+from suite.bounds import Count
 from suite.classifier import Classifier
 from suite.space import Kind, Reach
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from imaging.defenses import transforms
 from suite.attack import Info
+from suite.bounds import Bits, Count, Positive
 from suite.classifier import Classifier
 from suite.data import Split
 from suite.defenses.sanitizer import sanitized
@@ -53,7 +54,7 @@ class Jpeg(Sanitizer):
     info: ClassVar[Info] = Info(
         "JPEG compression", "Das et al. 2018, arXiv 1802.06816; Guo et al. 2018, arXiv 1711.00117",
         threats=("evasion",), cost="less than a small network's forward pass", departs=_BPDA)
-    quality: int = 75
+    quality: Count = 75
 
     def __post_init__(self) -> None:
         if not 1 <= self.quality <= 100:
@@ -73,7 +74,7 @@ class BitDepth(Sanitizer):
 
     info: ClassVar[Info] = Info("Bit depth reduction", "Xu, Evans and Qi 2018, arXiv 1704.01155", threats=("evasion",),
                                 cost="none to speak of", departs=_BPDA)
-    bits: int = 4
+    bits: Bits = 4
 
     def __post_init__(self) -> None:
         if not 1 <= self.bits <= 8:
@@ -93,7 +94,7 @@ class MedianFilter(Sanitizer):
 
     info: ClassVar[Info] = Info("Median filter", "Xu, Evans and Qi 2018, arXiv 1704.01155", threats=("evasion",),
                                 cost="`size` ** 2 copies of the images in memory", departs=_KNOWN)
-    size: int = 3
+    size: Count = 3
 
     def __post_init__(self) -> None:
         if self.size < 2:
@@ -116,8 +117,8 @@ class TotalVariation(Sanitizer):
         "Total variation denoising", "Guo, Rana, Cisse and van der Maaten 2018, arXiv 1711.00117", threats=("evasion",),
         cost="`steps` passes over the pixels",
         departs="denoises all pixels instead of reconstructing from a random few; " + _KNOWN)
-    weight: float = 0.05
-    steps: int = 30
+    weight: Positive = 0.05
+    steps: Count = 30
 
     def __post_init__(self) -> None:
         if not self.weight > 0 or self.steps < 1:
@@ -139,7 +140,7 @@ class Wavelet(Sanitizer):
     info: ClassVar[Info] = Info(
         "Wavelet denoising", "Agarwal, Singh, Vatsa and Ratha 2021, IEEE TDSC 18(5); Donoho and Johnstone 1994",
         threats=("evasion",), cost="a few passes over the pixels", departs=_KNOWN)
-    levels: int = 2
+    levels: Bits = 2
 
     def __post_init__(self) -> None:
         if self.levels < 1:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from suite.attack import EvasionAttack, GradientAttack
 from suite.batches import in_batches
+from suite.bounds import Label
 from suite.classifier import REJECTED, Classifier, TorchClassifier
 from suite.errors import InputError
 from suite.seeding import torch_generator
@@ -29,7 +30,7 @@ class Query(EvasionAttack):
         target: Label to reach; `None` for any wrong one.
     """
 
-    target: int | None = None
+    target: Label | None = None
 
     def __call__(self, classifier: Classifier, x: Tensor, y: Tensor, seed: int = 0) -> Tensor:
         self.check(classifier)

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from suite.attack import Count, Positive
 from suite.attacks._search import Goal, Hunt, Search, restarted
+from suite.bounds import Count, Positive
 from suite.classifier import TorchClassifier
 from suite.space import Reach
 

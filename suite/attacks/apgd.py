@@ -22,6 +22,7 @@ from suite.attacks._search import (
     restarted,
     uphill,
 )
+from suite.bounds import Count, Whole
 from suite.classifier import TorchClassifier
 from suite.space import Lp, Reach
 
@@ -53,10 +54,10 @@ class APGD(Search):
         "have; judges each step at the nearest possible input")
     norm: Lp = "linf"
     early_stop: bool = True
-    steps: int = 100
-    restarts: int = 1
+    steps: Count = 100
+    restarts: Count = 1
     loss: Loss = "ce"
-    rivals: int = 0
+    rivals: Whole = 0
 
     momentum: ClassVar[float] = 0.75
     rise: ClassVar[float] = 0.75

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from suite.attack import Info
 from suite.attacks._search import Goal, Hunt, Loss, Query
+from suite.bounds import Count, Decay, Even, Positive
 from suite.classifier import Classifier
 from suite.errors import InputError
 from suite.space import Reach
@@ -38,10 +39,10 @@ class _Estimated(Query):
     """
 
     early_stop: bool = True
-    steps: int = 40
-    samples: int = 50
-    sigma: float = 0.1
-    step: float = 0.2
+    steps: Count = 40
+    samples: Even = 50
+    sigma: Positive = 0.1
+    step: Positive = 0.2
 
     loss: ClassVar[Loss]
     memories: ClassVar[int]
@@ -105,7 +106,7 @@ class NES(_Estimated):
         "NES", "Ilyas, Engstrom, Athalye and Lin 2018, arXiv 1804.08598", "score", ("evasion-query",),
         "`steps` x (`samples` + 1) queries and 1, fewer with early stop",
         _DEPARTS + "; steps of constant length, where the authors' code shortens them on a plateau")
-    momentum: float = 0.9
+    momentum: Decay = 0.9
 
     loss: ClassVar[Loss] = "ce"
     memories: ClassVar[int] = 1
@@ -126,9 +127,9 @@ class SPSA(_Estimated):
         "SPSA", "Uesato, O'Donoghue, van den Oord and Kohli 2018, arXiv 1802.05666", "score", ("evasion-query",),
         "`steps` x (`samples` + 1) queries and 1, fewer with early stop",
         _DEPARTS + "; the paper spends up to 8192 queries on each estimate")
-    samples: int = 128
-    sigma: float = 0.3
-    step: float = 0.3
+    samples: Even = 128
+    sigma: Positive = 0.3
+    step: Positive = 0.3
 
     loss: ClassVar[Loss] = "margin"
     memories: ClassVar[int] = 2

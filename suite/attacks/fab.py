@@ -11,6 +11,7 @@ from torch import Tensor
 from suite.attack import Info
 from suite.attacks._boundary import NUDGE
 from suite.attacks._search import Goal, Search, norms, per_row
+from suite.bounds import Count, Unbounded, Whole
 from suite.classifier import TorchClassifier
 from suite.space import Lp, Norm, Reach
 
@@ -37,13 +38,13 @@ class FAB(Search):
         "5 forward passes; `rivals` times that when it is set",
         "one pass a step instead of two: the boundary is linearised at the point that was judged, before it is pulled "
         "back to the input; searches scaled features; a row that has found nothing nearer for 20 steps leaves")
-    eps: float = float("inf")
+    eps: Unbounded = float("inf")
     norm: Lp = "linf"
     early_stop: bool = False
-    steps: int = 100
-    restarts: int = 1
-    candidates: int = 10
-    rivals: int = 0
+    steps: Count = 100
+    restarts: Count = 1
+    candidates: Count = 10
+    rivals: Whole = 0
 
     minimal: ClassVar[bool] = True
     bias: ClassVar[float] = 0.1

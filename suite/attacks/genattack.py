@@ -10,6 +10,7 @@ from torch import Tensor
 
 from suite.attack import Info
 from suite.attacks._search import Goal, Query, per_row
+from suite.bounds import Count, Positive, Several, Share
 from suite.classifier import Classifier
 from suite.space import Reach
 
@@ -36,12 +37,12 @@ class GenAttack(Query):
         ("evasion-query",), "at most `steps` x (`population` - 1) + 1 queries a row",
         "judges each member at the nearest possible input; without a target, fitness is the log odds of being fooled; "
         "no search in fewer dimensions")
-    steps: int = 200
-    population: int = 6
-    temperature: float = 0.3
-    alpha: float = 0.15
-    rho: float = 0.005
-    plateau: int = 100
+    steps: Count = 200
+    population: Several = 6
+    temperature: Positive = 0.3
+    alpha: Positive = 0.15
+    rho: Share = 0.005
+    plateau: Count = 100
 
     def _attack(self, classifier: Classifier, reach: Reach, goal: Goal, generator: torch.Generator) -> Tensor:
         space, found = classifier.space, reach.x.clone()

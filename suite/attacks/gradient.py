@@ -14,6 +14,7 @@ from torch import Tensor
 
 from suite.attack import Info
 from suite.attacks._search import Goal, Hunt, Search, per_row, project, random_start, restarted, uphill
+from suite.bounds import Count, NonNegative, Positive
 from suite.classifier import TorchClassifier
 from suite.space import Lp, Reach
 
@@ -59,8 +60,8 @@ class BIM(Search):
         "`steps` forward and input-gradient passes and 1 forward pass, fewer with early stop", _DEPARTS)
     norm: Lp = "linf"
     early_stop: bool = True
-    steps: int = 10
-    step: float = 0.1
+    steps: Count = 10
+    step: Positive = 0.1
 
     def _attack(self, classifier: TorchClassifier, reach: Reach, goal: Goal, generator: torch.Generator) -> Tensor:
         return self._climb(classifier, reach, goal, reach.x)[0]
@@ -103,8 +104,8 @@ class PGD(BIM):
     info: ClassVar[Info] = Info(
         "PGD", "Madry, Makelov, Schmidt, Tsipras and Vladu 2017, arXiv 1706.06083", "white-box", ("evasion",),
         "`restarts` x (`steps` forward and input-gradient passes and 1 forward pass), fewer with early stop", _DEPARTS)
-    steps: int = 40
-    restarts: int = 1
+    steps: Count = 40
+    restarts: Count = 1
 
     def _attack(self, classifier: TorchClassifier, reach: Reach, goal: Goal, generator: torch.Generator) -> Tensor:
         def climb(reach: Reach, goal: Goal) -> tuple[Tensor, Tensor]:
@@ -125,7 +126,7 @@ class MIFGSM(BIM):
     info: ClassVar[Info] = Info(
         "MI-FGSM", "Dong, Liao, Pang, Su, Zhu, Hu and Li 2017, arXiv 1710.06081", "white-box", ("evasion", "transfer"),
         "`steps` forward and input-gradient passes and 1 forward pass, fewer with early stop", _DEPARTS)
-    decay: float = 1.0
+    decay: NonNegative = 1.0
 
     def _attack(self, classifier: TorchClassifier, reach: Reach, goal: Goal, generator: torch.Generator) -> Tensor:
         return self._climb(classifier, reach, goal, reach.x, self.decay)[0]

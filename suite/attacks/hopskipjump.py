@@ -13,6 +13,7 @@ from torch import Tensor
 from suite.attack import EvasionAttack, Info
 from suite.attacks._search import Goal, norms, per_row
 from suite.batches import MOST, in_batches
+from suite.bounds import Count, Label, Positive, Unbounded
 from suite.classifier import Classifier
 from suite.seeding import torch_generator
 from suite.space import Lp, Norm, Space
@@ -51,14 +52,14 @@ class HopSkipJump(EvasionAttack):
         "measures in units of scale and asks about the nearest possible input; starts at the nearest of some random "
         "inputs and of the other attacked inputs that fools the model; the points that estimate the normal lie further "
         "off than in the paper, so that trees and float32 answer too; gives the nearest point of the whole walk")
-    eps: float = float("inf")
-    target: int | None = None
+    eps: Unbounded = float("inf")
+    target: Label | None = None
     norm: Lp = "linf"
-    max_iter: int = 20
-    init_eval: int = 20
-    max_eval: int = 100
-    init_size: int = 50
-    delta: float = 0.01
+    max_iter: Count = 20
+    init_eval: Count = 20
+    max_eval: Count = 100
+    init_size: Count = 50
+    delta: Positive = 0.01
 
     minimal: ClassVar[bool] = True
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from suite.attack import Info
 from suite.attacks._boundary import step
 from suite.attacks._search import Goal, Search, overwrite, per_row
+from suite.bounds import Count, LearningRate, NonNegative, Positive, Unbounded
 from suite.classifier import TorchClassifier
 from suite.space import Norm, Reach
 
@@ -23,7 +24,7 @@ class _Minimal(Search):
         eps: L2 distance, in units of the space's scale, beyond which it need not look.
     """
 
-    eps: float = float("inf")
+    eps: Unbounded = float("inf")
 
     minimal: ClassVar[bool] = True
 
@@ -48,9 +49,9 @@ class DeepFool(_Minimal):
         "a few forward passes, each with one input-gradient pass for each candidate label, of fewer and fewer rows",
         "searches scaled features; a feature at its limit, or immutable, leaves the linearisation; judges each step at "
         "the nearest possible input; the overshoot grows after five steps")
-    steps: int = 50
-    overshoot: float = 0.02
-    candidates: int = 10
+    steps: Count = 50
+    overshoot: NonNegative = 0.02
+    candidates: Count = 10
 
     def _attack(self, classifier: TorchClassifier, reach: Reach, goal: Goal, generator: torch.Generator) -> Tensor:
         space, z = classifier.space, reach.x.clone(memory_format=torch.contiguous_format)
@@ -100,11 +101,11 @@ class CarliniWagnerL2(_Minimal):
         "features, inside the limits of each row; judges each step at the nearest possible input; rows whose loss no "
         "longer falls leave the inner loop (the paper's code stops the whole batch); the results are drawn towards the "
         "input as far as they stay wrong")
-    steps: int = 100
-    search: int = 6
-    c: float = 3.0
-    lr: float = 0.3
-    kappa: float = 0.0
+    steps: Count = 100
+    search: Count = 6
+    c: Positive = 3.0
+    lr: LearningRate = 0.3
+    kappa: NonNegative = 0.0
 
     fastest: ClassVar[float] = 0.1
     """Most that a first step moves any feature, in units of its scale, however flat the model is."""

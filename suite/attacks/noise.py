@@ -10,6 +10,7 @@ from torch import Tensor
 
 from suite.attack import Info
 from suite.attacks._search import Goal, Hunt, Query, random_start, worst_of
+from suite.bounds import Count
 from suite.classifier import Classifier
 from suite.space import Lp, Reach
 
@@ -30,7 +31,7 @@ class RandomNoise(Query):
         "Random noise", "control, as in Fawzi, Moosavi-Dezfooli and Frossard 2016, arXiv 1608.08967", "score",
         ("evasion-query",), "`draws` queries, fewer with early stop")
     norm: Lp = "linf"
-    draws: int = 10
+    draws: Count = 10
     edge: bool = True
     early_stop: bool = True
 

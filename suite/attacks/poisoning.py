@@ -12,6 +12,7 @@ import torch
 from scipy.special import logsumexp
 
 from suite.attack import Info, Poisoned, PoisoningAttack
+from suite.bounds import Count, Label
 from suite.data import Split
 from suite.errors import InputError
 
@@ -66,8 +67,8 @@ class TargetedFlip(LabelFlip):
         "Targeted label flipping", "Mozaffari-Kermani et al. 2015, IEEE J. Biomed. Health Inform. 19:1893", "data",
         ("poisoning",), "one training",
         departs="flips rows of the attacked class instead of adding rows drawn from its feature distribution")
-    source: int = 1
-    target: int = 0
+    source: Label = 1
+    target: Label = 0
 
     def flips(self, train: Split, count: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         for role, label in (("source", self.source), ("target", self.target)):
@@ -123,7 +124,7 @@ class ClusteredFlip(LabelFlip):
         "data", ("poisoning",), "one k-means a class and one training",
         departs="k-means within each class, rows ranked by the simplified silhouette (distances to cluster centres)")
     compare: ClassVar[bool] = True
-    clusters: int = 2
+    clusters: Count = 2
 
     def flips(self, train: Split, count: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         from sklearn.cluster import KMeans
@@ -155,7 +156,7 @@ class Backdoor(PoisoningAttack):
         target: Class index that the trigger stands for; by default healthy, so that a disease is missed.
     """
 
-    target: int = 0
+    target: Label = 0
 
     def __call__(self, train: Split, seed: int = 0) -> Poisoned:
         _known(self.target, train, f"{type(self).__name__}: target")

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from suite.art import Ask, art_fence, estimator_over, in_step
 from suite.attack import EvasionAttack, Info
+from suite.bounds import Count, LearningRate, Positive
 from suite.classifier import REJECTED, Classifier
 from suite.space import Space
 
@@ -117,7 +118,7 @@ class _BoundaryWalk(QueryAttack):
 
     minimal: ClassVar[bool] = True
 
-    init_size: int = 50
+    init_size: Count = 50
 
     def _answer(self, classifier: Classifier, x: np.ndarray, y: np.ndarray) -> np.ndarray:
         labels = classifier.predict(x)
@@ -156,9 +157,9 @@ class ArtHopSkipJump(_BoundaryWalk):
 
     info: ClassVar[Info] = Info("HopSkipJump (ART)", "Chen, Jordan and Wainwright 2020, arXiv 1904.02144", "label-only",
                                 ("evasion-query",), "about 1,500 queries a row", _DEPARTS + _START + _BACK)
-    max_iter: int = 20
-    init_eval: int = 20
-    max_eval: int = 100
+    max_iter: Count = 20
+    init_eval: Count = 20
+    max_eval: Count = 100
 
     def _run(self, estimator: Any, label: int, start: np.ndarray | None) -> np.ndarray:
         z = super()._run(estimator, label, start)
@@ -191,11 +192,11 @@ class ArtBoundary(_BoundaryWalk):
     info: ClassVar[Info] = Info(
         "Boundary attack (ART)", "Brendel, Rauber and Bethge 2018, arXiv 1712.04248", "label-only", ("evasion-query",),
         "about 1,000 queries a row", _DEPARTS + _START)
-    max_iter: int = 100
-    samples: int = 8
-    trials: int = 10
-    delta: float = 0.3
-    step: float = 0.3
+    max_iter: Count = 100
+    samples: Count = 8
+    trials: Count = 10
+    delta: Positive = 0.3
+    step: Positive = 0.3
 
     def _art(self, estimator: Any) -> Any:
         from art.attacks.evasion import BoundaryAttack
@@ -223,12 +224,12 @@ class ArtZoo(QueryAttack):
         "about 300 queries a row on eight columns",
         _DEPARTS + "; the search stays within eps, because ART clips the noise in place of the input, which keeps it "
         "from ever lowering a feature of inputs in [0, 1]; probabilities in place of their logarithms; no resizing")
-    max_iter: int = 20
-    constants: int = 3
-    constant: float = 10.0
-    rate: float = 0.02
-    h: float = 0.05
-    coordinates: int = 128
+    max_iter: Count = 20
+    constants: Count = 3
+    constant: Positive = 10.0
+    rate: LearningRate = 0.02
+    h: Positive = 0.05
+    coordinates: Count = 128
 
     def _clip(self, lower: np.ndarray, upper: np.ndarray) -> tuple[Any, Any]:
         return -self.eps, self.eps

@@ -11,6 +11,7 @@ from torch import Tensor
 from suite import registry
 from suite.attack import EvasionAttack, Info
 from suite.attacks.gradient import MIFGSM, PGD
+from suite.bounds import Count, Label, Positive
 from suite.classifier import TorchClassifier
 from suite.data import Dataset
 from suite.errors import InputError
@@ -45,14 +46,14 @@ class Transfer(EvasionAttack):
         "No-box transfer", "Bortsova, Gonzalez-Gonzalo, Wetstein et al. 2020, arXiv 2006.06356", "no-box",
         ("transfer",), "1 training and `steps` forward and input-gradient passes of the surrogate; no query",
         "surrogates pre-trained on ImageNet need a download, and are left out")
-    eps: float = 0.02
-    target: int | None = None
+    eps: Positive = 0.02
+    target: Label | None = None
     norm: Lp = "linf"
     surrogate: str | None = None
     data: Literal["same", "other"] = "other"
     reseed: bool = True
     craft: Literal["pgd", "mi-fgsm"] = "mi-fgsm"
-    steps: int = 20
+    steps: Count = 20
 
     def meets(self, recipe: Recipe) -> bool:
         return self.surrogate is not None or isinstance(recipe, TorchRecipe)

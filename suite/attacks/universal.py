@@ -9,9 +9,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from suite.attack import Count, EvasionAttack, GradientAttack, Info, Positive
+from suite.attack import EvasionAttack, GradientAttack, Info
 from suite.attacks._search import Goal, project, uphill
 from suite.batches import in_batches
+from suite.bounds import Count, Label, Positive, Share
 from suite.classifier import Classifier, TorchClassifier
 from suite.errors import InputError
 from suite.seeding import torch_generator
@@ -32,7 +33,7 @@ class Universal(EvasionAttack):
         own: Most inputs on which it crafts; of more, so many are drawn.
     """
 
-    target: int | None = None
+    target: Label | None = None
     norm: Lp = "linf"
     own: Count = 100
 
@@ -89,7 +90,7 @@ class UniversalGradient(Universal, GradientAttack):
     passes: Count = 10
     step: Positive = 0.2
     batch: Count = 32
-    rate: float = 1.0
+    rate: Share = 1.0
 
     def __post_init__(self) -> None:
         if not 0 < self.rate <= 1:

@@ -11,6 +11,7 @@ from torch import Tensor
 from suite.attack import Info
 from suite.attacks._search import Goal, Query
 from suite.batches import MOST
+from suite.bounds import Count, LearningRate, NonNegative, Positive
 from suite.classifier import Classifier
 from suite.space import Lp, Reach
 
@@ -41,15 +42,15 @@ class Zoo(Query):
         "Linf beside the paper's L2; searches scaled features and judges each point at the nearest possible input; "
         "only the margin is measured, as the slope of the distance is known; every point that is asked may be the "
         "result; a wider difference; no resizing and no importance sampling")
-    eps: float = 0.1
+    eps: Positive = 0.1
     norm: Lp = "linf"
-    steps: int = 20
-    search: int = 3
-    c: float = 10.0
-    lr: float = 0.02
-    h: float = 0.05
-    coordinates: int = 128
-    kappa: float = 0.0
+    steps: Count = 20
+    search: Count = 3
+    c: Positive = 10.0
+    lr: LearningRate = 0.02
+    h: Positive = 0.05
+    coordinates: Count = 128
+    kappa: NonNegative = 0.0
 
     def _attack(self, classifier: Classifier, reach: Reach, goal: Goal, generator: torch.Generator) -> Tensor:
         found = reach.x.clone()

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from suite.attack import Info
 from suite.attacks.ascent import Box, ascend, uniform
+from suite.bounds import Budgets, Count, Fraction, NonNegative, Positive
 from suite.classifier import TorchClassifier, frozen
 from suite.data import Split
 from suite.metrics import balanced_accuracy, collapsed
@@ -38,11 +39,11 @@ class RobustTraining(TorchDefense):
         step: Length of a step, as a share of `eps`.
     """
 
-    eps: float | None = None
-    grid: tuple[float, ...] = (0.1, 0.05, 0.025, 0.0125, 0.005)
-    tolerance: float = 0.1
-    steps: int = 7
-    step: float = 0.25
+    eps: Positive | None = None
+    grid: Budgets = (0.1, 0.05, 0.025, 0.0125, 0.005)
+    tolerance: Fraction = 0.1
+    steps: Count = 7
+    step: Positive = 0.25
 
     @abstractmethod
     def objective(self, space: Space, eps: float) -> Objective:
@@ -122,7 +123,7 @@ class Trades(RobustTraining):
         cost="2 + steps trainings; without `eps` at most 1 + 5 times",
         departs="keeps the epoch with the least loss under attack, and pilots the budget on validation inputs; class "
                 "weights apply to both terms")
-    beta: float = 6.0
+    beta: NonNegative = 6.0
 
     def objective(self, space: Space, eps: float) -> Objective:
         def trade_off(module: nn.Module, batch: Batch) -> Tensor:

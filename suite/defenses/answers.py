@@ -55,7 +55,7 @@ class RoundedAnswers(Discretion):
         "Rounded answers", "Fredrikson, Jha and Ristenpart 2015, doi 10.1145/2810103.2813677; Tramer, Zhang, Juels, "
         "Reiter and Ristenpart 2016, arXiv 1609.02943", cost="nothing but digits",
         departs="of equal rounded probabilities that of the label is told a millionth higher, so that no label changes")
-    decimals: Annotated[int, Field(ge=0, le=5)] = 1
+    decimals: Annotated[int, Field(strict=True, ge=0, le=5)] = 1
 
     def told(self, proba: Tensor) -> Tensor:
         return proba.round(decimals=self.decimals)
@@ -73,7 +73,7 @@ class ClippedAnswers(Discretion):
         "Clipped answers", "after Shokri, Stronati, Song and Shmatikov 2017, arXiv 1610.05820, sec. VIII",
         cost="how sure the model is where it is sure",
         departs="clips probabilities, where the paper tells only some classes, rounds, or raises the temperature")
-    ceiling: Annotated[float, Field(gt=0.5, lt=1)] = 0.9
+    ceiling: Annotated[float, Field(strict=True, gt=0.5, lt=1)] = 0.9
 
     def told(self, proba: Tensor) -> Tensor:
         over = (proba - self.ceiling).clamp(min=0)

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from suite.attack import Info
+from suite.bounds import Positive
 from suite.classifier import TorchClassifier
 from suite.data import Split
 from suite.errors import InputError
@@ -33,7 +34,7 @@ class Distillation(TorchDefense):
         "Defensive distillation", "Papernot et al. 2016, arXiv 1511.04508", threats=("evasion",), cost="two trainings",
         departs="the learning rate grows with the temperature; class weights, where the recipe asks for them, apply to "
                 "teacher and student")
-    temperature: float = 20.0
+    temperature: Positive = 20.0
 
     def __post_init__(self) -> None:
         if not self.temperature >= 1:

@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from suite.attack import Count, Info
+from suite.attack import Info
+from suite.bounds import Count, LearningRate, Positive, ProperShare
 from suite.classifier import TorchClassifier
 from suite.data import Split
 from suite.defenses.accounting import claim, noise_multiplier, public_size, usual_delta
@@ -68,12 +69,12 @@ class DPSGD(TorchDefense):
         "DP-SGD", "Abadi et al. 2016, arXiv 1607.00133", threats=("membership",),
         cost="about twice plain training per epoch, and some seconds to calibrate the noise",
         departs="Adam on the private gradients; PRV accountant instead of moments")
-    epsilon: float = 3.0
-    delta: float | None = None
-    max_grad_norm: float = 1.0
-    epochs: int = 40
-    batch: int = 128
-    lr: float = 2e-2
+    epsilon: Positive = 3.0
+    delta: ProperShare | None = None
+    max_grad_norm: Positive = 1.0
+    epochs: Count = 40
+    batch: Count = 128
+    lr: LearningRate = 2e-2
     unit: Literal["row", "patient"] = "row"
     cap: Count = 8
     public_rows: Count | None = None

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from suite.attack import Info
+from suite.bounds import Count, ProperShare, Several
 from suite.classifier import TorchClassifier, frozen
 from suite.data import Split
 from suite.defenses.around import around
@@ -35,7 +36,7 @@ class Ensemble(TorchDefense):
     info: ClassVar[Info] = Info(
         "Ensemble", "Lakshminarayanan, Pritzel and Blundell 2017, arXiv 1612.01474", threats=("evasion",),
         cost="`members` trainings, `members` passes a prediction", departs="members see no adversarial inputs")
-    members: int = 3
+    members: Several = 3
 
     def __post_init__(self) -> None:
         if self.members < 2:
@@ -87,8 +88,8 @@ class MCDropout(TorchDefense):
         cost="one training, `draws` passes a prediction",
         departs="predictions leave the same units out for all inputs, so that they can be repeated; attacks average "
                 "over draws of their own (EOT)")
-    draws: int = 20
-    rate: float = 0.3
+    draws: Count = 20
+    rate: ProperShare = 0.3
 
     def __post_init__(self) -> None:
         if self.draws < 1 or not 0 < self.rate < 1:

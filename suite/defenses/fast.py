@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from suite.attack import Info
 from suite.attacks.ascent import Box, uniform
+from suite.bounds import Count, Fraction, Positive
 from suite.classifier import TorchClassifier, frozen
 from suite.data import Split
 from suite.defenses.adversarial import RobustTraining
@@ -38,7 +39,7 @@ class FreeAdversarialTraining(RobustTraining):
         "Free adversarial training", "Shafahi et al. 2019, arXiv 1904.12843", threats=("evasion",),
         cost="one training, and `steps` passes over the validation inputs an epoch; without `eps` at most 6 times",
         departs="keeps the epoch with the least loss under PGD, and pilots the budget on validation inputs")
-    replays: int = 4
+    replays: Count = 4
 
     def __post_init__(self) -> None:
         if self.replays < 1:
@@ -111,8 +112,8 @@ class FastAdversarialTraining(RobustTraining):
         departs="attacks in evaluation mode, so that statistics of batches are those of the inputs trained on; keeps "
                 "the epoch with the least loss under PGD; the learning rate is the recipe's; pilots the budget on "
                 "validation inputs")
-    reach: float = 1.25
-    fall: float = 0.2
+    reach: Positive = 1.25
+    fall: Fraction = 0.2
 
     def objective(self, space: Space, eps: float) -> Objective:
         return self._single().worst_case(space, eps)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from suite.attack import Info
+from suite.bounds import ProperShare
 from suite.classifier import REJECTED, Classifier, TorchClassifier
 from suite.data import Split
 from suite.defenses.around import Around, around
@@ -38,7 +39,7 @@ class PlausibilityGuard(Front):
         "Plausibility guard", "Li and Zhu 2020 (ISBI); refusal after Carlini and Wagner 2017, arXiv 1705.07263",
         cost="one detector fit; a share `fpr` of patients goes unjudged",
         departs="the detector looks at inputs, not at features of the network, so that it guards any model")
-    fpr: float = 0.05
+    fpr: ProperShare = 0.05
     detector: Literal["mahalanobis", "neighbors"] = "mahalanobis"
 
     def __post_init__(self) -> None:

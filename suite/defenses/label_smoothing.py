@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, ClassVar
+from typing import ClassVar
 
 import torch.nn.functional as F
-from pydantic import Field
 from torch import Tensor, nn
 
 from suite.attack import Info
+from suite.bounds import Decay
 from suite.classifier import TorchClassifier
 from suite.data import Split
 from suite.recipe import TorchDefense, TorchRecipe
@@ -30,7 +30,7 @@ class LabelSmoothing(TorchDefense):
     info: ClassVar[Info] = Info(
         "Label smoothing", "Szegedy, Vanhoucke, Ioffe, Shlens and Wojna 2016, arXiv 1512.00567",
         threats=("membership",), cost="one training; probabilities that are less sure than the model is")
-    share: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    share: Decay = 0.1
 
     def __call__(self, recipe: TorchRecipe, train: Split, val: Split, seed: int = 0,
                  device: str = "cpu") -> TorchClassifier:

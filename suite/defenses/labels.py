@@ -9,6 +9,7 @@ from typing import ClassVar, Literal
 import numpy as np
 
 from suite.attack import Info
+from suite.bounds import Count, ProperShare, Several
 from suite.classifier import Classifier
 from suite.data import Split
 from suite.errors import InputError
@@ -27,7 +28,7 @@ class LabelSanitizing(Defense):
 
     against_poisoning: ClassVar[bool] = True
     action: Literal["relabel", "drop"] = "drop"
-    most: float = 0.5
+    most: ProperShare = 0.5
 
     def __post_init__(self) -> None:
         if self.action not in ("relabel", "drop"):
@@ -72,8 +73,8 @@ class NeighborLabels(LabelSanitizing):
                                 cost="distances between training rows",
                                 departs="drops rather than relabels, a vote weighs the less the more common its class "
                                         "is, and no class loses more than `most`: rare diseases survive")
-    k: int = 20
-    agreement: float = 0.5
+    k: Count = 20
+    agreement: ProperShare = 0.5
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -109,7 +110,7 @@ class ConfidentLearning(LabelSanitizing):
     info: ClassVar[Info] = Info("Confident learning", "Northcutt, Jiang and Chuang 2021, arXiv 1911.00068",
                                 cost="folds + 1 trainings",
                                 departs="no class loses more than `most` of its rows, so that rare diseases survive")
-    folds: int = 5
+    folds: Several = 5
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -39,7 +39,7 @@ class MemGuard(Front):
         cost="probabilities off by up to the distortion",
         departs="looks along the temperature of an answer for the noise that the paper finds by gradient steps, and "
                 "bounds the distortion of each answer, where the paper bounds its mean by telling some as they are")
-    distortion: Annotated[float, Field(gt=0, le=2)] = 0.5
+    distortion: Annotated[float, Field(strict=True, gt=0, le=2)] = 0.5
 
     def wrap(self, classifier: Classifier, train: Split, val: Split) -> Classifier:
         from sklearn.linear_model import LogisticRegression

@@ -10,7 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from suite.attack import Count, Info, Positive
+from suite.attack import Info
+from suite.bounds import Count, Positive
 from suite.classifier import TorchClassifier
 from suite.data import Split
 from suite.recipe import TorchDefense, TorchRecipe

@@ -9,6 +9,7 @@ from typing import ClassVar
 import numpy as np
 
 from suite.attack import Info
+from suite.bounds import Count, Positive, ProperShare, Several
 from suite.classifier import Classifier
 from suite.data import Split
 from suite.defenses.accounting import claim, noise_multiplier, public_size, usual_delta
@@ -51,10 +52,10 @@ class PATE(Defense):
         cost="`teachers` trainings on a part of the rows each, one on the voted labels, and some seconds to calibrate",
         departs="epsilon for any votes, not for those that were cast; every question is answered; the student is of "
                 "the same kind as the teachers")
-    epsilon: float = 3.0
-    delta: float | None = None
-    teachers: int = 30
-    questions: int = 100
+    epsilon: Positive = 3.0
+    delta: ProperShare | None = None
+    teachers: Several = 30
+    questions: Count = 100
 
     def __post_init__(self) -> None:
         if not self.epsilon > 0 or not (self.delta is None or 0 < self.delta < 1):

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import dataclass, fields, replace
-from typing import Annotated, ClassVar
+from typing import ClassVar
 
-from pydantic import Field
-
-from suite.attack import Count, Info
+from suite.attack import Info
+from suite.bounds import Count, Positive, ProperShare
 from suite.classifier import TorchClassifier
 from suite.data import Split
 from suite.errors import NotApplicable
 from suite.recipe import Recipe, TorchDefense, TorchRecipe
-
-Share = Annotated[float, Field(gt=0, lt=1)]
 
 
 @dataclass(frozen=True)
@@ -41,7 +38,7 @@ class WeightDecay(Regularization):
 
     info: ClassVar[Info] = Info("Weight decay", "Loshchilov and Hutter 2019, arXiv 1711.05101",
                                 threats=("membership",), cost="one training")
-    strength: Annotated[float, Field(gt=0)] = 1.0
+    strength: Positive = 1.0
 
     def check(self, recipe: Recipe) -> None:
         super().check(recipe)
@@ -62,7 +59,7 @@ class Dropout(Regularization):
 
     info: ClassVar[Info] = Info("Dropout", "Srivastava, Hinton, Krizhevsky, Sutskever and Salakhutdinov 2014, "
                                 "J. Mach. Learn. Res. 15:1929", threats=("membership",), cost="one training")
-    rate: Share = 0.5
+    rate: ProperShare = 0.5
 
     def check(self, recipe: Recipe) -> None:
         super().check(recipe)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from suite.attack import Info
 from suite.batches import batch_size, in_batches
+from suite.bounds import Count, Positive
 from suite.classifier import REJECTED, Classifier, TorchClassifier
 from suite.data import Split
 from suite.defenses.around import around
@@ -41,8 +42,8 @@ class RandomizedSmoothing(TorchDefense):
         departs="predictions are the mean probabilities of a few draws, the same for all inputs, so that they can be "
                 "repeated; certificates are the paper's. Attacks average over draws of their own (EOT), as in Salman "
                 f"et al. 2019, arXiv 1906.04584. {_TWO}")
-    sigma: float = 0.25
-    draws: int = 16
+    sigma: Positive = 0.25
+    draws: Count = 16
 
     def __post_init__(self) -> None:
         _check(self)
@@ -73,8 +74,8 @@ class NoiseFront(Front):
     info: ClassVar[Info] = Info(
         "Gaussian noise on the input", "Cohen, Rosenfeld and Kolter 2019, arXiv 1902.02918; Guo et al. 2018, arXiv "
         "1711.00117", threats=("evasion",), cost="`draws` passes a prediction, 1100 a certificate", departs=_TWO)
-    sigma: float = 0.05
-    draws: int = 16
+    sigma: Positive = 0.05
+    draws: Count = 16
 
     def __post_init__(self) -> None:
         _check(self)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from suite.attack import Info
+from suite.bounds import Positive, Several
 from suite.classifier import TorchClassifier
 from suite.detectors._torch import TorchDetector, View, some
 from suite.errors import InputError
@@ -37,8 +38,8 @@ class KernelDensity(TorchDetector):
         cost="distances to the clean data for each input",
         departs="density in logarithms, where far inputs do not all come out at 0; the paper's second feature is a "
                 "detector of its own, and its logistic regression fitted on attacks is left out")
-    bandwidth: float | None = None
-    most: int = 2000
+    bandwidth: Positive | None = None
+    most: Several = 2000
 
     def __post_init__(self) -> None:
         if self.bandwidth is not None and not self.bandwidth > 0:

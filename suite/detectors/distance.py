@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from suite.attack import Info
+from suite.bounds import Count, NonNegative, Several
 from suite.classifier import TorchClassifier
 from suite.detectors._torch import TorchDetector, View, labels, some
 from suite.errors import InputError, NotApplicable
@@ -41,7 +42,7 @@ class Mahalanobis(TorchDetector):
         "Mahalanobis distance", "Li and Zhu 2020 (ISBI); Lee et al. 2018, arXiv 1807.03888", cost="one covariance",
         departs="one covariance for all classes and the nearest mean, as in Lee et al., whose noise on the inputs and "
                 "weights of layers, fitted on attacks, are left out")
-    ridge: float = 1e-3
+    ridge: NonNegative = 1e-3
 
     def learn(self, clean: np.ndarray, y: np.ndarray | None, classifier: TorchClassifier | None) -> nn.Module:
         if classifier is None:
@@ -90,8 +91,8 @@ class Neighbors(TorchDetector):
 
     info: ClassVar[Info] = Info("k-nearest-neighbor distance", "Ramaswamy, Rastogi and Shim 2000 (SIGMOD)",
                                 cost="distances to the clean data for each input")
-    k: int = 10
-    most: int = 5000
+    k: Count = 10
+    most: Several = 5000
 
     def learn(self, clean: np.ndarray, y: np.ndarray | None, classifier: TorchClassifier | None) -> nn.Module:
         if not 1 <= self.k <= min(len(clean), self.most):

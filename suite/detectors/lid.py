@@ -13,6 +13,7 @@ from suite.attack import Info
 from suite.attacks._search import random_start
 from suite.attacks.gradient import FGSM
 from suite.batches import in_batches
+from suite.bounds import Count, Positive, Several
 from suite.classifier import TorchClassifier
 from suite.detectors._torch import TorchDetector
 from suite.errors import InputError
@@ -43,11 +44,11 @@ class LID(TorchDetector):
                 "whether they fool or not")
     needs: ClassVar[Literal["gradients"]] = "gradients"
     fitted_on: ClassVar[str] = "fgsm"
-    eps: float = 0.05
-    k: int = 20
-    reference: int = 100
-    layers: int = 8
-    most: int = 1000
+    eps: Positive = 0.05
+    k: Several = 20
+    reference: Several = 100
+    layers: Count = 8
+    most: Several = 1000
 
     def __post_init__(self) -> None:
         if not 2 <= self.k < self.reference:

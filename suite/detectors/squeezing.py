@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from suite.attack import Info
+from suite.bounds import Bits
 from suite.bpda import straight_through
 from suite.classifier import TorchClassifier
 from suite.detectors._torch import TorchDetector
@@ -65,7 +66,7 @@ class BitDepth(Squeezing):
         "Feature squeezing, bit depth only", "Xu, Evans and Qi 2018, arXiv 1704.01155",
         cost="2 forward passes an input",
         departs="the range of a column takes the place of that of a pixel, so that it works for tables")
-    bits: int = 4
+    bits: Bits = 4
 
     def __post_init__(self) -> None:
         if self.bits < 1:

@@ -10,6 +10,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from suite.attack import Info
+from suite.bounds import Several
 from suite.classifier import TorchClassifier
 from suite.defenses.ensemble import DROPOUT, Together, drawing
 from suite.defenses.randomized import Randomized
@@ -35,7 +36,7 @@ class Uncertainty(TorchDetector):
         departs="also for ensembles and noise in front; leaves the same units out for all inputs, so that scores can "
                 "be repeated; the paper's logistic regression fitted on attacks is left out")
     needs: ClassVar[Literal["gradients"]] = "gradients"
-    draws: int = 50
+    draws: Several = 50
 
     def __post_init__(self) -> None:
         if self.draws < 2:

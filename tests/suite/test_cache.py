@@ -238,3 +238,14 @@ def test_first_available_never_passes_over_wrong_bytes():
         cache.first_available({"real": builder_of(error=InputError("checksum")), "fake": builder_of(synthetic=True)})
     with pytest.raises(Unavailable, match="not available"):
         cache.first_available({"real": builder_of(remote())})
+
+
+@pytest.mark.parametrize("place", [-1, 12, 40])
+def test_a_checksum_is_compared_to_its_last_character(tmp_path, place):
+    file = tmp_path / "pima.csv"
+    file.write_bytes(GOOD)
+    assert cache.locate(RemoteFile("pima.csv", f"sha256:{SHA}"), file) == file
+    other = list(SHA)
+    other[place] = "0" if other[place] != "0" else "1"
+    with pytest.raises(InputError, match="wrong checksum"):
+        cache.locate(RemoteFile("pima.csv", f"sha256:{''.join(other)}"), file)

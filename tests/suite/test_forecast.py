@@ -1,6 +1,7 @@
 """The time that an audit still takes: by like cells, by passes before there are any, and held against a real run."""
 
 import io
+import threading
 
 import pytest
 from rich.console import Console
@@ -20,7 +21,7 @@ TOOK = {
     "trades--fgsm": 0.1, "trades--pgd": 1.6, "trades--mi-fgsm": 0.5, "trades--autoattack": 21.4,
     "trades--deepfool": 0.1, "trades--carlini-wagner": 5.2, "trades--fab": 0.9, "trades--square": 15.6,
     "trades--universal": 12.3, "trades--transfer": 4.3, "trades--worst-case": 0.6}
-"""Seconds of the cells of the imaging preset, 40 images attacked, on PneumoniaMNIST with one thread of a busy machine."""
+"""Seconds of the cells of the imaging preset, 40 images attacked, on PneumoniaMNIST with one thread of a busy CPU."""
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +49,7 @@ def test_the_time_left_of_a_real_run_is_within_a_factor_of_two_once_a_training_i
     assert len(ratios) == len(seconds)
     meant = [ratio for left, ratio in ratios if left > 10]
     assert len(meant) > 20
-    assert 0.5 < min(meant), min(meant)
+    assert min(meant) > 0.5, min(meant)
     assert max(meant) < 2, max(meant)
 
 
@@ -79,8 +80,8 @@ def test_a_running_cell_counts_for_what_is_left_of_it_and_several_processes_shar
 def test_passes_are_those_that_the_attacks_say():
     assert per_row(make("attacks", "pgd", {"steps": 20})) == 3 * 20
     assert per_row(make("attacks", "square", {"queries": 500})) == 500
-    assert per_row(make("attacks", "rotation-translation", {"angles": 3, "shifts": 2})) == 12
-    assert per_row(make("attacks", "nes", {"steps": 10, "samples": 5})) == 100
+    assert per_row(make("attacks", "rotation-translation", {"angles": 3, "shifts": 3})) == 27
+    assert per_row(make("attacks", "nes", {"steps": 10, "samples": 6})) == 60
 
 
 def test_more_rows_epochs_and_budgets_are_more_work(layout):
@@ -110,8 +111,6 @@ class Done:
 
 
 def test_without_a_terminal_there_are_plain_lines(layout):
-    import threading
-
     run, out, written = Done(), io.StringIO(), threading.Event()
     console = Console(file=out, width=60)
     write, out.write = out.write, lambda text: (write(text), written.set())[0]

@@ -9,6 +9,7 @@ from suite import registry
 from suite.errors import InputError
 from suite.plan import Item, Plan
 from suite.request import default_preset, make_plan, opened
+from tabular.schema import Schema
 
 BASE = {"data": "breast-cancer", "models": ["mlp"]}
 
@@ -278,3 +279,23 @@ def test_detectors_are_kept_where_their_models_are_and_can_be_replaced(tmp_path)
     asked = make_plan(str(file), {"models": ["mlp"], "detectors": ["neighbors"]}).detectors
     assert [(d.name, d.params, d.models) for d in asked] == [("neighbors", {"k": 3}, None)]
     assert make_plan(str(file), {"detectors": []}).detectors == ()
+
+
+def test_a_plan_cannot_allow_pickles(tmp_path):
+    from suite.request import make_plan
+
+    file = tmp_path / "p.toml"
+    for value in ("true", "false"):
+        file.write_text(f'data = "pima"\nmodels = ["mlp"]\nallow_pickle = {value}\n')
+        with pytest.raises(InputError, match=r"'allow_pickle' cannot be set in a plan.* pass --allow-pickle"):
+            make_plan(str(file), {})
+    file.write_text('data = "pima"\nmodels = ["mlp"]\n')
+    assert make_plan(str(file), {"allow_pickle": True}).allow_pickle
+
+
+@pytest.mark.parametrize("load", [Plan.load, Schema.load])
+def test_toml_that_is_nested_too_deeply_is_one_line(tmp_path, load):
+    file = tmp_path / "deep.toml"
+    file.write_text("x = " + "[" * 100_000 + "]" * 100_000)
+    with pytest.raises(InputError, match=r"deep\.toml: is nested too deeply"):
+        load(file)

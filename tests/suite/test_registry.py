@@ -59,8 +59,8 @@ def test_a_wrong_parameter_is_named(params, message):
 
 
 def test_what_a_class_itself_refuses_is_one_clean_line():
-    with pytest.raises(InputError, match=r"^attack 'label-flip-random': RandomFlip: rate must lie between 0 and 1"):
-        registry.make("attacks", "label-flip-random", {"rate": 1.5})
+    with pytest.raises(InputError, match=r"^defense 'jpeg': Jpeg: quality must lie between 1 and 100, got 101$"):
+        registry.make("defenses", "jpeg", {"quality": 101})
 
 
 def test_parameters_replace_defaults():
