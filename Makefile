@@ -5,7 +5,7 @@ JOBS ?= 2
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test bench lint catalog setup clean
+.PHONY: demo test bench lint catalog lock setup clean
 
 demo: $(READY)  ## set up, audit the diabetes table, print where the report is
 	$(BIN)/medsec audit tabular --out runs/demo
@@ -24,12 +24,19 @@ lint: $(READY)  ## ruff
 catalog: $(READY)  ## write again what `medsec list` shows, after a change of attacks, defenses, data sets
 	$(BIN)/python -m suite.catalog
 
+lock: $(READY)  ## write the hashes of all dependencies again, after a change of pyproject or constraints
+	$(BIN)/python .ci/lock.py
+
 setup: $(READY)  ## only the virtual environment
 
-$(READY): pyproject.toml constraints.txt
+# Hashed and pinned, each package as it is named; what the CUDA build of PyTorch needs only where that build was installed.
+$(READY): pyproject.toml requirements.lock requirements-cuda.lock
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "medsec needs Python 3.11 or newer: make PYTHON=...")'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install -q -c constraints.txt -e '.[dev]'
+	$(BIN)/python -m pip install -q --require-hashes --no-deps -r requirements.lock
+	$(BIN)/python -m pip check > /dev/null || $(BIN)/python -m pip install -q --require-hashes --no-deps -r requirements-cuda.lock
+	$(BIN)/python -m pip install -q --no-deps --no-build-isolation -e .
+	$(BIN)/python -m pip check > /dev/null
 	@touch $@
 
 clean:  ## remove the virtual environment and the runs
