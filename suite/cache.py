@@ -191,7 +191,25 @@ def _verified(file: RemoteFile, path: Path) -> Path:
     if found != expected:
         raise InputError(f"{path}: wrong checksum, expected {algorithm} {expected[:12]}..., found {found[:12]}...; "
                          "the file is damaged or another one")
+    if algorithm != "sha256":
+        _as_before(file, path)
     return path
+
+
+def _as_before(file: RemoteFile, path: Path) -> None:
+    """`InputError` where a file whose owner states an MD5 only, which can be forged, is not the one that was first seen
+    on this machine: its SHA-256 is kept in the cache from then on. Of the first one the MD5 is all there is."""
+    kept, found = folder() / f"{file.path}.sha256", _digest(path, "sha256")
+    if not kept.exists():
+        try:
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            kept.write_text(found)
+        except OSError:  # a cache that cannot be written remembers nothing
+            return
+    elif (before := kept.read_text().strip()) != found:
+        raise InputError(f"{path}: wrong checksum, its SHA-256 was {before[:12]}... when it was first used here, and is "
+                         f"{found[:12]}...; the file was replaced by one with the same MD5. If that is meant, delete "
+                         f"{kept.name} in the download cache")
 
 
 def _download(file: RemoteFile, target: Path) -> Path:
@@ -200,18 +218,21 @@ def _download(file: RemoteFile, target: Path) -> Path:
     import requests
 
     try:
-        return Path(pooch.retrieve(file.url, file.digest, fname=target.name, path=target.parent,
-                                   downloader=pooch.HTTPDownloader(timeout=TIMEOUT)))
+        found = Path(pooch.retrieve(file.url, file.digest, fname=target.name, path=target.parent,
+                                    downloader=pooch.HTTPDownloader(timeout=TIMEOUT)))
     except (requests.RequestException, TimeoutError) as e:
         raise Unavailable(f"{target.name}: cannot download {file.url}: {_reason(e)}; {_elsewhere(file)}") from None
     except OSError as e:
         raise InputError(f"{target.name}: cannot write to the cache {target.parent}: {e.strerror or e}") from None
     except ValueError as e:
         # pooch has deleted the bytes, and tells their checksum in its message only
-        found = re.search(r"but got ([0-9a-f]{12})", str(e))
+        got = re.search(r"but got ([0-9a-f]{12})", str(e))
         algorithm, _, expected = file.digest.partition(":")
         raise InputError(f"{target.name}: wrong checksum from {file.url}, expected {algorithm} {expected[:12]}..., "
-                         f"found {found[1] if found else '?'}...; nothing was kept") from None
+                         f"found {got[1] if got else '?'}...; nothing was kept") from None
+    if not file.digest.startswith("sha256:"):
+        _as_before(file, found)
+    return found
 
 
 def _elsewhere(file: RemoteFile) -> str:

@@ -132,6 +132,18 @@ def test_a_file_may_be_known_by_its_md5_only(server, home):
         cache.locate(replace(file, url=server.url + "/wrong"))
 
 
+def test_a_file_with_a_forged_md5_is_not_the_one_that_was_first_seen(server, home, monkeypatch):
+    file = RemoteFile("tabular/t.csv", f"md5:{hashlib.md5(GOOD).hexdigest()}", server.url + "/good")
+    where = cache.locate(file)
+    where.write_bytes(b"forged")
+    md5, digest = file.digest.removeprefix("md5:"), cache._digest
+    monkeypatch.setattr(cache, "_digest", lambda path, how: md5 if how == "md5" else digest(path, how))
+    with pytest.raises(InputError, match="its SHA-256 was .* replaced by one with the same MD5"):
+        cache.locate(replace(file, url=""))
+    where.write_bytes(GOOD)
+    assert cache.locate(replace(file, url="")) == where
+
+
 def test_a_dataset_of_two_files_is_fetched_and_verified_as_two(server, home):
     pair = [RemoteFile(f"tabular/{name}", f"sha256:{SHA}", f"{server.url}/{name}") for name in ("a.csv", "b.csv")]
     both = cache.reads(*pair)(builder_of())
