@@ -1,8 +1,8 @@
 """Write the hashes of everything that `make setup` installs: `make lock`, after a change of pyproject or constraints.
 
-`requirements.lock` holds the pinned versions with the SHA-256 of each file that the index has of them, so that they fit
-every platform and Python; `requirements-cuda.lock` holds what the CUDA build of PyTorch needs beside them, which its CPU
-build does not. Both hold names, versions and hashes only.
+`requirements.lock` holds the pinned versions with the SHA-256 of each file that the index has of them, so that they
+fit every platform and Python; `requirements-cuda.lock` holds what the CUDA build of PyTorch needs beside them, and its
+CPU build does not. Both hold names, versions and hashes only.
 """
 
 import re
@@ -17,6 +17,7 @@ CPU_TORCH = ("6746dbcbeb526eb61330b76b41ff1b4eb848951103a892eeb080dfa2b264667b",
 
 
 def main() -> None:
+    """Resolve, sort the CUDA packages out, write both files."""
     command = ["uv", "pip", "compile", "pyproject.toml", "-", "--extra", "dev", "--constraint", "constraints.txt",
                "--no-config", "--no-header", "--no-annotate", "--generate-hashes", "--universal",
                "--python-version", "3.11", "--quiet"]

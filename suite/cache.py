@@ -207,8 +207,8 @@ def _as_before(file: RemoteFile, path: Path) -> None:
         except OSError:  # a cache that cannot be written remembers nothing
             return
     elif (before := kept.read_text().strip()) != found:
-        raise InputError(f"{path}: wrong checksum, its SHA-256 was {before[:12]}... when it was first used here, and is "
-                         f"{found[:12]}...; the file was replaced by one with the same MD5. If that is meant, delete "
+        raise InputError(f"{path}: wrong checksum, its SHA-256 was {before[:12]}... when it was first used here, and "
+                         f"is {found[:12]}...; the file was replaced by one with the same MD5. If that is meant, delete "
                          f"{kept.name} in the download cache")
 
 

@@ -138,7 +138,7 @@ def test_a_file_with_a_forged_md5_is_not_the_one_that_was_first_seen(server, hom
     where.write_bytes(b"forged")
     md5, digest = file.digest.removeprefix("md5:"), cache._digest
     monkeypatch.setattr(cache, "_digest", lambda path, how: md5 if how == "md5" else digest(path, how))
-    with pytest.raises(InputError, match="its SHA-256 was .* replaced by one with the same MD5"):
+    with pytest.raises(InputError, match=r"its SHA-256 was .* replaced by one with the same MD5"):
         cache.locate(replace(file, url=""))
     where.write_bytes(GOOD)
     assert cache.locate(replace(file, url="")) == where
