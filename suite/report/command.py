@@ -7,7 +7,8 @@ from collections.abc import Sequence
 
 from suite.report.rows import Rows
 
-TABLE = {"target": "target", "positive": "positive", "schema_file": "schema", "drop": "drop", "group": "group"}
+TABLE = {"target": "target", "positive": "positive", "schema_file": "schema", "drop": "drop", "group": "group",
+         "split": "split", "test": "test"}
 IMAGES = {"labels": "labels", "size": "size", "channels": "channels", "modality": "modality", "finding": "finding",
           "positive": "positive", "patient": "group"}
 """Key of a plan's section -> flag of the command line."""

@@ -148,6 +148,18 @@ def test_the_command_for_a_federation_is_one_of_federations(parse):
         assert attack in {c.attack.name for c in parse(found[threat].command).cells if c.attack}
 
 
+def test_the_command_says_how_the_users_own_file_is_read():
+    plan = {"data": ["my patients.csv"], "models": [{"name": "theirs", "use": "xgboost"}, {"name": "m"}],
+            "table": {"target": "sick", "positive": "yes", "drop": ["id", "ward"], "split": "part", "schema_file": None},
+            "later": ["label-flip-loss"]}
+    found = untested([row("accuracy", 0.9, 0.8, 0.95), row("accuracy", 0.9, 0.8, 0.95, model="theirs")],
+                     manifest(plan=plan, suited={"m": ["label-flip-loss"], "theirs": ["label-flip-loss"]}))
+    assert found["Data poisoning"].command == (
+        "medsec audit --data 'my patients.csv' --model m,xgboost --attacks label-flip-loss --defenses none "
+        "--target sick --positive yes --drop id,ward --split part --out runs/label-flip-loss")
+    assert "--full adds label-flip-loss to this run." in found["Data poisoning"].text
+
+
 def test_every_family_has_a_strong_attack_and_effort_counts():
     table = Rows([], manifest())
     for topic in ("evasion", "poisoning", "backdoor", "membership", "attribute", "inversion", "reconstruction",

@@ -7,6 +7,7 @@ from suite.report import known
 from suite.report.command import command
 from suite.report.findings import Finding
 from suite.report.rows import CONTROL, WORST, Rows
+from suite.report.show import join
 from suite.report.strength import on_federations, topic_of
 
 AT_ONCE = 3
@@ -30,7 +31,10 @@ def untested(rows: Rows) -> list[Finding]:
         chosen = _cover(attacks)
         models = list(dict.fromkeys(model for name in chosen for model in attacks[name]))
         threat = threats.CATALOG[key]
-        out.append(Finding("not tested", "all", f"{threat.title}: no attack of this kind ran. {threat.meaning}",
+        later = {*attacks} & {*rows.manifest.get("plan", {}).get("later", ())}
+        staged = f" --full adds {join(sorted(later))} to this run." if later else ""
+        out.append(Finding("not tested", "all",
+                           f"{threat.title}: no attack of this kind ran. {threat.meaning}{staged}",
                            "coverage", command=command(rows, chosen, models)))
     return out
 
