@@ -94,6 +94,9 @@ def federate(
     taking part, repeats it with hostile hospitals, and runs any other attack on the model.
 
     A run that was stopped goes on where it was when the same command is given again.
+
+    Exit code 0: every cell ran; 2: the plan or the data are wrong; 3: cells failed (the report and the last line say
+    which).
     """
     if head and not verify:
         raise InputError("--head means something with --verify only")
@@ -121,8 +124,9 @@ def federate(
     made = changed(request.changed_plan(raw, where, flags, quick), 10 if quick and rounds is None else rounds, hostile)
     check_federates(made)
     folder = out or Path("runs") / Path(plan).stem
-    run_audit(made, folder, jobs)
+    code = run_audit(made, folder, jobs)
     _show_verified(folder, None)
+    raise typer.Exit(code)
 
 
 def preset_for(data: list[str] | None) -> str:

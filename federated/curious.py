@@ -165,7 +165,8 @@ class FedMIA(UpdateMembership):
     info: ClassVar[Info] = Info(
         "FedMIA", "Zhu et al. 2025, arXiv 2402.06289", "white-box", ("membership",),
         "a gradient of each row a round, or a query a hospital and round",
-        "a row's spread is the root of the mean variance of all rows, as a few hospitals have none of its own")
+        "a row's spread is the root of the mean variance of all rows, as a few hospitals have none of its own",
+        strong=True)
     signal: Literal["cosine", "loss"] = "cosine"
 
     def _score(self, view: View, task: Task, rows: Split, hospital: int, turns: np.ndarray) -> np.ndarray:
@@ -218,7 +219,8 @@ class Decomposition(UpdateMembership):
     info: ClassVar[Info] = Info(
         "Update decomposition", "after Li, Li and Ribeiro 2023, ICLR (openreview QsCSLPP55Ku)", "white-box",
         ("membership",), "a gradient of each row a round, and a linear system of as many unknowns as rows",
-        "all rows together by ridge regression, where the paper holds one row's gradient against the update")
+        "all rows together by ridge regression, where the paper holds one row's gradient against the update",
+        strong=True)
     ridge: Positive = 0.03
     along: Fraction = 0.15
 

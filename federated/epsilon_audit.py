@@ -44,6 +44,7 @@ class HospitalAudit(FederationAttack):
         "al. 2024, arXiv 2302.03098", "white-box", ("membership",), "one federation",
         departs="canaries are rows and not whole updates, and are told from all rounds by a regression; several "
                 "numbers of guesses, corrected for")
+    trials: ClassVar[str] = "canaries"
     canaries: Count = 100
     confidence: ProperShare = 0.95
     shares: Shares = (1.0, 0.5, 0.25)

@@ -155,7 +155,8 @@ class TabLeak(GradientInversion):
         "TabLeak", "Vero et al. 2023, arXiv 2210.01785", "white-box", ("reconstruction",),
         "iterations x restarts simulations of the hospital's training, twice differentiated",
         "codes are numbers to our networks, so the softmax weighs codes in place of one-hot columns; rows that follow "
-        "from the first layer are taken first; all local steps are simulated; no entropy of the ensemble is told")
+        "from the first layer are taken first; all local steps are simulated; no entropy of the ensemble is told",
+        strong=True)
     inputs: ClassVar[Kind] = "table"
     restarts: Count = 8
 
@@ -230,7 +231,7 @@ class InvertingGradients(GradientInversion):
         "Inverting gradients", "Geiping et al. 2020, arXiv 2003.14053", "white-box", ("reconstruction",),
         "iterations x restarts simulations of the hospital's training, twice differentiated",
         "begins near a public mean in place of noise, for far fewer iterations; a rate that falls linearly; all local "
-        "steps are simulated, with momentum")
+        "steps are simulated, with momentum", strong=True)
     inputs: ClassVar[Kind] = "image"
     iterations: Count = 300
     tv: NonNegative = 0.003

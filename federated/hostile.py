@@ -119,7 +119,7 @@ class ALIE(UpdateAttack):
     info: ClassVar[Info] = Info(
         "A little is enough", "Baruch, Baruch and Goldberg 2019, arXiv 1902.06156", "training", ("poisoning",),
         "one read of the updates", departs="mean and deviation are those of the honest updates instead of the bad "
-                                           "sites' own; the deviation is that of a population")
+                                           "sites' own; the deviation is that of a population", strong=True)
     z: Positive | None = None
 
     def __post_init__(self) -> None:
@@ -151,7 +151,8 @@ class IPM(UpdateAttack):
     """
 
     info: ClassVar[Info] = Info("Inner product manipulation", "Xie, Koyejo and Gupta 2020, arXiv 1903.03936",
-                                "training", ("poisoning",), "one read of the updates")
+                                "training", ("poisoning",), "one read of the updates",
+                                strong=True, strong_from=("eps", 2.0))
     eps: Positive = 0.5
 
     def __post_init__(self) -> None:
@@ -206,7 +207,8 @@ class MinMax(_Furthest):
 
     info: ClassVar[Info] = Info(
         "Min-max", "Shejwalkar and Houmansadr 2021, NDSS, doi 10.14722/ndss.2021.24498", "training", ("poisoning",),
-        "two reads of the updates and a Gram matrix", departs="the step is solved for instead of searched by halving")
+        "two reads of the updates and a Gram matrix", departs="the step is solved for instead of searched by halving",
+        strong=True)
 
     def _how_far(self, along: Tensor, squares: Tensor, between: Tensor) -> Tensor:
         # |step|^2 + 2 step along + squares <= bound, for each honest update
@@ -219,7 +221,8 @@ class MinSum(_Furthest):
 
     info: ClassVar[Info] = Info(
         "Min-sum", "Shejwalkar and Houmansadr 2021, NDSS, doi 10.14722/ndss.2021.24498", "training", ("poisoning",),
-        "two reads of the updates and a Gram matrix", departs="the step is solved for instead of searched by halving")
+        "two reads of the updates and a Gram matrix", departs="the step is solved for instead of searched by halving",
+        strong=True)
 
     def _how_far(self, along: Tensor, squares: Tensor, between: Tensor) -> Tensor:
         # n |step|^2 + sum of squares <= bound: the differences from the mean sum up to 0, and so does what is along

@@ -49,7 +49,7 @@ class HostileRows(HostileAttack):
         own = self._poison.info
         papers = own.paper + ("; " + Scaling.info.paper if self.replace_model else "")
         return Info(f"{own.title} at hospitals" + (", with model replacement" if self.replace_model else ""), papers,
-                    "data", own.threats, "one federation", own.departs)
+                    "data", own.threats, "one federation", own.departs, own.strong, own.strong_from)
 
     @property
     def inputs(self) -> Kind:

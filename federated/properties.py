@@ -40,7 +40,7 @@ class LabelMix(FederationAttack):
         "Label mix from updates", "Wainakh et al. 2022, arXiv 2105.09369; Ma et al. 2025, arXiv 2504.21436",
         "white-box", ("property",), "`rounds` x `draws` rounds of one hospital's training",
         "the first paper has a formula for one step and no model of several; the second's virtual hospitals are told "
-        "by their change of accuracy on each class, here by their biases")
+        "by their change of accuracy on each class, here by their biases", strong=True)
     rounds: Count = 5
     draws: Count = 32
 

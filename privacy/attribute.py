@@ -84,7 +84,7 @@ class AttributeByConfidence(AttributeAttack):
         "Attribute inference by confidence", "Fredrikson, Lantz, Jha, Lin, Page and Ristenpart 2014, USENIX Security; "
         "Mehnaz et al. 2022, arXiv 2201.09370", "score", ("attribute",), "`2 values` queries a row, two small fits",
         "guesses one bit, above the median of the known rows; the chance of a bit is imputed for each row, where the "
-        "paper takes its share among all; the model's probabilities stand in for its confusion matrix")
+        "paper takes its share among all; the model's probabilities stand in for its confusion matrix", strong=True)
     inputs: ClassVar[Kind] = "table"
     values: Count = 5
 
@@ -125,7 +125,7 @@ class AttributeWhiteBoxTree(AttributeAttack):
         "guesses one bit, above the median of the known rows, by the median of each half; the chance of a bit is "
         "imputed for each row. ART refuses the last column, which a column of zeros behind it makes the last but one. "
         "Its 'lifestyle' variant is left out: it divides by the leaves that the rows of the batch reach, so a guess "
-        "depends on who else is asked about, and of one row it is the prior")
+        "depends on who else is asked about, and of one row it is the prior", strong=True)
     inputs: ClassVar[Kind] = "table"
 
     def check(self, classifier: Classifier) -> None:

@@ -81,7 +81,8 @@ class PriorInversion(_ByGradient):
         "Model inversion with a prior", "Fredrikson, Jha and Ristenpart 2015, doi 10.1145/2810103.2813677; prior: "
         "Mahendran and Vedaldi 2015, arXiv 1412.0035", "white-box", ("inversion",), "one gradient a class and step",
         "inverts the probability of a class, where Mahendran and Vedaldi invert the features of one image; absolute "
-        "differences; a Gaussian around the average input in place of a norm; Adam in place of momentum")
+        "differences; a Gaussian around the average input in place of a norm; Adam in place of momentum",
+        strong=True, strong_from=("steps", 50))
     tv: NonNegative = 1.0
     prior: NonNegative = 100.0
     steps: Count = 200

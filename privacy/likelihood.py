@@ -66,7 +66,7 @@ class LiRA(ShadowAttack):
 
     info: ClassVar[Info] = Info(
         "LiRA", "Carlini, Chien, Nasr, Song, Terzis and Tramer 2022, arXiv 2112.03570", "score", ("membership",),
-        _COST, _TERMS)
+        _COST, _TERMS, strong=True, strong_from=("shadows", 16))
     offline: bool = False
     spread: Literal["auto", "row", "pooled"] = "auto"
 
@@ -103,7 +103,8 @@ class RMIA(ShadowAttack):
     info: ClassVar[Info] = Info(
         "RMIA", "Zarifzadeh, Liu and Shokri 2024, arXiv 2312.03262", "score", ("membership",),
         _COST, "the paper's score is the share of population rows whose ratio this row's exceeds; as that share rises "
-        "with the ratio, the ratio itself is returned: the same ROC, with fewer ties; " + _TERMS)
+        "with the ratio, the ratio itself is returned: the same ROC, with fewer ties; " + _TERMS,
+        strong=True, strong_from=("shadows", 4))
     shadows: Even = 16
     offline: bool = False
     a: Fraction = 0.3

@@ -26,7 +26,7 @@ class DatabaseReconstruction(ReconstructionAttack):
         "Database reconstruction", "Balle, Cherubin and Hayes 2022, arXiv 2201.04845; as in ART", "white-box",
         ("reconstruction",), "one sum over the known rows",
         "in closed form, by the means and counts of the classes; ART fits means and variances of each label, by "
-        "finite differences. The rest of the paper, which learns to invert other models, is left out")
+        "finite differences. The rest of the paper, which learns to invert other models, is left out", strong=True)
     inputs: ClassVar[Kind] = "table"
 
     def check(self, classifier: Classifier) -> None:

@@ -34,6 +34,10 @@ class Info:
         threats: Keys of `suite.threats.CATALOG`.
         cost: One line: what it costs, in passes, queries or trainings.
         departs: Where the implementation departs from the paper, and why.
+        strong: Of an attack: whether its failure says something about the model. A finding is called low only where a
+            strong attack of its kind ran.
+        strong_from: The hyper-parameter that is its effort, and the least value with which it is strong, as in
+            `("queries", 1000)`; None where its effort does not vary.
     """
 
     title: str
@@ -42,6 +46,8 @@ class Info:
     threats: tuple[str, ...] = ()
     cost: str = ""
     departs: str = ""
+    strong: bool = False
+    strong_from: tuple[str, float] | None = None
 
 
 @dataclass(frozen=True)

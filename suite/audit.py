@@ -56,7 +56,7 @@ class Audit(Layout):
             "training_known": self.training_known, "limits": self.limits,
             "noun": self.data.space.noun, "budget": self.data.space.describe(self.plan.eps), "versions": versions(),
             "device": describe_device(self.device), "created": time.strftime("%Y-%m-%d %H:%M"),
-            "cells": [c.key for c in self.cells]}
+            "suited": self.suited, "cells": [c.key for c in self.cells]}
 
     def _files(self) -> dict[str, str]:
         """Checksums of the user's own files: a run goes on only with the same ones."""

@@ -12,10 +12,13 @@ import json
 from dataclasses import fields
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from suite import registry
 from suite.plan import read_toml
+
+if TYPE_CHECKING:
+    from suite.attack import Info
 
 FILE = "catalog.json"
 Entry = dict[str, Any]
@@ -46,10 +49,17 @@ def described(kind: registry.Kind, name: str) -> Entry:
     info = found.info
     row: Entry = {"name": name, "title": info.title}
     if kind == "attacks":
-        row |= {"knowledge": info.knowledge, "needs": found.needs, "threat ids": threats.ids(info.threats)}
+        row |= {"knowledge": info.knowledge, "needs": found.needs, "strong": _strong(info),
+                "threat ids": threats.ids(info.threats)}
     row |= {"cost": info.cost, "paper": info.paper, "departs": info.departs}
     kept = [f for f in fields(found) if f.init]
     return json.loads(json.dumps(row | {"parameters": {f.name: text(getattr(found, f.name, None)) for f in kept}}))
+
+
+def _strong(info: Info) -> str:
+    """Whether the failure of an attack means something, and from what effort on; empty where it does not."""
+    least = " from {} = {:g}".format(*info.strong_from) if info.strong_from else ""
+    return f"strong{least}" if info.strong else ""
 
 
 def text(value: Any) -> str:

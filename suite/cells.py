@@ -136,6 +136,17 @@ class Layout:
         bring their own split, and whoever made it trained on the training rows of that."""
         return {name: name not in self.fitted or "train" in self.data.declared for name in self.models}
 
+    @cached_property
+    def suited(self) -> dict[str, list[str]]:
+        """By model, the names of all registered attacks that can be used on it without a defense or behind one of the
+        plan: what a report holds against those that ran, to say what was not tested."""
+        made = {name: registry.make("attacks", name) for name in registry.names("attacks")}
+        behind = {model.name: [d for d in (NONE, *self.plan.defenses) if self._trainable(model, d)]
+                  for model in self.plan.models}
+        return {model.name: [name for name, attack in made.items()
+                             if any(self._meets(attack, model, defense) for defense in behind[model.name])]
+                for model in self.plan.models}
+
     @property
     def limits(self) -> list[str]:
         """What casts doubt on the data, and what cannot be known of or done with pre-trained models."""
@@ -245,22 +256,24 @@ class Layout:
         every defense, as costs and side effects count too.
         """
         attack, defended = self.attacks[id(item)], self.defenses[defense.name]
-        if not attack.faces(defended):
-            return False
         if item.models is not None and model.name not in item.models:
             return False
         if item.defenses is not None and defense.name not in item.defenses:
-            return False
-        if attack.retrains and not self._can_train(attack, model.name):
             return False
         if isinstance(attack, PoisoningAttack):
             if item.defenses is None and defense is not NONE and not defended.against_poisoning:
                 return False
         elif item.defenses is None and defended.against_poisoning:
             return False
+        return self._meets(attack, model, defense)
+
+    def _meets(self, attack: Attack, model: Item, defense: Item) -> bool:
+        """Whether an attack can be used on a model behind a defense."""
+        defended, recipe = self.defenses[defense.name], self.models[model.name]
         if isinstance(attack, LEARNED) and not self.training_known[model.name]:
             return False
-        recipe = self.models[model.name]
+        if not attack.faces(defended) or (attack.retrains and not self._can_train(attack, model.name)):
+            return False
         if model.name in self.fitted:
             if self.fitted[model.name].labels_only and attack.info.knowledge == "score":
                 return False

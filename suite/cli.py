@@ -125,6 +125,9 @@ def audit(
 
     A run that was stopped goes on where it was when the same command is given again. Where a plan has a second stage,
     the first ends in a report, and the same command with --full adds the rest to it.
+
+    Exit code 0: every cell ran; 2: the plan or the data are wrong; 3: cells failed (the report and the last line say
+    which).
     """
     from suite import request
 
@@ -143,7 +146,7 @@ def audit(
     made = request.make_plan(plan, flags, quick, full)
     from suite.terminal import run_audit
 
-    run_audit(made, out or Path("runs") / Path(plan).stem, jobs)
+    raise typer.Exit(run_audit(made, out or Path("runs") / Path(plan).stem, jobs))
 
 
 @app.command("list")

@@ -306,8 +306,12 @@ class Plan(BaseModel):
         return all(_continues(getattr(self, kind), getattr(other, kind)) for kind in lists)
 
     def quick(self) -> Plan:
-        """A smaller audit of the same kind: few rows, one budget, and slow attacks on fewer rows still."""
-        attacks = tuple(a.model_copy(update={"rows": min(a.rows or 40, 10 if a.rows else 40)}) for a in self.attacks)
+        """A smaller audit of the same kind: few rows, one budget, and slow attacks on fewer rows still.
+
+        The rows of an attack that has no number of its own are those of the plan, which a membership attack by shadow
+        models does not heed (`suite.evaluate.membership`): its cost is their training.
+        """
+        attacks = tuple(a.model_copy(update={"rows": 10}) if a.rows and a.rows > 10 else a for a in self.attacks)
         norms = {norm: Ladder(eps=ladder.eps) for norm, ladder in self.norms.items()}
         return self.model_copy(update={"attacks": attacks, "rows": 40, "budgets": (self.eps,), "norms": norms,
                                        "title": f"{self.title} (quick)"})

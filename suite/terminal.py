@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterable, Sized
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.padding import Padding
@@ -22,13 +22,24 @@ from suite.plain import plain
 from suite.plan import Plan
 from suite.run import Run
 
+if TYPE_CHECKING:
+    from suite.report.findings import Finding
+
 console = Console(highlight=False)
 SMALL = 256
 """Inputs with fewer values are faster with one thread."""
 
 
-def run_audit(plan: Plan, folder: Path, jobs: int | None = None) -> None:
-    """Carry out a plan with a progress bar, write the report, and print the findings and where it is."""
+FAILED = 3
+"""Exit code of an audit of which cells failed."""
+
+
+def run_audit(plan: Plan, folder: Path, jobs: int | None = None) -> int:
+    """Carry out a plan with a progress bar, write the report, and print the findings and where it is.
+
+    Returns:
+        The exit code: `FAILED` where cells failed, else 0.
+    """
     from suite.request import open_data
 
     data, why = open_data(plan)
@@ -69,6 +80,11 @@ def run_audit(plan: Plan, folder: Path, jobs: int | None = None) -> None:
     if plan.later:
         console.print(f"not run yet   {plain(', '.join(plan.later))}", soft_wrap=True)
         console.print("              the same command with --full adds them to this run", soft_wrap=True)
+    failed = sum(bool(row.error) for row in run.rows())
+    if failed:
+        console.print(f"[red]{failed} of {_count(audit.cells, 'cells')} failed[/]: nothing is known there; exit code "
+                      f"{FAILED}")
+    return FAILED if failed else 0
 
 
 def _count(things: Sized, plural: str) -> str:
@@ -76,19 +92,34 @@ def _count(things: Sized, plural: str) -> str:
 
 
 def show_findings(run: Run, most: int = 12) -> None:
-    """The findings of a run, worst first; the report has those beyond `most`."""
+    """The verdict of a run, its findings, worst first, and what it did not test; the report has those beyond `most`."""
     from suite.report.findings import findings
     from suite.report.page import merged
+    from suite.report.rows import Rows
+    from suite.report.verdict import verdict
 
-    found = merged(findings(run.rows(), run.manifest))
-    table = Table.grid(padding=(0, 2))
-    for finding in found[:most]:
-        table.add_row(f"[{finding.colour}]{finding.level}[/]",
-                      f"[bold]{plain(finding.model)}[/]  {plain(finding.text)}")
+    rows, manifest = run.rows(), run.manifest
+    all_of_them = findings(rows, manifest)
+    console.print("\n[bold]verdict[/]\n")
+    for sentence in verdict(Rows(rows, manifest), all_of_them):
+        console.print(Padding(plain(sentence), (0, 0, 0, 2)))
+    found = merged(all_of_them)
+    judged = [f for f in found if f.level != "not tested"]
     console.print("\n[bold]findings[/], worst first\n")
-    console.print(table)
-    if left := Counter(finding.level for finding in found[most:]):
+    console.print(_findings(judged[:most]))
+    if left := Counter(finding.level for finding in judged[most:]):
         console.print("\nand in the report " + ", ".join(f"{count} more {level}" for level, count in left.items()))
+    if untested := [f for f in found if f.level == "not tested"]:
+        console.print("\n[bold]not tested[/]\n")
+        console.print(_findings(untested))
+
+
+def _findings(found: list[Finding]) -> Table:
+    table = Table.grid(padding=(0, 2))
+    for f in found:
+        todo = f"\n[dim]{plain(f.command)}[/]" if f.command else ""
+        table.add_row(f"[{f.colour}]{f.level}[/]", f"[bold]{plain(f.model)}[/]  {plain(f.text)}{todo}")
+    return table
 
 
 def show_list(kind: str | None, as_json: bool) -> None:
@@ -113,7 +144,7 @@ def show_list(kind: str | None, as_json: bool) -> None:
 
 def _entry(row: dict[str, Any]) -> Text:
     """An entry for people: what it is and what the attacker must have, then its cost, source and threat ids."""
-    terms = [row.get("knowledge"), row.get("needs") and f"needs {row['needs']}"]
+    terms = [row.get("knowledge"), row.get("needs") and f"needs {row['needs']}", row.get("strong") or ""]
     first = ": ".join(row[key] for key in ("title", "meaning", "description") if key in row)
     lines = [row.get("cost"), row.get("paper"), text(row.get("threat ids", "")),
              *(f"{key}: {text(value)}" for key, value in row.items() if key.startswith(("MITRE", "NIST", "OWASP")))]

@@ -109,7 +109,7 @@ class ExactLinf(_ExactTrees):
         "Kantchelian, Tygar and Joseph 2016, arXiv 1509.07892; Chen et al. 2019, arXiv 1906.03849; Devos, Meert and "
         "Davis 2021, arXiv 2010.11598", "white-box", ("evasion",), "milliseconds per row; at most `seconds_per_row`",
         "branch and bound over leaves as bit sets, not a mixed-integer program; searches possible patients only; "
-        "values and ties are exact in the model's own floating point")
+        "values and ties are exact in the model's own floating point", strong=True)
 
 
 @dataclass(frozen=True)

@@ -39,7 +39,8 @@ class AutoAttack(GradientAttack):
         "AutoAttack", "Croce and Hein 2020, arXiv 2003.01690", "white-box", ("evasion", "evasion-query"),
         "for an image that withstands all of it, (1 + 2 x `rivals`) x `restarts` x `steps` forward and input-gradient "
         "passes and `queries` forward passes",
-        "takes two classes; APGD-T climbs the margin to each label undivided (see APGD); FAB keeps to what FAB says")
+        "takes two classes; APGD-T climbs the margin to each label undivided (see APGD); FAB keeps to what FAB says",
+        strong=True, strong_from=("steps", 20))
     eps: Positive = 8 / 255
     norm: Lp = "linf"
     target: Label | None = None

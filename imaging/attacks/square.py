@@ -51,7 +51,7 @@ class Square(Query):
         "Square Attack", "Andriushchenko, Croce, Flammarion and Hein 2019, arXiv 1912.00049", "score",
         ("evasion-query",), "`queries` queries, fewer with early stop",
         "squares also reach the last row and column, and the bumps of the start all of the image, which the authors' "
-        "code leaves out; each image has squares of its own in L2, too")
+        "code leaves out; each image has squares of its own in L2, too", strong=True, strong_from=("queries", 1000))
     norm: Lp = "linf"
     queries: Count = 1000
     p_init: Share = 0.8

@@ -51,7 +51,7 @@ class APGD(Search):
         "APGD", "Croce and Hein 2020, arXiv 2003.01690", "white-box", ("evasion",),
         "`restarts` x (`steps` forward and input-gradient passes and 1 forward pass), fewer with early stop",
         "climbs log odds instead of cross-entropy, and the plain margin instead of DLR, which two classes do not "
-        "have; judges each step at the nearest possible input")
+        "have; judges each step at the nearest possible input", strong=True, strong_from=("steps", 20))
     norm: Lp = "linf"
     early_stop: bool = True
     steps: Count = 100

@@ -37,7 +37,8 @@ class FAB(Search):
         "at most `restarts` x `steps` forward passes, each with one input-gradient pass for each candidate label, and "
         "5 forward passes; `rivals` times that when it is set",
         "one pass a step instead of two: the boundary is linearised at the point that was judged, before it is pulled "
-        "back to the input; searches scaled features; a row that has found nothing nearer for 20 steps leaves")
+        "back to the input; searches scaled features; a row that has found nothing nearer for 20 steps leaves",
+        strong=True, strong_from=("steps", 20))
     eps: Unbounded = float("inf")
     norm: Lp = "linf"
     early_stop: bool = False

@@ -124,7 +124,7 @@ class MIFGSM(BIM):
     """
 
     info: ClassVar[Info] = Info(
-        "MI-FGSM", "Dong, Liao, Pang, Su, Zhu, Hu and Li 2017, arXiv 1710.06081", "white-box", ("evasion", "transfer"),
+        "MI-FGSM", "Dong, Liao, Pang, Su, Zhu, Hu and Li 2017, arXiv 1710.06081", "white-box", ("evasion",),
         "`steps` forward and input-gradient passes and 1 forward pass, fewer with early stop", _DEPARTS)
     decay: NonNegative = 1.0
 

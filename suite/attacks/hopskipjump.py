@@ -51,7 +51,8 @@ class HopSkipJump(EvasionAttack):
         "at most about `max_iter` x (`max_eval` + 20) queries a row",
         "measures in units of scale and asks about the nearest possible input; starts at the nearest of some random "
         "inputs and of the other attacked inputs that fools the model; the points that estimate the normal lie further "
-        "off than in the paper, so that trees and float32 answer too; gives the nearest point of the whole walk")
+        "off than in the paper, so that trees and float32 answer too; gives the nearest point of the whole walk",
+        strong=True, strong_from=("max_iter", 20))
     eps: Unbounded = float("inf")
     target: Label | None = None
     norm: Lp = "linf"

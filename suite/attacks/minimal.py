@@ -100,7 +100,7 @@ class CarliniWagnerL2(_Minimal):
         "the first `c` and the learning rate come from the linearisation at each input; searches scaled "
         "features, inside the limits of each row; judges each step at the nearest possible input; rows whose loss no "
         "longer falls leave the inner loop (the paper's code stops the whole batch); the results are drawn towards the "
-        "input as far as they stay wrong")
+        "input as far as they stay wrong", strong=True, strong_from=("steps", 50))
     steps: Count = 100
     search: Count = 6
     c: Positive = 3.0

@@ -39,7 +39,9 @@ def membership(attack: MembershipAttack, subject: Subject, sheet: Sheet, rows: i
     Of the 2 n rows scored, these arrays are kept: "score", "member", and "row", their numbers in the source.
     """
     model, seed = subject.classifier, subject.seed
-    members, others, known = _panel(subject, min(k for k in (rows, subject.rows, SCORED) if k))
+    # rows that are attacked cost time one by one; of those that shadow models answer, more cost nothing
+    limit = rows or (None if attack.retrains else subject.rows)
+    members, others, known = _panel(subject, min(limit or SCORED, SCORED))
     x, y, row = (np.concatenate([getattr(s, a) for s in (members, others)]) for a in ("x", "y", "rows"))
     n, member = len(x), np.repeat([True, False], len(members))
     model.queries, started = 0, time.perf_counter()

@@ -27,7 +27,7 @@ REBUILT = 0.01
 def attribute(attack: AttributeAttack, subject: Subject, sheet: Sheet, rows: int | None = None) -> Arrays:
     """For every column: how often the attacker is right about training patients, with and without the model."""
     known, victims = subject.data.test, subject.data.train
-    if rows:
+    if rows := rows or subject.rows:
         victims = victims.take(np.random.default_rng(0).permutation(len(victims))[:rows])
     for column, name in enumerate(subject.data.features):
         started = time.perf_counter()
@@ -50,7 +50,7 @@ def reconstruction(attack: ReconstructionAttack, subject: Subject, sheet: Sheet,
     attacker knows, not of the training.
     """
     train, space, started = subject.data.train, subject.data.space.to("cpu"), time.perf_counter()
-    chosen = np.random.default_rng(0).permutation(len(train))[:min(rows or LEFT_OUT, LEFT_OUT)]
+    chosen = np.random.default_rng(0).permutation(len(train))[:min(rows or subject.rows or LEFT_OUT, LEFT_OUT)]
     found: dict[str, list[np.ndarray]] = {"": [], "_baseline": []}
     labels = []
     for i in chosen:

@@ -17,29 +17,29 @@ CONTROL = "noise"
 
 def about(name: str, kind: registry.Kind = "attacks") -> Info | None:
     """Title, paper, cost and departures; None for a name that is not registered here (any more)."""
-    return getattr(_found(name, kind), "info", None)
+    return getattr(found(name, kind), "info", None)
 
 
 def norm(row: Measurement) -> str:
     """The norm in which the budget of an evasion row is meant."""
     if "norm" in row.attack_params:
         return str(row.attack_params["norm"])
-    found = _found(row.attack)
+    attack = found(row.attack)
     try:
-        return getattr(found() if isinstance(found, type) else found, "norm", "linf")
+        return getattr(attack() if isinstance(attack, type) else attack, "norm", "linf")
     except TypeError:
         return "linf"
 
 
 def trials(row: Measurement) -> str:
     """What an audit of a privacy budget counts: "canaries" or "trainings"."""
-    return getattr(_found(row.attack), "trials", "canaries")
+    return getattr(found(row.attack), "trials", "canaries")
 
 
 def budget(row: Measurement, voice: Voice) -> str:
     """The budget of an evasion row with its unit, as "5%", "L2 0.5", "3 pixels" or "largest angle 30 degrees"."""
     eps, kind = row.attack_params.get("eps"), norm(row)
-    unit = getattr(_found(row.attack), "unit", "")
+    unit = getattr(found(row.attack), "unit", "")
     if kind == "own" and unit:
         what, _, of = unit.partition(", in ")
         return f"{what} {eps:g} {of}".rstrip()
@@ -53,7 +53,8 @@ def label(row: Measurement, voice: Voice) -> str:
     return row.attack if norm(row) == "linf" else f"{row.attack} ({budget(row, voice)})"
 
 
-def _found(name: str, kind: registry.Kind = "attacks") -> Any:
+def found(name: str, kind: registry.Kind = "attacks") -> Any:
+    """The class or instance of a name; None for a file's, and for a name that is not registered here (any more)."""
     if registry.is_file(name):  # a report runs no code of a file that a run folder names
         return None
     try:
@@ -64,8 +65,8 @@ def _found(name: str, kind: registry.Kind = "attacks") -> Any:
 
 def parameters(attack: str, params: dict[str, Any]) -> str:
     """Hyper-parameters that differ from the defaults, as "steps = 20"; budgets and sweeps are left out."""
-    found = _found(attack)
-    fields = dataclasses.fields(found) if dataclasses.is_dataclass(found) else ()
+    own = found(attack)
+    fields = dataclasses.fields(own) if dataclasses.is_dataclass(own) else ()
     defaults = {f.name: _as_stored(f.default) for f in fields}
     swept = {"eps", "budget", "column"}
     return ", ".join(f"{k} = {v:g}" if isinstance(v, float) else f"{k} = {v}" for k, v in params.items()

@@ -48,6 +48,20 @@ class Rows:
         """All (model, defense)."""
         return [(model, defense) for model in self.models for defense in self.defenses(model)]
 
+    @property
+    def deployed(self) -> list[tuple[str, str]]:
+        """The (model, defense) that would be put to use: models without a defense, and federations."""
+        return [(m, d) for m, d in self.pairs() if d == "none" or self.subgroups("hospital_rows", m, d)]
+
+    def suited(self, model: str) -> set[str] | None:
+        """Names of the registered attacks that can be used on a model; None where the run does not say."""
+        named = self.manifest.get("suited", {}).get(model)
+        return None if named is None else set(named)
+
+    def training_known(self, model: str) -> bool:
+        """Whether it is known which rows a model has learned from; of a fitted model it may not be."""
+        return bool(self.manifest.get("training_known", {}).get(model, True))
+
     def attacks(self, model: str, defense: str, metric: str) -> list[str]:
         """Names of the attacks that have such a row, without the worst case."""
         names = self._chains.get(model, {}).get(defense, ())

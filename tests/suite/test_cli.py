@@ -194,6 +194,21 @@ class TestAudit:
         rows = [json.loads(line) for line in (run / "measurements.jsonl").read_text().splitlines()]
         assert {r["attack"] for r in rows} == {"", "noise", "worst-case"} and not [r for r in rows if r["error"]]
 
+    def test_failed_cells_come_first_and_give_exit_code_3(self, medsec, tiny, tmp_path):
+        (tmp_path / "bad.py").write_text(
+            "from dataclasses import dataclass\nfrom suite.attacks.noise import RandomNoise\n@dataclass(frozen=True)\n"
+            "class Bad(RandomNoise):\n    def __call__(self, *a, **k): raise ValueError('boom')\n")
+        args = ["audit", "--data", tiny, "--target", "Sick", "--positive", "yes", *QUICK]
+        args[args.index("noise")] = "noise,bad.py:Bad"
+        code, out, err = medsec(*args)
+        assert (code, err) == (3, "")
+        said = " ".join(out.split())
+        assert "verdict 1 cell of the plan failed: nothing is known there" in said
+        assert "findings, worst first error logistic-regression bad.py:Bad failed" in said
+        assert said.endswith("1 of 4 cells failed: nothing is known there; exit code 3")
+        assert "3: cells failed" in " ".join(medsec("audit", "--help")[1].split())
+        assert medsec(*args)[0] == 3  # nothing was mended by giving the same command again
+
     def test_gate_and_report_of_a_run(self, medsec, refused, tiny):
         assert medsec("audit", "--data", tiny, "--target", "Sick", *QUICK, "--out", "r")[0] == 0
         code, out, _ = medsec("gate", "r", "--require", "accuracy >= 0", "--require", "recall[yes] <= 1")

@@ -3,8 +3,8 @@
 import pytest
 
 from suite.errors import UNTRAINED
-from suite.report.findings import LEVELS, THRESHOLDS, TOPICS, findings, grade, widened
-from suite.report.judge import JUDGES
+from suite.report.findings import LEVELS, THRESHOLDS, TOPICS, checks, findings, grade, widened
+from suite.report.judge import CHECKS, JUDGES
 from tests.suite._rows import clean, evasion, manifest, row
 
 
@@ -17,9 +17,14 @@ def only(rows, topic, **where):
     return one
 
 
+def about(rows, section):
+    """The checks of the audit itself that lead to a section; none of them is a finding."""
+    return [c.text for c in checks(rows, manifest()) if c.section == section]
+
+
 @pytest.mark.parametrize(("low", "high", "level"), [
-    (0.31, 0.5, "high"), (0.3, 0.5, "high"), (0.29, 0.5, "medium"), (0.1, 0.2, "medium"), (0.09, 0.6, "low"),
-    (0.0, 0.1, "low"), (0.0, 0.09, "good")])
+    (0.31, 0.5, "high"), (0.3, 0.5, "high"), (0.29, 0.5, "medium"), (0.1, 0.2, "medium"), (0.09, 0.6, "inconclusive"),
+    (0.0, 0.1, "inconclusive"), (0.0, 0.09, "low")])
 def test_a_level_needs_the_whole_interval(low, high, level):
     assert grade("evasion", low, high) == level
 
@@ -42,30 +47,63 @@ def test_every_level_and_topic_has_a_meaning():
 def test_evasion_says_value_interval_n_and_control():
     f = only(clean() + evasion((0.4, 0.35, 0.5), (0.45, 0.36, 0.55)), "evasion")
     assert f.level == "high" and f.figure == "40%"
-    assert "40% (35–50%) of the 75" in f.text and "45% (36–55%)" in f.text and "n\u00a0=\u00a0100" in f.text
+    assert "40% (35–50%) of 75" in f.text and "45% (36–55%)" in f.text and "n\u00a0=\u00a0100" in f.text
     assert "2% (0–8%)" in f.text
     assert "falls from 75% to" in f.text  # 75 of the 100 attacked patients, whatever the others are like
 
 
-def test_a_robust_model_is_good_only_when_everyone_was_attacked_and_nothing_was_masked():
-    robust = ((0.01, 0.0, 0.05), (0.73, 0.64, 0.8))
-    assert only(clean() + evasion(*robust), "evasion").level == "good"
-    some = only(clean() + evasion(*robust, n=30), "evasion")
-    assert some.level == "low" and "30 of 100" in some.text
+def test_a_robust_model_is_low_only_when_everyone_met_a_strong_attack_and_nothing_was_masked():
+    robust = {"flipped": (0.01, 0.0, 0.05), "kept": (0.73, 0.64, 0.8), "attack": "apgd"}
+    assert only(clean() + evasion(**robust), "evasion").level == "low"
+    some = only(clean() + evasion(**robust, n=30), "evasion")
+    assert some.level == "inconclusive" and "30 of 100" in some.text
     masked = [row("check[loss rises with steps]", 0.0, attack="worst-case", eps=0.05)]
-    assert only(clean() + evasion(*robust) + masked, "evasion").level == "low"
+    assert only(clean() + evasion(**robust) + masked, "evasion").level == "inconclusive"
+    weak = only(clean() + evasion(**robust | {"attack": "pgd"}), "evasion")
+    assert weak.level == "inconclusive" and "No strong attack of this kind ran on this model: not apgd" in weak.text
+    assert "--attacks apgd" in weak.command
 
 
-def test_noise_that_fools_more_than_the_attacks_is_said():
+def test_an_attack_on_few_patients_leaves_open_what_it_would_do_to_the_others():
+    rows = clean() + evasion((0.01, 0.0, 0.05), (0.73, 0.64, 0.8), attack="apgd")
+    few = [row("robust_accuracy", 0.7, 0.5, 0.9, n=16, attack="art-zoo", eps=0.05),
+           row("attack_success_rate", 0.0, 0.0, 0.25, n=12, attack="art-zoo", eps=0.05)]
+    f = only(rows + few, "evasion")
+    # 12 * (0.25 / 0.1)^2 = 75
+    assert f.level == "inconclusive" and "Not settled by art-zoo: at this value it takes about 75 cases" in f.text
+
+
+def lift(attack, value, low, high):
+    return row(f"lift[{attack}]", value, low, high, attack="worst-case", eps=0.05)
+
+
+@pytest.mark.parametrize(("difference", "level"), [((0.02, -0.05, 0.09), "inconclusive"), ((0.2, 0.1, 0.3), "high")])
+def test_where_noise_does_as_much_the_budget_says_nothing_about_attackers(difference, level):
+    rows = clean() + evasion((0.4, 0.35, 0.5), (0.45, 0.36, 0.55), noise=(0.38, 0.3, 0.46))
+    f = only([*rows, lift("pgd", *difference)], "evasion")
+    assert f.level == level
+    assert ("the budget is too large to say anything about attackers" in f.text) == (level == "inconclusive")
+
+
+def test_one_attack_that_beats_noise_is_enough():
+    rows = clean() + evasion((0.4, 0.35, 0.5), (0.45, 0.36, 0.55), noise=(0.2, 0.14, 0.28))
+    assert only([*rows, lift("fgsm", 0.0, -0.1, 0.1), lift("pgd", 0.2, 0.12, 0.28)], "evasion").level == "high"
+    # 0.01 above 0 alone; as the best of five it may be chance
+    many = [lift(f"a{k}", 0.1, 0.01, 0.19) for k in range(5)]
+    assert only([*rows, *many], "evasion").level == "inconclusive"
+
+
+def test_noise_that_changes_more_than_the_attacks_is_said():
     rows = clean() + evasion((0.02, 0.0, 0.08), (0.75, 0.66, 0.82), noise=(0.2, 0.14, 0.28))
     f = only(rows, "evasion")
-    assert f.level == "medium" and "20% (14–28%)" in f.text and "lower bound of the risk" in f.text
+    assert f.level == "inconclusive" and "20% (14–28%)" in f.text and "lower bound of the risk" in f.text
+    assert "Not distinguishable from random noise" in f.text
 
 
 def test_only_noise_is_no_evidence_of_robustness():
     rows = clean() + [r for r in evasion((0.0, 0.0, 0.04), (0.75, 0.66, 0.82)) if r.attack != "pgd"]
     f = only(rows, "evasion")
-    assert f.level == "low" and "no attack was tried" in f.text
+    assert f.level == "inconclusive" and "no attack was tried" in f.text
 
 
 def test_a_collapsed_model_is_flagged_and_never_praised():
@@ -73,7 +111,7 @@ def test_a_collapsed_model_is_flagged_and_never_praised():
     rows += clean(defense="x", balanced=(0.5, 0.5, 0.5), collapsed=1.0)
     rows += evasion((0.0, 0.0, 0.04), (0.75, 0.66, 0.82), defense="x")
     f = only(rows, "defense", defense="x")
-    assert f.level == "high" and "Collapsed" in f.text and "Buys" not in f.text
+    assert f.level == "high" and "Collapsed" in f.text and "Improves" not in f.text
 
 
 def test_an_undefended_collapsed_model_has_no_robustness():
@@ -102,7 +140,8 @@ def change(metric, value, low, high, **fields):
 def test_a_defense_whose_changes_reach_across_0_gains_nothing():
     rows = [*clean(), *clean(defense="x"), change("robust_balanced_accuracy", 0.08, -0.01, 0.17)]
     f = only(rows, "defense", defense="x")
-    assert f.level == "low" and f.text.startswith("Behind x. Within noise")
+    assert f.level == "inconclusive"
+    assert f.text.startswith("Behind x. Not statistically significant")
     assert "balanced robust accuracy 8 points (−1 to 17)" in f.text
 
 
@@ -113,13 +152,14 @@ def test_without_the_same_attacks_on_both_nothing_is_said_of_robustness():
 
 
 @pytest.mark.parametrize(("balanced", "more", "level", "says"), [
-    ((0.7, 0.6, 0.8), [], "good", "Buys balanced robust accuracy 25 points (16 to 34)"),
-    ((0.55, 0.51, 0.59), [], "low", "Costs balanced accuracy 0.70 (0.60–0.80) → 0.55 (0.51–0.59)"),
-    ((0.7, 0.6, 0.8), [change("sensitivity", -0.13, -0.22, -0.05)], "low", "Costs sensitivity −13 points (−22 to −5)"),
+    ((0.7, 0.6, 0.8), [], "low", "Improves balanced robust accuracy 25 points (16 to 34)"),
+    ((0.55, 0.51, 0.59), [], "inconclusive", "Worsens balanced accuracy 0.70 (0.60–0.80) → 0.55 (0.51–0.59)"),
+    ((0.7, 0.6, 0.8), [change("sensitivity", -0.13, -0.22, -0.05)], "inconclusive",
+     "Worsens sensitivity −13 points (−22 to −5)"),
     ((0.7, 0.6, 0.8), [row("membership_auroc", 0.6, 0.5, 0.7, attack="a"),
                        row("membership_auroc", 0.7, 0.6, 0.8, attack="a", defense="x"),
-                       change("membership_auroc", 0.1, 0.02, 0.18, attack="a")], "low",
-     "Costs membership AUROC 0.60 → 0.70, a change of 0.10 (0.02–0.18)")])
+                       change("membership_auroc", 0.1, 0.02, 0.18, attack="a")], "inconclusive",
+     "Worsens membership AUROC 0.60 → 0.70, a change of 0.10 (0.02–0.18)")])
 def test_a_defense_is_praised_only_without_clear_costs(balanced, more, level, says):
     rows = [*clean(), *clean(defense="x", balanced=balanced), change("robust_accuracy", 0.3, 0.2, 0.4),
             change("robust_balanced_accuracy", 0.25, 0.16, 0.34), *more]
@@ -127,12 +167,51 @@ def test_a_defense_is_praised_only_without_clear_costs(balanced, more, level, sa
     assert f.level == level and says in f.text
 
 
-def test_membership_is_judged_by_the_strongest_attack_with_a_widened_interval():
-    rows = [row("membership_auroc", 0.58, 0.551, 0.6, attack="a"), row("membership_auroc", 0.4, 0.3, 0.45, attack="b")]
+def auroc(attack, value, low, high, n=308, **at):
+    return row("membership_auroc", value, low, high, n=n, attack=attack, **at)
+
+
+def test_membership_is_judged_by_the_worst_attack_with_a_widened_lower_end():
+    rows = [auroc("rmia", 0.58, 0.551, 0.6), auroc("b", 0.4, 0.3, 0.45)]
     f = only(rows, "membership")
-    assert "by a, the strongest of 2" in f.text and "0.58 (0.55–0.60)" in f.text
-    assert f.level == "low"  # 0.551 alone would be medium
+    assert "by rmia, the worst of 2 attacks" in f.text and "0.58 (0.55–0.60)" in f.text
+    assert f.level == "inconclusive"  # 0.551 alone would be medium
     assert only(rows[:1], "membership").level == "medium"
+
+
+def test_an_attack_that_leaves_it_open_is_not_outvoted_by_a_calm_one_that_is_surer():
+    # issue 13: "good, 0.51 (0.50 to 0.54)" while label-only reached 0.74 on few patients
+    rows = [auroc("membership-rule", 0.51, 0.5, 0.54), auroc("membership-label-only", 0.74, 0.49, 0.9, n=48)]
+    f = only(rows, "membership")
+    assert f.level == "inconclusive" and f.figure == "0.74" and "by membership-label-only, the worst of 2" in f.text
+
+
+def test_membership_is_low_only_where_a_strong_attack_ran_and_every_upper_end_is_under_the_threshold():
+    calm, strong = auroc("membership-rule", 0.51, 0.49, 0.54), auroc("rmia", 0.51, 0.48, 0.54)
+    weak = only([calm], "membership")
+    assert weak.level == "inconclusive" and "No strong attack of this kind ran on this model: not lira" in weak.text
+    assert "--attacks lira" in weak.command
+    assert only([calm, strong], "membership").level == "low"
+    few = strong.model_copy(update={"attack_params": {"shadows": 2}})
+    assert only([calm, few], "membership").level == "inconclusive"
+    assert only([calm, strong, auroc("membership-loss", 0.51, 0.46, 0.56)], "membership").level == "inconclusive"
+
+
+def test_only_strong_attacks_that_can_be_used_on_the_model_are_asked_for():
+    made = manifest(suited={"m": ["rmia-offline", "membership-loss"]})
+    f, = (f for f in findings([auroc("membership-loss", 0.5, 0.47, 0.53)], made) if f.topic == "membership")
+    assert "not rmia-offline." in f.text and f.command.endswith("--attacks rmia-offline --defenses none "
+                                                                "--out runs/rmia-offline")
+
+
+def test_of_a_model_whose_training_set_is_unknown_membership_is_not_tested():
+    rows = [*clean(), row("sensitivity", 0.95, 0.9, 0.99), auroc("rmia", 0.5, 0.47, 0.53)]
+    made = manifest(training_known={"m": False})
+    member, = (f for f in findings(rows, made) if f.topic == "membership")
+    assert member.level == "not tested" and "--split COLUMN" in member.text and "generalisation" in member.text
+    seen, = (f for f in findings([row("sensitivity", 0.95, 0.9, 0.99)], made) if f.topic == "performance")
+    assert seen.level == "inconclusive" and "may have learned from these very rows" in seen.text
+    assert only(rows, "membership").level == "low"  # absent means known
 
 
 def test_attribute_gain_counts_the_columns():
@@ -169,22 +248,31 @@ def test_a_trigger_that_works_without_a_backdoor_shows_none():
     def planted(hit, base, lift):
         return [row("attack_success_rate", *hit, **at), row("base_rate", *base, **at), row("lift", *lift, **at)]
     f = only(planted((1.0, 0.9, 1.0), (0.99, 0.9, 1.0), (0.01, 0.0, 0.04)), "backdoor")
-    assert f.level == "low" and "cannot show a backdoor" in f.text
+    assert f.level == "inconclusive" and "cannot show a backdoor" in f.text
     f = only(planted((1.0, 0.9, 1.0), (0.2, 0.1, 0.3), (0.8, 0.7, 0.9)), "backdoor")
     assert f.level == "high" and "80 points (70 to 90)" in f.text and "decides for the attacker's label" in f.text
     f = only(planted((0.07, 0.03, 0.18), (0.0, 0.0, 0.07), (0.07, 0.02, 0.15)), "backdoor")
-    assert f.level == "low" and f.text.startswith("The trigger works on a few")
+    assert f.level == "inconclusive" and f.text.startswith("The trigger works on a few")
 
 
 def test_beyond_two_classes_the_class_that_is_missed_most_counts():
     rows = [row("accuracy", 0.8, 0.7, 0.9), row("recall[well]", 0.9, 0.8, 0.95, 60),
             row("recall[ill]", 0.4, 0.3, 0.5, 40)]
     f = only(rows, "performance")
-    assert f.level == "medium" and "misses 60% of the 40 patients of class “ill”, the worst of 2 classes" in f.text
+    assert f.level == "medium" and "misses 60% of 40 patients of class “ill”, the worst of 2 classes" in f.text
 
 
 def test_the_disease_is_named():
-    assert "of the 40 patients with “ill”" in only(clean(), "performance").text
+    assert "of 40 patients with “ill”" in only(clean(), "performance").text
+
+
+def test_a_network_that_misses_many_melanomas_is_never_shown_as_calm():
+    f = only([row("sensitivity", 0.72, 0.61, 0.79, 74)], "performance")
+    assert f.level == "medium"  # misses 21 to 39 %
+    f = only([row("sensitivity", 0.72, 0.61, 0.81, 74)], "performance")
+    # 74 * ((0.28 - 0.19) / (0.28 - 0.20))^2 = 93.7
+    assert f.level == "inconclusive" and "it takes about 94 cases in place of 74" in f.text
+    assert LEVELS["inconclusive"][0] == "bright_black"
 
 
 def stolen(*copies):
@@ -215,10 +303,16 @@ def test_extraction_tells_what_transfers_back_and_whether_it_is_noticed():
 
 
 def test_inversion_farther_than_the_prior_is_no_leak():
-    rows = [row("inversion_distance[ill]", 0.3, attack="i"), row("inversion_prior_distance[ill]", 0.1, attack="i")]
-    assert only(rows, "inversion").level == "good"
-    rows[0] = row("inversion_distance[ill]", 0.04, attack="i")
+    rows = [row("inversion_distance[ill]", 0.3, attack="inversion"),
+            row("inversion_prior_distance[ill]", 0.1, attack="inversion")]
+    assert only(rows, "inversion").level == "low"
+    rows[0] = row("inversion_distance[ill]", 0.04, attack="inversion")
     assert only(rows, "inversion").level == "high"
+    rows[0] = row("inversion_distance[ill]", 0.09, attack="inversion")
+    assert only(rows, "inversion").level == "inconclusive"  # nearer, and without an interval
+    weak = [row("inversion_distance[ill]", 0.3, attack="miface"), row("inversion_prior_distance[ill]", 0.1,
+                                                                      attack="miface")]
+    assert only(weak, "inversion").level == "inconclusive" and "--attacks inversion" in only(weak, "inversion").command
 
 
 def test_inversion_tells_what_another_model_makes_of_the_best_reconstruction():
@@ -228,15 +322,18 @@ def test_inversion_tells_what_another_model_makes_of_the_best_reconstruction():
     assert "takes it for “ill” with a probability of 93%, and the mean of everyone with 41%" in text
 
 
-@pytest.mark.parametrize(("rebuilt", "level"), [((1.0, 0.93, 1.0), "high"), ((0.0, 0.0, 0.005), "good"),
-                                                ((0.06, 0.02, 0.16), "medium"), ((0.02, 0.0, 0.1), "low")])
+@pytest.mark.parametrize(("rebuilt", "level"), [((1.0, 0.93, 1.0), "high"), ((0.0, 0.0, 0.005), "low"),
+                                                ((0.06, 0.02, 0.16), "medium"),
+                                                ((0.02, 0.0, 0.1), "inconclusive")])
 def test_reconstruction_is_judged_by_how_many_patients_are_rebuilt(rebuilt, level):
-    rows = [row("rows_rebuilt", *rebuilt, n=50, attack="r"), row("rows_rebuilt_baseline", 0.0, 0.0, 0.07, attack="r")]
+    rows = [row(f"rows_rebuilt{end}", *value, n=50, attack="database-reconstruction")
+            for end, value in (("", rebuilt), ("_baseline", (0.0, 0.0, 0.07)))]
     found = only(rows, "reconstruction")
     assert found.level == level and "left-out training patients" in found.text
 
 
-@pytest.mark.parametrize(("independent", "level"), [(3.0, "good"), (3.1, "good"), (4.0, "high"), (None, "low")])
+@pytest.mark.parametrize(("independent", "level"), [(3.0, "low"), (3.1, "low"), (4.0, "high"),
+                                                    (None, "inconclusive")])
 def test_a_claimed_epsilon_needs_confirmation(independent, level):
     rows = [row("note[epsilon_claimed]", 3.0, defense="dp"), row("note[delta]", 1e-3, defense="dp")]
     rows += [row("note[epsilon_independent]", independent, defense="dp")] if independent else []
@@ -277,20 +374,28 @@ def audit(shown, gaussian, claimed):
     (1.2, 2.6, "high", "The claim of ε = 0.99 at δ = 0.0001 is false at 90% confidence: 150 canaries "
      "show an ε of at least 1.20, with 95% of 80 guesses right."),
     (0.8, 1.4, "medium", "if the trade-off curve is that of Gaussian noise: ε is at least 1.40 then. Without that, at "
-     "least 0.80."),
-    (0.0, 0.7, "good", "is not refuted: 150 canaries speak for an ε of at least 0.00 at 90% confidence")])
+     "least 0.80.")])
 def test_a_claimed_epsilon_is_held_against_what_an_audit_has_shown(shown, gaussian, level, says):
     f = only(audit(shown, gaussian, 0.99), "privacy budget", defense="dp")
     assert f.level == level and says in f.text
 
 
-@pytest.mark.parametrize(("refuted", "level", "says"), [
-    (1.0, "high", "right more often than the training's own trade-off curve allows. Whatever the curve, ε is at least "
-     "0.80; for a Gaussian one, 1.40."), (0.0, "good", "is not refuted")])
-def test_where_the_curve_of_a_training_is_known_it_decides(refuted, level, says):
-    own = row("claim_refuted", refuted, n=150, defense="dp", attack="one-run", confidence=0.9)
-    f = only([*audit(0.8, 1.4, 0.99), own], "privacy budget", defense="dp")
-    assert f.level == level and says in f.text
+def test_a_claim_that_is_not_refuted_is_proven_by_nobody_and_no_finding():
+    rows = audit(0.0, 0.7, 0.99)
+    assert not found(rows, "privacy budget", defense="dp")
+    says, = about(rows, "epsilon")
+    assert "is not refuted: 150 canaries show an ε of at least 0.00 at 90% confidence" in says
+
+
+def test_where_the_curve_of_a_training_is_known_it_decides():
+    def own(refuted):
+        return [*audit(0.8, 1.4, 0.99), row("claim_refuted", refuted, n=150, defense="dp", attack="one-run",
+                                            confidence=0.9)]
+
+    f = only(own(1.0), "privacy budget", defense="dp")
+    assert f.level == "high" and ("right more often than the training's own trade-off curve allows. Whatever the "
+                                  "curve, ε is at least 0.80; for a Gaussian one, 1.40.") in f.text
+    assert not found(own(0.0), "privacy budget", defense="dp") and "is not refuted" in about(own(0.0), "epsilon")[0]
 
 
 def test_where_nothing_is_claimed_an_audit_refutes_nothing():
@@ -304,11 +409,14 @@ def test_a_group_is_flagged_only_when_its_interval_lies_below_that_of_all():
     assert "age <30" in f.text and f.level == "medium"
 
 
-def test_impossible_successes_are_counted():
-    rows = [row("claimed_success_rate", 0.3, 0.2, 0.4, 20, attack="q"), row("claimed_impossible", 0.5, 0.2, 0.8, 6,
-                                                                            attack="q")]
-    f = only(rows, "trust")
-    assert "6 patients" in f.text and "3 of its results" in f.text and f.level == "medium"
+def test_what_a_library_claims_is_no_finding_about_the_hospital():
+    rows = [row("claimed_success_rate", 0.3, 0.2, 0.4, 20, attack="q"),
+            row("claimed_impossible", 0.5, 0.2, 0.8, 6, attack="q"),
+            row("overstated[q]", 0.4, 0.3, 0.5, attack="worst-case")]
+    assert not findings(rows, manifest())
+    counted, overstated = about(rows, "robustness")
+    assert "6 patients" in counted and "3 of its results are no possible patient" in counted
+    assert "overstate robust accuracy by 40 points (30 to 50)" in overstated
 
 
 def test_errors_are_findings_and_the_same_error_is_said_once():
@@ -327,16 +435,17 @@ def test_what_follows_from_a_failed_training_is_said_once_and_last():
     rows = [row("error", None, error="ValueError: boom (x.py:1)")]
     rows += [row("error", None, attack=a, error=f"InputError: {UNTRAINED} m to work with (a.py:2)") for a in "abc"]
     cause, rest = findings(rows, manifest())
-    assert "boom" in cause.text and rest.model == "m" and "3 cells did not run" in rest.text
+    assert "boom" in cause.text and rest.model == "m" and rest.text.startswith("3 cells not available: training failed")
 
 
 def test_worst_first_and_nothing_from_nothing():
     rows = clean() + evasion((0.4, 0.35, 0.5), (0.45, 0.36, 0.55))
     rows += [row("membership_auroc", 0.5, 0.48, 0.52, attack="a"), row("error", None, attack="b", error="E: x")]
     levels = [f.level for f in findings(rows, manifest())]
-    assert levels == sorted(levels, key=list(LEVELS).index) and levels[:2] == ["high", "error"]
+    assert levels[:2] == ["error", "high"]  # of what failed nothing is known, so it comes first
+    assert levels[1:] == sorted(levels[1:], key=list(LEVELS).index)
     assert findings([], manifest()) == []
-    assert len(set(JUDGES)) == len(JUDGES)
+    assert len({*JUDGES, *CHECKS}) == len(JUDGES) + len(CHECKS)
 
 
 def detected(adaptive=(0.8, 0.7, 0.88), fitted_on=None):
@@ -352,31 +461,33 @@ def detected(adaptive=(0.8, 0.7, 0.88), fitted_on=None):
     return rows
 
 
-def test_a_detector_is_judged_by_the_attack_that_knows_it():
-    f = only(clean() + detected(), "detection")
-    assert f.level == "high" and f.figure == "80%"
-    assert "watch finds 60% (50–70%) of the 50 inputs that fgsm turned from right to wrong" in f.text
-    assert "6% (3–12%) false alarms" in f.text and "80% (70–88%) of the 70" in f.text and "85% (75–90%)" in f.text
-    assert only(clean() + detected((0.02, 0.0, 0.08)), "detection").level == "good"
+def watch(rows):
+    says, = about(clean() + rows, "detection")
+    return says
+
+
+def test_a_detector_is_told_by_the_attack_that_knows_it_and_is_no_finding():
+    says = watch(detected())
+    assert "watch detects 60% (50–70%) of 50 inputs that fgsm got misclassified" in says
+    assert "6% (3–12%), n" in says and "gets 80% (70–88%) of 70" in says and "85% (75–90%)" in says
+    assert all("watch" not in f.text for f in findings(clean() + detected(), manifest()))
 
 
 def test_what_a_detector_learned_from_and_noise_are_no_evidence():
-    assert "90% (80–95%) of the 50 inputs that pgd" in only(clean() + detected(fitted_on="fgsm"), "detection").text
+    assert "90% (80–95%) of 50 inputs that pgd" in watch(detected(fitted_on="fgsm"))
 
 
 def test_what_a_detector_finds_least_is_quoted_unless_of_few():
     few = row("detection_tpr[watch@0.05]", 0.2, 0.05, 0.5, n=9, attack="speckle")
-    assert "of the 50 inputs that fgsm" in only(clean() + detected() + [few], "detection").text
+    assert "of 50 inputs that fgsm" in watch([*detected(), few])
     enough = few.model_copy(update={"n": 10})
-    assert "watch finds 20% (5–50%) of the 10 inputs that speckle" in only(clean() + detected() + [enough],
-                                                                           "detection").text
+    assert "watch detects 20% (5–50%) of 10 inputs that speckle" in watch([*detected(), enough])
 
 
 def test_where_only_the_attack_that_knows_the_detector_was_measured_nothing_is_compared():
     rows = [r for r in detected() if not r.metric.startswith("unguarded")]
-    assert only(clean() + rows, "detection").text.endswith("rightly judged inputs misjudged without an alarm.")
+    assert watch(rows).endswith("correctly classified inputs misclassified without an alarm.")
 
 
-def test_a_detector_that_met_no_attack_which_knows_it_is_never_praised():
-    f = only(clean() + detected(None), "detection")
-    assert f.level == "low" and f.text.endswith("No attack that knows it was tried.")
+def test_a_detector_that_met_no_attack_which_knows_it_is_told_so():
+    assert watch(detected(None)).endswith("No attack that knows the detector was tried.")

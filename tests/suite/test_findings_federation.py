@@ -30,10 +30,10 @@ def only(rows, topic):
 
 
 @pytest.mark.parametrize(("change", "level"), [((-0.3, -0.35, -0.25), "high"), ((-0.15, -0.2, -0.1), "medium"),
-                                               ((-0.1, -0.2, 0.0), "low"), ((0.0, -0.03, 0.03), "good")])
+                                               ((-0.1, -0.2, 0.0), "inconclusive"), ((0.0, -0.03, 0.03), "low")])
 def test_hostile_hospitals_are_judged_as_poisoning_is(change, level):
     assert THRESHOLDS["hostile hospitals"][1:] == THRESHOLDS["poisoning"][1:]
-    f = only([*federation(), *attacked("hostile-x", accuracy=change)], "hostile hospitals")
+    f = only([*federation(), *attacked("hostile-min-max", accuracy=change)], "hostile hospitals")
     assert f.level == level and f.defense == "mean" and f.text.startswith("Behind mean.")
 
 
@@ -55,7 +55,7 @@ def test_choosing_among_attacks_widens_the_interval():
     change = {"accuracy": (-0.1, -0.145, -0.055)}  # medium alone, and not among ten
     assert only([*federation(), *attacked("hostile-x", **change)], "hostile hospitals").level == "medium"
     rows = [*federation(), *(r for k in range(10) for r in attacked(f"hostile-{k}", **change))]
-    assert only(rows, "hostile hospitals").level == "low"
+    assert only(rows, "hostile hospitals").level == "inconclusive"
 
 
 def test_what_hostile_hospitals_do_to_a_collapsed_model_is_no_finding():
@@ -64,61 +64,62 @@ def test_what_hostile_hospitals_do_to_a_collapsed_model_is_no_finding():
 
 
 @pytest.mark.parametrize(("lift", "level", "says"), [
-    ((0.7, 0.6, 0.8), "high", "The trigger of hostile hospitals (bd) decides for the attacker's label: 80%"),
-    ((0.04, 0.01, 0.08), "good", "The trigger of hostile hospitals (bd) works on a few"),
-    ((0.0, -0.05, 0.05), "good", "No backdoor effect of hostile hospitals (bd)")])
+    ((0.7, 0.6, 0.8), "high", "The trigger of hostile hospitals (backdoor) decides for the attacker's label: 80%"),
+    ((0.04, 0.01, 0.08), "low", "The trigger of hostile hospitals (backdoor) works on a few"),
+    ((0.0, -0.05, 0.05), "low", "No backdoor effect of hostile hospitals (backdoor)")])
 def test_a_backdoor_by_hospitals_is_judged_as_any_other(lift, level, says):
-    rows = [*federation(), *attacked("hostile-bd"), row("lift", *lift, attack="hostile-bd", **AT),
-            row("attack_success_rate", 0.8, 0.7, 0.9, attack="hostile-bd", **AT),
-            row("base_rate", 0.1, 0.05, 0.2, attack="hostile-bd", **AT)]
+    rows = [*federation(), *attacked("hostile-backdoor"), row("lift", *lift, attack="hostile-backdoor", **AT),
+            row("attack_success_rate", 0.8, 0.7, 0.9, attack="hostile-backdoor", **AT),
+            row("base_rate", 0.1, 0.05, 0.2, attack="hostile-backdoor", **AT)]
     f = only(rows, "backdoor")
     assert f.level == level and says in f.text and f.defense == "mean"
 
 
 @pytest.mark.parametrize(("auroc", "level", "says"), [
     ((0.82, 0.78, 0.86), "high", "Training patients can be told from others by a server that sees the updates: AUROC "
-     "0.82 (0.78–0.86) by up, n\u00a0=\u00a0100"),
-    ((0.5, 0.47, 0.53), "good", "can hardly be told from others by a server")])
+     "0.82 (0.78–0.86) by fedmia, n\u00a0=\u00a0100"),
+    ((0.5, 0.47, 0.53), "low", "can hardly be told from others by a server")])
 def test_a_curious_server_is_judged_as_membership_is(auroc, level, says):
     assert THRESHOLDS["curious server"][1:] == THRESHOLDS["membership"][1:]
-    rows = [*federation(), row("membership_auroc", *auroc, attack="up", knowledge="white-box", **AT),
+    rows = [*federation(), row("membership_auroc", *auroc, attack="fedmia", knowledge="white-box", **AT),
             row("membership_auroc", 0.99, 0.98, 1.0, attack="loss", knowledge="score", **AT)]
     f = only(rows, "curious server")
     assert f.level == level and says in f.text
 
 
 def rebuilt(metric, patients, value, guess):
-    return [row(metric + end, *found, n=16, attack="inv", **AT).model_copy(update={
+    return [row(metric + end, *found, n=16, attack="gradient-inversion", **AT).model_copy(update={
         "attack_params": {"patients": patients}}) for end, found in (("", value), ("_baseline", guess))]
 
 
-@pytest.mark.parametrize(("of_one", "level"), [((1.0, 0.8, 1.0), "high"), ((0.0, 0.0, 0.005), "good")])
+@pytest.mark.parametrize(("of_one", "level"), [((1.0, 0.8, 1.0), "high"), ((0.0, 0.0, 0.005), "low")])
 def test_rebuilt_patients_are_held_against_guessing(of_one, level):
     rows = [*federation(), *rebuilt("patients_rebuilt", 1, of_one, (0.0,)),
             *rebuilt("patients_rebuilt", 4, (0.0, 0.0, 0.005), (0.0,))]
     f = only(rows, "rebuilt patients")
-    assert f.level == level and "of a hospital of 1 patient, inv rebuilds" in f.text
+    assert f.level == level and "of a hospital of 1 patient, gradient-inversion rebuilds" in f.text
     assert "by guessing, 0%. The most of 2 sizes of hospital." in f.text
     nothing = [*federation(), *rebuilt("patients_rebuilt", 1, (0.95, 0.9, 1.0), (0.95,))]
-    assert only(nothing, "rebuilt patients").level == "low"  # guessing does as much
+    assert only(nothing, "rebuilt patients").level == "inconclusive"  # guessing does as much
 
 
 def test_under_secure_aggregation_the_server_sees_the_mean():
-    rows = [*federation(), row("membership_auroc", 0.8, 0.7, 0.9, attack="up", knowledge="white-box", **AT),
+    rows = [*federation(), row("membership_auroc", 0.8, 0.7, 0.9, attack="fedmia", knowledge="white-box", **AT),
             *rebuilt("patients_rebuilt", 1, (1.0, 0.8, 1.0), (0.0,))]
     rows = [r.model_copy(update={"defense_params": {"secure": True}}) for r in rows]
     assert "by a server that sees the mean of all updates: AUROC" in only(rows, "curious server").text
-    assert "From the mean of the first updates of hospitals of 1 patient, inv" in only(rows, "rebuilt patients").text
+    assert ("From the mean of the first updates of hospitals of 1 patient, gradient-inversion"
+            in only(rows, "rebuilt patients").text)
 
 
-@pytest.mark.parametrize(("ssim", "level"), [(0.8, "low"), (0.2, "good")])
+@pytest.mark.parametrize(("ssim", "level"), [(0.8, "inconclusive"), (0.2, "low")])
 def test_rebuilt_images_have_no_interval_and_are_never_settled(ssim, level):
     f = only([*federation(), *rebuilt("rebuilt_ssim", 1, (ssim,), (0.3,))], "rebuilt patients")
     assert f.level == level and f"similarity of {ssim:.2f} (1 is the same, no interval)" in f.text
 
 
 @pytest.mark.parametrize(("gains", "level"), [
-    (((-0.4, -0.5, -0.3), (0.0, -0.1, 0.1)), "high"), (((-0.1, -0.17, -0.03), (0.0, -0.1, 0.1)), "low")])
+    (((-0.4, -0.5, -0.3), (0.0, -0.1, 0.1)), "high"), (((-0.1, -0.17, -0.03), (0.0, -0.1, 0.1)), "inconclusive")])
 def test_a_hospital_that_clearly_loses_by_taking_part_is_named(gains, level):
     f = only(federation(gains=gains), "taking part")
     assert f.level == level and "a loses by taking part: accuracy −" in f.text and "n\u00a0=\u00a040." in f.text

@@ -89,9 +89,33 @@ def test_a_plan_survives_its_own_dump():
 
 
 def test_quick_is_a_smaller_plan_of_the_same_kind():
-    plan = Plan.check(BASE | {"attacks": ["pgd", {"name": "zoo", "rows": 32}]}, "x").quick()
+    attacks = ["pgd", {"name": "zoo", "rows": 32}, {"name": "simba", "rows": 5}]
+    plan = Plan.check(BASE | {"attacks": attacks}, "x").quick()
     assert plan.rows == 40 and plan.budgets == (plan.eps,)
-    assert [a.rows for a in plan.attacks] == [40, 10]
+    assert [a.rows for a in plan.attacks] == [None, 10, 5]
+
+
+def test_the_default_plan_has_a_membership_attack_by_shadow_models_and_a_first_look_keeps_it():
+    from suite.report.strength import is_strong
+    from tests.suite._rows import row
+
+    for quick in (False, True):
+        attacks = {a.name: a for a in make_plan("tabular", {"data": ["pima-synthetic"]}, quick=quick).attacks}
+        for name in ("rmia", "rmia-offline"):
+            run = row("x", 0.5, attack=name).model_copy(update={"attack_params": attacks[name].params})
+            assert attacks[name].rows is None and is_strong(run)
+
+
+def test_a_first_look_scores_as_many_patients_by_shadow_models_as_an_audit(tmp_path):
+    from suite.audit import Audit
+    from suite.request import open_data
+
+    flags = {"data": ["pima-synthetic"], "models": ["logistic-regression"], "attacks": ["rmia", "membership-loss"]}
+    plan = make_plan("tabular", flags, quick=True)
+    few = tuple(a.model_copy(update={"params": {"shadows": 4}} if a.name == "rmia" else {}) for a in plan.attacks)
+    run = Audit(plan.model_copy(update={"attacks": few}), *open_data(plan)).run(tmp_path / "r")
+    n = {r.attack: r.n for r in run.rows() if r.metric == "membership_auroc" and not r.subgroup}
+    assert n == {"rmia": 308, "membership-loss": 80}
 
 
 def test_quick_leaves_out_defenses_that_were_not_asked_for(tmp_path):

@@ -149,12 +149,12 @@ class TestNaturalChanges:
     def found(self, *rows, topic="natural changes"):
         return [f for f in findings([*clean(), *rows], images()) if f.topic == topic]
 
-    @pytest.mark.parametrize(("success", "level"), [(0.45, "high"), (0.25, "medium"), (0.12, "low")])
+    @pytest.mark.parametrize(("success", "level"), [(0.45, "high"), (0.25, "medium"), (0.12, "inconclusive")])
     def test_they_have_a_finding_of_their_own(self, success, level):
         f, = self.found(*attacked("rotation-translation", (30.0,), "own", success, knowledge="score"))
         assert f.level == level and f.text.startswith(
-            f"rotation-translation (largest angle 30 degrees) misleads {success:.0%}")
-        assert "of the 80 rightly judged images" in f.text and "needs no attacker" in f.text and "several" in f.text
+            f"rotation-translation (largest angle 30 degrees) changes the prediction for {success:.0%}")
+        assert "of 80 correctly classified images" in f.text and "needs no attacker" in f.text and "several" in f.text
 
     def test_one_that_nobody_aimed_comes_first(self):
         f, = self.found(*attacked("speckle", (0.2,), "own", 0.2, knowledge="score"),
@@ -177,7 +177,7 @@ class TestWhatNobodySees:
         return f.text
 
     def test_is_said_of_attacks_that_succeed(self):
-        assert "Hardly anyone would see it: pgd at 12.8/255 misleads 60% (52–70%)" in self.text(0.9871)
+        assert "Hardly anyone would see it: pgd at 12.8/255 changes 60% (52–70%)" in self.text(0.9871)
         assert "similarity of 0.987 to the originals" in self.text(0.9871)
 
     def test_and_not_of_what_can_be_seen_or_fails(self):

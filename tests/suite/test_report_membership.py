@@ -57,14 +57,14 @@ def test_an_attack_that_ran_twice_stands_twice(rows):
     assert [(line[0].text, line[2].text) for line in table.groups[0][1]] == [
         ("rmia (shadows = 64)", "0.90 (0.85–0.95)"), ("rmia", "0.60 (0.55–0.65)")]
     finding, = judged(found)
-    assert "AUROC 0.90 (0.85–0.95) by rmia (shadows = 64), the strongest of 2" in finding.text
+    assert "AUROC 0.90 (0.85–0.95) by rmia (shadows = 64), the worst of 2 attacks" in finding.text
     named = membership.exposed(found, lambda cell: KEPT if cell == "b" else {})
     assert named.groups[0][1][0][1].text == "rmia (shadows = 64)"
 
 
-def test_the_verdict_is_that_of_the_strongest_attack(rows):
+def test_the_verdict_is_that_of_the_worst_attack(rows):
     finding, = judged(rows)
-    assert "AUROC 0.80 (0.70–0.90) by strong, the strongest of 2" in finding.text
+    assert "AUROC 0.80 (0.70–0.90) by strong, the worst of 2 attacks" in finding.text
 
 
 def test_groups_are_told_of_the_strongest_attack(rows):

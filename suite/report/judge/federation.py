@@ -6,7 +6,8 @@ from __future__ import annotations
 from suite.measurement import Measurement
 from suite.report.findings import Finding, Level, grade, widened
 from suite.report.judge.privacy import told
-from suite.report.judge.training import CHANGES, PLANTED, change_name, planted, worst_change
+from suite.report.judge.training import CHANGES, PLANTED, change_name, planted
+from suite.report.judge.weigh import result, weigh
 from suite.report.rows import Rows
 from suite.report.sections.federation import federations, rebuilt, sizes, watching
 from suite.report.sections.hostile import collapsed, hostilities
@@ -27,25 +28,26 @@ def _changes(rows: Rows, model: str, defense: str) -> list[tuple[Measurement, st
 
 def _worst(rows: Rows, model: str, defense: str) -> Finding:
     changes = _changes(rows, model, defense)
-    worst, level = worst_change("hostile hospitals", [row for row, _ in changes])
-    label = next(label for row, label in changes if row is worst)
-    high = widened(worst, len(changes))[1]
-    name, of = change_name(worst), len({label for _, label in changes})
-    if level == "good" or high >= 0:
+    by = {id(row): label for row, label in changes}
+    weighed = weigh(rows, "hostile hospitals", [result(r, loss=True, among=len(changes)) for r, _ in changes],
+                    [r for r, _ in changes])
+    worst = weighed.worst.row
+    label, name, of = by[id(worst)], change_name(worst), len({label for _, label in changes})
+    if weighed.level == "low" or weighed.worst.low <= 0:
         text = (f"No attack by hospitals (of {of}) clearly lowers sensitivity, specificity or accuracy; the worst, "
                 f"{label}: {name} {points(worst)}, n = {worst.n}.")
     else:
         among = f"; the worst of {of} attacks" if of > 1 else ""
         text = f"Under {label}, hostile hospitals change {name} by {points(worst)}, n = {worst.n}{among}."
-    return Finding(level, model, text, "hostile hospitals", defense, figure=f"{number(100 * worst.value, 0)} pt",
-                   weight=-worst.value)
+    return Finding(weighed.level, model, text + weighed.why, "hostile hospitals", defense,
+                   figure=f"{number(100 * worst.value, 0)} pt {name}", weight=-worst.value, command=weighed.command)
 
 
 def planting(rows: Rows) -> list[Finding]:
     """Whether the triggers that hostile hospitals plant work."""
     return [found for model, defense in federations(rows) if not collapsed(rows, model, defense)
             for h in hostilities(rows, model)
-            if (found := planted(model, defense, *(h.one(rows, m, model, defense) for m in PLANTED),
+            if (found := planted(rows, model, defense, *(h.one(rows, m, model, defense) for m in PLANTED),
                                  by=f" of hostile hospitals ({h.label})"))]
 
 
@@ -94,14 +96,14 @@ def _rebuilt(rows: Rows, found: Measurement, guess: Measurement, patients: int, 
              "the first update of a hospital")
     of = f"From {sight} of {plural(patients, rows.voice.case)}, {found.attack} rebuilds"
     if found.metric == "rebuilt_ssim":
-        level: Level = "low" if found.value > guess.value else "good"
-        figure = number(found.value)
+        level: Level = "inconclusive" if found.value > guess.value else "low"
+        figure, why = number(found.value), ""
         text = (f"{of} them with a structural similarity of {figure} (1 is the same, no interval), n = {found.n}; the "
                 f"mean of validation {rows.cases} has {number(guess.value)}.")
     else:
-        low, high = widened(found, among)
-        level, figure = grade("rebuilt patients", low - guess.value, high - guess.value), share(found.value)
+        weighed = weigh(rows, "rebuilt patients", [result(found, base=guess.value, among=among)], [found])
+        level, figure, why = weighed.level, share(found.value), weighed.why
         text = (f"{of} {percent(found)} with every value right, n = {found.n}; by guessing, {share(guess.value)}.")
     text += f" The most of {among} sizes of hospital." if among > 1 else ""
-    return Finding(level, found.model, text, "rebuilt patients", found.defense, figure=figure,
+    return Finding(level, found.model, text + why, "rebuilt patients", found.defense, figure=figure,
                    weight=found.value - guess.value)

@@ -1,49 +1,83 @@
-"""Findings about evasion: what was fooled, and whether the figure can be believed."""
+"""Findings about evasion: what was misclassified, and whether the figure can be believed."""
 
 from __future__ import annotations
 
+from suite.measurement import Measurement
 from suite.report import known
-from suite.report.findings import THRESHOLDS, Finding, grade, widened
-from suite.report.rows import CONTROL, WORST, Rows, robustness
-from suite.report.show import join, number, percent, plural, points, share
+from suite.report.findings import THRESHOLDS, Finding, widened
+from suite.report.judge.weigh import Weighed, result, weigh
+from suite.report.rows import CONTROL, WORST, Robustness, Rows, robustness
+from suite.report.show import join, number, percent, share
 
 UNSEEN = 0.95
 """Structural similarity from which a change is called hardly visible."""
 
 
 def evasion(rows: Rows) -> list[Finding]:
-    """How many rightly judged patients are misjudged within the budget, for every undefended model."""
+    """How many correctly classified patients are misclassified within the budget, for every model put to use."""
     out = []
-    for model in rows.models:
-        found = robustness(rows, model)
+    for model, defense in rows.deployed:
+        found = robustness(rows, model, defense)
         if found is None or found.success is None or found.success.ci_low is None:
             continue
-        flips, kept = found.success, found.accuracy
-        collapsed = rows.one("collapsed", model)
+        collapsed = rows.one("collapsed", model, defense)
         if collapsed is not None and collapsed.value:
-            continue  # said where collapse is judged: a constant answer cannot be fooled
-        level = grade("evasion", flips.ci_low, flips.ci_high)
-        blinded = any(r.value == 0 for r in rows.named("check", model, attack=WORST).values())
-        if level == "good" and (found.partial or blinded):
-            level = "low"
-        text = (f"{percent(flips)} of the {flips.n} rightly judged {rows.cases} are misjudged after changes within "
-                f"{rows.voice.within(rows.eps)}; accuracy falls from {share(found.clean)} to "
-                f"{percent(kept)}, n = {kept.n}.")
-        chance = rows.one("attack_success_rate", model, attack=CONTROL, eps=rows.eps)
-        if kept.attack == CONTROL:
-            text += " These are random changes: " + (
-                f"they fool more {rows.cases} than the attacks that ran, so this is no more than a lower bound of the "
-                "risk." if found.attacked else "no attack was tried on this model.")
-        elif chance is not None:
-            draws = chance.attack_params.get("draws")
-            text += (f" The worst of {draws} random changes of that size fools" if draws else
-                     " Random changes of that size fool") + f" {percent(chance)}."
-        if found.partial and found.attacked:
-            text += f" Attacks were tried on {found.attacked} of {kept.n} {rows.cases} only."
-        if level in ("high", "medium"):
-            text += _unseen(rows, model)
-        out.append(Finding(level, model, text, "evasion", figure=share(flips.value), weight=flips.value))
+            continue  # said where collapse is judged: the prediction of a constant model cannot be changed
+        out.append(_evasion(rows, found))
     return out
+
+
+def _evasion(rows: Rows, found: Robustness) -> Finding:
+    flips, kept = found.success, found.accuracy
+    model, defense = kept.model, kept.defense
+    weighed = _weighed(rows, found)
+    level, blinded = weighed.level, any(r.value == 0 for r in rows.named("check", model, defense, WORST).values())
+    text = (f"Attacks change the prediction for {percent(flips)} of {flips.n} correctly classified {rows.cases} within "
+            f"{rows.voice.within(rows.eps)}; accuracy falls from {share(found.clean)} to "
+            f"{percent(kept)}, n = {kept.n}.")
+    chance = rows.one("attack_success_rate", model, defense, CONTROL, eps=rows.eps)
+    if kept.attack == CONTROL:
+        text += " These are random changes: " + (
+            "they change more predictions than the attacks that ran, so this is no more than a lower bound of the "
+            "risk." if found.attacked else "no attack was tried on this model.")
+    elif chance is not None:
+        draws = chance.attack_params.get("draws")
+        text += f" Random changes of that size{f' (the worst of {draws})' if draws else ''}: {percent(chance)}."
+    if found.partial and found.attacked:
+        text += f" Attacks were tried on {found.attacked} of {kept.n} {rows.cases} only."
+    why, todo = weighed.why, weighed.command
+    if level in ("high", "medium") and found.attacked and _no_more_than_noise(rows, flips, chance):
+        level, todo = "inconclusive", ""
+        why = (" Not distinguishable from random noise: the budget is too large to say anything about attackers. Lower "
+               "it with --eps, or give columns a smaller scale in the schema.")
+    elif level == "low" and (found.partial or blinded):
+        level = "inconclusive"
+        why = " A check for gradient masking failed." if blinded else ""
+    if level in ("high", "medium") and defense == "none":
+        text += _unseen(rows, model)
+    return Finding(level, model, text + why, "evasion", defense, figure=share(flips.value), weight=flips.value,
+                   command=todo)
+
+
+def _weighed(rows: Rows, found: Robustness) -> Weighed:
+    """The worst case over all attacks, and each attack by itself: one that ran on few patients leaves open what it
+    would do to the others."""
+    flips, at = found.success, (found.accuracy.model, found.accuracy.defense)
+    ran = [r for a in rows.attacks(*at, "robust_accuracy") if a != CONTROL
+           and (r := rows.one("robust_accuracy", *at, a)) is not None and known.norm(r) != "own"]
+    tried = [r for ran_row in ran if known.norm(ran_row) == "linf"
+             and (r := rows.one("attack_success_rate", *at, ran_row.attack, eps=rows.eps)) is not None
+             and r.ci_high is not None and r.attack != flips.attack]
+    return weigh(rows, "evasion", [result(flips), *(result(r, among=len(tried)) for r in tried)], ran)
+
+
+def _no_more_than_noise(rows: Rows, flips: Measurement, chance: Measurement | None) -> bool:
+    """Whether no attack beats the random control on the same patients: by the paired intervals where they were taken,
+    widened for the number of attacks, else by the two rates."""
+    lifts = [r for r in rows.named("lift", flips.model, flips.defense, WORST).values() if r.ci_low is not None]
+    if lifts:
+        return all(widened(r, len(lifts))[0] <= 0 for r in lifts)
+    return chance is not None and chance.value >= flips.value
 
 
 def _unseen(rows: Rows, model: str) -> str:
@@ -57,7 +91,7 @@ def _unseen(rows: Rows, model: str) -> str:
     if not found:
         return ""
     success, ssim = max(found, key=lambda pair: pair[0].value)
-    return (f" Hardly anyone would see it: {success.attack} at {known.budget(success, rows.voice)} misleads "
+    return (f" Hardly anyone would see it: {success.attack} at {known.budget(success, rows.voice)} changes "
             f"{percent(success)} with a median structural similarity of {number(ssim.value, 3)} to the originals "
             "(SSIM; 1 is equal).")
 
@@ -72,19 +106,20 @@ def natural(rows: Rows) -> list[Finding]:
         collapsed = rows.one("collapsed", model)
         if not tried or (collapsed is not None and collapsed.value):
             continue
-        aimed = [r for r in tried if r.knowledge == "white-box"]  # whom nobody aims does less harm
+        aimed = [r for r in tried if r.knowledge == "white-box"]  # what nobody aims does less harm
         found = [r for r in tried if r not in aimed] or aimed
-        worst = max(found, key=lambda r: (r.ci_low, r.value))
-        text = (f"{worst.attack} ({known.budget(worst, rows.voice)}) misleads {percent(worst)} of the {worst.n} "
-                f"rightly judged {rows.cases}. Such a change needs no attacker; each "
+        weighed = weigh(rows, "natural changes", [result(r, among=len(found)) for r in found])
+        worst = weighed.worst.row
+        text = (f"{worst.attack} ({known.budget(worst, rows.voice)}) changes the prediction for {percent(worst)} of "
+                f"{worst.n} correctly classified {rows.cases}. Such a change needs no attacker; each "
                 f"{rows.voice.case} met ")
-        text += "the worst that gradients find." if found is aimed else "several, and one that misleads counts."
+        text += "the worst that gradients find." if found is aimed else "several, and one that succeeds counts."
         listed = [f"{r.attack} {percent(r)}{', found with gradients' if r in aimed and found is not aimed else ''}"
                   for r in tried if r is not worst]
         if listed:
             text += f" Others: {'; '.join(listed)}."
-        out.append(Finding(grade("natural changes", *widened(worst, len(found))), model, text, "natural changes",
-                           figure=share(worst.value), weight=worst.value))
+        out.append(Finding(weighed.level, model, text + weighed.why, "natural changes", figure=share(worst.value),
+                           weight=worst.value))
     return out
 
 
@@ -97,32 +132,9 @@ def masking(rows: Rows) -> list[Finding]:
         # a constant answer fails them too, and not because it blinds anyone
         if failed and not (collapsed is not None and collapsed.value):
             quoted = join([f"“{name}”" for name in failed])
-            text = (f"Its robust accuracy is not to be trusted: {quoted} failed, a sign that the model blinds attacks "
-                    "rather than withstands them.")
+            text = (f"Its robust accuracy is not to be trusted: {quoted} failed, a sign of gradient masking rather "
+                    "than robustness.")
             out.append(Finding("high", model, text, "trust", defense, weight=len(failed)))
-    return out
-
-
-def claims(rows: Rows) -> list[Finding]:
-    """Attacks that, used alone or taken at their word, paint another picture than the worst case does."""
-    out = []
-    attacks = dict.fromkeys(a for m in rows.models for a in rows.attacks(m, "none", "claimed_success_rate"))
-    for attack in attacks:
-        impossible = {m: r for m in rows.models if (r := rows.one("claimed_impossible", m, attack=attack)) and r.n}
-        if impossible:
-            hits = sum(r.n for r in impossible.values())
-            invalid = sum(round(r.value * r.n) for r in impossible.values())
-            text = (f"{attack}, told no more than the range of each column, claims to have fooled "
-                    f"{plural(hits, 'patient')} within the budget; {invalid} of its results "
-                    f"{'is' if invalid == 1 else 'are'} no possible patient (an immutable column changed, a fraction "
-                    "where only whole numbers occur, or a value out of range).")
-            level = "medium" if invalid else "good"
-            out.append(Finding(level, join(list(impossible)), text, "trust", figure=share(invalid / hits)))
-        missed = {m: r for m in rows.models if (r := rows.one(f"overstated[{attack}]", m, attack=WORST))}
-        clear = {m: r for m, r in missed.items() if widened(r, len(missed))[0] > 0}
-        for model, row in clear.items():
-            out.append(Finding("medium", model, f"{attack} alone would overstate robust accuracy by {points(row)}, "
-                                                f"n = {row.n}.", "trust", figure=share(row.value), weight=row.value))
     return out
 
 

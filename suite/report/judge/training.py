@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from suite.errors import UNTRAINED
 from suite.measurement import Measurement
-from suite.report.findings import LEVELS, THRESHOLDS, Finding, Level, grade, widened
+from suite.report.findings import THRESHOLDS, Finding, Level, widened
+from suite.report.judge.weigh import result, weigh
 from suite.report.rows import WORST, Rows
 from suite.report.show import interval, join, number, percent, plural, points, share
 
@@ -20,7 +21,7 @@ def errors(rows: Rows) -> list[Finding]:
     for (name, error), failed in same.items():
         where = dict.fromkeys(r.model + ("" if r.defense == "none" else f" behind {r.defense}") for r in failed)
         cells = plural(len(failed), "cell")
-        text = (f"{cells} did not run for want of the trained model." if error == UNTRAINED else
+        text = (f"{cells} not available: training failed." if error == UNTRAINED else
                 f"{name or 'training or measuring'} failed ({cells}): {error}.")
         out.append(Finding("error", join(list(where)), f"{text} Nothing is known there.", "errors",
                            weight=len(failed) if error != UNTRAINED else 0))
@@ -35,58 +36,53 @@ def collapse(rows: Rows) -> list[Finding]:
         if flag is not None and flag.value:
             text = ("Collapsed: it says nearly the same of everyone, or does no better than that. Its robust accuracy "
                     f"means nothing. Balanced accuracy {interval(balanced)}, n = {flag.n}.")
-            out.append(Finding("high", model, text, "defense" if defense != "none" else "performance", defense,
+            used = (model, defense) in rows.deployed
+            out.append(Finding("high", model, text, "performance" if used else "defense", defense,
                                figure="collapsed", weight=9))
     return out
 
 
 def performance(rows: Rows) -> list[Finding]:
-    """How many patients with the disease (of the class missed most, beyond two) an undefended model misses before
-    anyone attacks it."""
+    """How many patients with the disease (of the class missed most, beyond two) a model misses before anyone attacks
+    it."""
     out = []
-    for model in rows.models:
-        row, (low, high), whom = _missed(rows, model)
+    for model, defense in rows.deployed:
+        row, among, whom = _missed(rows, model, defense)
         if row is None or row.ci_low is None:
             continue
-        auroc = rows.one("auroc", model)
+        auroc = rows.one("auroc", model, defense)
         if auroc is not None and auroc.ci_high is not None and auroc.ci_high < 0.5:
-            text = (f"Worse than guessing: AUROC {interval(auroc)}, n = {auroc.n}. Its classes may be in another order "
+            text = (f"Below chance level: AUROC {interval(auroc)}, n = {auroc.n}. Its classes may be in another order "
                     "than the data's.")
-            out.append(Finding("high", model, text, "performance", figure=number(auroc.value), weight=9))
+            out.append(Finding("high", model, text, "performance", defense, figure=number(auroc.value), weight=9))
             continue
-        level = grade("performance", 1 - high, 1 - low)
-        text = (f"Without any attack it misses {share(1 - row.value)} of the {row.n} {rows.cases} {whom}: it "
+        weighed = weigh(rows, "performance", [result(row, base=1.0, loss=True, among=among)])
+        level, why = weighed.level, weighed.why
+        if level == "low" and not rows.training_known(model):
+            level, why = "inconclusive", (" The training set of this fitted model is unknown: it may have learned from "
+                                          "these very rows.")
+        text = (f"Without any attack it misses {share(1 - row.value)} of {row.n} {rows.cases} {whom}: it "
                 f"recognises {percent(row)}.")
-        out.append(Finding(level, model, text, "performance", figure=share(1 - row.value), weight=1 - row.value))
+        out.append(Finding(level, model, text + why, "performance", defense, figure=share(1 - row.value),
+                           weight=1 - row.value))
     return out
 
 
-def _missed(rows: Rows, model: str) -> tuple[Measurement | None, tuple[float, float], str]:
-    """The sensitivity, or beyond two classes the lowest recall; its interval, widened for the choice; and of whom."""
-    row, classes = rows.one("sensitivity", model), rows.manifest.get("classes", [])
+def _missed(rows: Rows, model: str, defense: str) -> tuple[Measurement | None, int, str]:
+    """The sensitivity, or beyond two classes the lowest recall; of how many it is the lowest; and of whom it is."""
+    row, classes = rows.one("sensitivity", model, defense), rows.manifest.get("classes", [])
     if row is not None:
-        return row, widened(row, 1), f"with “{classes[1]}”" if len(classes) == 2 else "with the disease"
-    recalls = {k: r for k, r in rows.named("recall", model).items() if r.n}
+        return row, 1, f"with “{classes[1]}”" if len(classes) == 2 else "with the disease"
+    recalls = {k: r for k, r in rows.named("recall", model, defense).items() if r.n}
     if not recalls:
-        return None, (0.0, 1.0), ""
+        return None, 1, ""
     name, row = min(recalls.items(), key=lambda item: item[1].value)
-    return row, widened(row, len(recalls)), f"of class “{name}”, the worst of {len(recalls)} classes"
+    return row, len(recalls), f"of class “{name}”, the worst of {len(recalls)} classes"
 
 
 CHANGES = ("sensitivity_change", "specificity_change", "accuracy_change", "balanced_accuracy_change")
 """All of them, since a model that calls everyone ill loses no sensitivity, and one that calls all healthy little else.
 """
-
-
-def worst_change(topic: str, changes: list[Measurement]) -> tuple[Measurement, Level]:
-    """The change with the worst level, and of several the largest loss; each interval is widened for their number."""
-    def level(row: Measurement) -> Level:
-        low, high = widened(row, len(changes))
-        return grade(topic, -high, -low)
-
-    order = list(LEVELS)
-    worst = min(changes, key=lambda r: (order.index(level(r)), r.value))
-    return worst, level(worst)
 
 
 def change_name(row: Measurement) -> str:
@@ -102,41 +98,42 @@ def poisoning(rows: Rows) -> list[Finding]:
                    for r in rows.of(metric, model, attack=a) if r.ci_low is not None]
         if not changes:
             continue
-        worst, level = worst_change("poisoning", changes)
-        high, name = widened(worst, len(changes))[1], change_name(worst)
+        weighed = weigh(rows, "poisoning", [result(r, loss=True, among=len(changes)) for r in changes], changes)
+        worst, name = weighed.worst.row, change_name(weighed.worst.row)
         tried = len({(r.attack, str(r.attack_params)) for r in changes})
         rate = rows.touched(worst)
         touched = f" with {share(rate)} of the training rows touched" if isinstance(rate, float) else ""
-        if level == "good" or high >= 0:
+        if weighed.level == "low" or weighed.worst.low <= 0:
             text = (f"No poisoning (of {tried}) clearly lowers sensitivity, specificity or accuracy; the worst, "
                     f"{worst.attack}{touched}: {name} {points(worst)}, n = {worst.n}.")
         else:
             text = (f"{worst.attack}{touched} changes {name} by {points(worst)}, n = {worst.n}; the worst of "
                     f"{plural(tried, 'poisoning')}.")
-        out.append(Finding(level, model, text, "poisoning", figure=f"{number(100 * worst.value, 0)} pt",
-                           weight=-worst.value))
+        out.append(Finding(weighed.level, model, text + weighed.why, "poisoning",
+                           figure=f"{number(100 * worst.value, 0)} pt", weight=-worst.value, command=weighed.command))
     return out
 
 
 def backdoor(rows: Rows) -> list[Finding]:
     """Whether planted triggers work, beyond what the same trigger does to a clean model."""
     return [found for model in rows.models for attack in rows.attacks(model, "none", "base_rate")
-            if (found := planted(model, "none", *(rows.one(m, model, attack=attack) for m in PLANTED)))]
+            if (found := planted(rows, model, "none", *(rows.one(m, model, attack=attack) for m in PLANTED)))]
 
 
 PLANTED = ("lift", "attack_success_rate", "base_rate")
 """What says whether a backdoor works."""
 
 
-def planted(model: str, defense: str, lift: Measurement | None, hit: Measurement | None, base: Measurement | None,
-            by: str = "") -> Finding | None:
+def planted(rows: Rows, model: str, defense: str, lift: Measurement | None, hit: Measurement | None,
+            base: Measurement | None, by: str = "") -> Finding | None:
     """Whether one trigger works; None where it was not measured."""
     if lift is None or hit is None or base is None or lift.ci_low is None:
         return None
-    level = grade("backdoor", lift.ci_low, lift.ci_high)
+    weighed = weigh(rows, "backdoor", [result(lift)], [lift])
+    level, why = weighed.level, weighed.why
     numbers = f"{percent(hit)} with the backdoor, {percent(base)} without, n = {hit.n}"
     if base.value > 0.9:
-        level = "low"
+        level, why = "inconclusive", ""
         text = (f"This trigger{by} cannot show a backdoor: the clean model gives the attacker's label to nearly "
                 f"everyone who carries it ({numbers}). The values of the trigger are an evasion in themselves.")
     elif lift.ci_low > 0:
@@ -145,7 +142,7 @@ def planted(model: str, defense: str, lift: Measurement | None, hit: Measurement
         text = f"The trigger{by} {works}: {numbers}; lift {points(lift)}."
     else:
         text = f"No backdoor effect{by} beyond the trigger itself: {numbers}; lift {points(lift)}."
-    return Finding(level, model, text, "backdoor", defense, figure=f"{number(100 * lift.value, 0)} pt",
+    return Finding(level, model, text + why, "backdoor", defense, figure=f"{number(100 * lift.value, 0)} pt",
                    weight=lift.value)
 
 
@@ -172,9 +169,9 @@ def _defense(rows: Rows, model: str, defense: str) -> Finding | None:
     shifted = [s for s in (_gain(rows, m, rows.one(f"gain[{m}]", model, defense)) for m in both) if s and s[0] < 0]
     hurt = [text for way, text in [cost, *shifted, *gains] if way < 0]
     even = [text for way, text in [cost, *gains] if way == 0]
-    level: Level = "good" if bought and not hurt else "medium" if hurt and not bought else "low"
-    parts = ([f"Buys {'; '.join(bought)}."] if bought else []) + ([f"Costs {'; '.join(hurt)}."] if hurt else [])
-    parts += [f"Within noise: {'; '.join(even)}."] if even else []
+    level: Level = "low" if bought and not hurt else "medium" if hurt and not bought else "inconclusive"
+    parts = ([f"Improves {'; '.join(bought)}."] if bought else []) + ([f"Worsens {'; '.join(hurt)}."] if hurt else [])
+    parts += [f"Not statistically significant: {'; '.join(even)}."] if even else []
     refused = rows.one("refused", model, defense)
     if refused is not None and refused.value:
         parts.append(f"It refuses {percent(refused)} of clean {rows.cases}, which count as wrong.")
