@@ -108,11 +108,12 @@ def test_the_app_trains_the_model_of_the_grid_in_one_process_to_the_bit(place, c
     wanted = agreement.task.classifier(found)
     np.testing.assert_array_equal(model.predict_proba(test.x), wanted.predict_proba(test.x))
     head = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("head "))
-    assert verify(out / "journal.jsonl", head.removeprefix("head ")) == 5
+    assert verify(out / "journal.jsonl", head.removeprefix("head ")) == 7
     entries = journal_of(out)
-    assert [e["event"] for e in entries] == ["start", "round", "round", "round", "end"]
+    assert [e["event"] for e in entries] == ["start", "declared", "declared", "round", "round", "round", "end"]
+    assert [e["rows"] for e in entries[1:3]] == [len(agreement.read(place / name).train) for name in NAMES]
     assert entries[0]["agreement"]["hospitals"] == list(NAMES)
-    assert all(e["asked"] == e["answered"] == list(NAMES) for e in entries[1:4])
+    assert all(e["asked"] == e["answered"] == list(NAMES) for e in entries[3:6])
     assert entries[-1]["weights"] == fingerprint(found)
 
 
