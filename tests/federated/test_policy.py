@@ -1,7 +1,6 @@
 """What a hospital refuses to do for a server that asks for too much, whatever the server's own code says."""
 
 import json
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -18,8 +17,8 @@ from federated.policy import Policy, Refused
 from suite.errors import InputError
 from tabular.data import shipped_schema
 from tabular.synthetic import generate
+from tests.federated._deployed import APP
 
-APP = Path(__file__).parents[2] / "examples" / "federation_app"
 SIZE = 8 * 8 + 8 + 8 * 2 + 2
 """Parameters of 8 inputs, 8 hidden units and 2 classes."""
 
