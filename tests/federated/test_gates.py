@@ -179,7 +179,8 @@ def flowers(status=200):
 
 @pytest.mark.parametrize(("path", "status"), [
     ("/v1/fleet/pull-messages", 200), ("/health", 200), ("/v1/control/start-run", 404),
-    ("/v1/control/register-node", 404), ("/v1/runtime/acquire-task", 404), ("/docs", 404), ("/", 404), ("/v1/fleet", 404), ("//v1/control/start-run", 404)])
+    ("/v1/control/register-node", 404), ("/v1/runtime/acquire-task", 404), ("/docs", 404), ("/", 404),
+    ("/v1/fleet", 404), ("//v1/control/start-run", 404)])
 def test_hospitals_reach_the_fleet_and_nothing_else(path, status):
     assert answer(FleetOnly(flowers()), path) == status
 
