@@ -1,9 +1,9 @@
 """Three hospitals in processes of their own, over TLS: Flower's SuperLink and a SuperNode at each, on this machine.
 
 Threat: whoever reaches the port of a federation could read what hospitals send, pose as one of them or the server, or
-have a program of their own run at each hospital. Here the server shows a certificate, hospitals sign with keys that were
-registered, each runs the one app whose digest it has allowed and reads its own folder, and a journal chained by hash
-says what happened. How to do this on three machines: docs/federation-deployment.md.
+have a program of their own run at each hospital. Here the server shows a certificate, hospitals sign with keys that
+were registered, each runs the one app whose digest it has allowed and reads its own folder, and a journal chained by
+hash says what happened. How to do this on three machines: docs/federation-deployment.md.
 
 Run: python examples/deploy_federation.py [DATASET]
 """
