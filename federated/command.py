@@ -241,8 +241,8 @@ def check_numbers(plan: Plan, hostile: int | None) -> None:
     if sites < 2:
         raise InputError(f"--hospitals must be at least 2, got {sites}: one hospital alone is no federation")
     if hostile is not None and hostile >= sites:
-        raise InputError(f"--hostile must be below the number of hospitals, {sites}, got {hostile}; give fewer, or more "
-                         "with --hospitals")
+        raise InputError(f"--hostile must be below the number of hospitals, {sites}, got {hostile}; give fewer, or "
+                         "more with --hospitals")
 
 
 def check_federates(plan: Plan) -> None:
