@@ -277,7 +277,10 @@ def _hospital(folder: Path, config: tuple[tuple[str, Any], ...], node: tuple[tup
         where = policy.data or told.get("data") or (simulated and agreement.data and str(Path(agreement.data) / name))
         if not where:
             raise InputError("no data: name the folder as 'data' in the hospital's policy")
-        task = agreement.task
+        try:
+            task = agreement.task
+        except InputError as e:
+            raise Refused("model-params", str(e)) from None
         policy.check_size(task)
         return Hospital(agreement, policy, (task, agreement.read(Path(where)).train, agreement.hospitals.index(name)))
     except Refused:

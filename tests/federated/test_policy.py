@@ -74,7 +74,7 @@ HOSTILE = {
     "a pull of 1e9": ({"proximal": 1e9}, "proximal", "at most 10"),
     "a network of 7 GB": ({"model-params": '{"hidden": [40000, 40000]}'}, "model-params", "parameters, at most"),
     "a size that overflows": ({"model-params": '{"hidden": [999999999999, 999999999999]}'}, "model-params",
-                              "parameters, at most|cannot be made"),
+                              "Input should be less than"),
     "a million layers": ({"model-params": json.dumps({"hidden": [1] * 10**6})}, "model-params", "characters"),
     "another registered model": ({"model": "vgg19", "model-params": "{}"}, "model", "allowed are mlp"),
 }
@@ -89,7 +89,7 @@ def test_what_asks_for_too_much_is_refused_before_a_row_is_read(name, ask, place
     assert str(told.value) == f"not allowed by the hospital's policy: {key}", "no limit and no path of the hospital"
     here = capfd.readouterr().err.splitlines()
     assert len(here) == 1 and here[0].startswith(f"error: {key}: "), here
-    assert any(part in here[0] for part in line.split("|"))
+    assert line in here[0]
 
 
 def test_a_python_file_is_never_a_model(ask, tmp_path):
@@ -145,7 +145,7 @@ def test_differential_privacy_can_be_demanded(ask):
         with pytest.raises(InputError, match="not allowed by the hospital's policy: epsilon"):
             ask({"epsilon": epsilon}, "max-epsilon = 8.0")
     reply = ask({"epsilon": 8.0}, "max-epsilon = 8.0")
-    assert reply.content["metrics"][COUNT] == 120
+    assert reply.content["metrics"][COUNT] == 100, "rounded down: the number itself would not be private"
     assert "spent" in ask.state, "the hospital keeps account of it"
 
 
@@ -176,10 +176,10 @@ def test_a_wrong_policy_is_refused_in_one_line(text, line, tmp_path):
 
 
 def test_a_large_network_is_counted_without_memory_for_it(place, config):
-    """7 TB would not fit."""
-    huge = Agreement.of(config | {"model-params": '{"hidden": [1000000, 1000000]}'}, place / "app")
+    """17 GB, and as much again for its gradient."""
+    huge = Agreement.of(config | {"model-params": '{"hidden": [65536, 65536]}'}, place / "app")
     with pytest.raises(Refused) as told:
         Policy().check_size(huge.task)
-    assert told.value.detail.startswith("model-params: 1000012000002 parameters")
+    assert told.value.detail.startswith("model-params: 4295753730 parameters")
     small = SimpleNamespace(recipe=huge.task.recipe, inputs=(8,), classes=("0", "1"))
-    Policy(**{"max-parameters": 2 * 10**12}).check_size(small)
+    Policy(**{"max-parameters": 5 * 10**9}).check_size(small)
