@@ -1,8 +1,9 @@
 """Three hospitals in processes of their own, over TLS: Flower's SuperLink and a SuperNode at each, on this machine.
 
-Threat: whoever reaches the port of a federation could read what hospitals send, or pose as one of them or the server.
-Here the server shows a certificate, hospitals sign with keys that were registered, each reads its own folder, and a
-journal chained by hash says what happened. How to do this on three machines: docs/federation-deployment.md.
+Threat: whoever reaches the port of a federation could read what hospitals send, pose as one of them or the server, or
+have a program of their own run at each hospital. Here the server shows a certificate, hospitals sign with keys that
+were registered, each runs the one app whose digest it has allowed and reads its own folder, and a journal chained by
+hash says what happened. How to do this on three machines: docs/federation-deployment.md.
 
 Run: python examples/deploy_federation.py [DATASET]
 """
@@ -20,6 +21,7 @@ from federated.journal import verify
 from federated.loopback import Loopback
 from federated.simulate import federate
 from federated.sites import BySubgroup, Dirichlet
+from federated.supernode import digest
 from suite import artifacts
 from suite.data import joined
 from suite.errors import InputError
@@ -41,10 +43,12 @@ with tempfile.TemporaryDirectory() as folder:
     config = configuration(app) | {"hospitals": ", ".join(names), "target": "label", "classes": ", ".join(data.classes),
                                    "rounds": 3, "epochs": 12, "out": str(folder / "out")}
     with Loopback(folder) as here:
-        console.print(f"SuperLink on port {here.port}, with TLS and a new authority")
+        console.print(f"SuperLink on port {here.port} for hospitals, with TLS and a new authority; controlled on port "
+                      f"{here.control}, with a token")
+        console.print(f"each hospital allows one app: {digest(app)}", soft_wrap=True)
         here.register(*names)
         for name in [*names, "stranger"]:
-            here.start(name, folder / name, patience=1)
+            here.start(name, folder / (name if name in names else names[0]), app, patience=1)
         here.wait_for(*names)
         try:
             here.wait_for("stranger")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import lru_cache
 from io import BytesIO
+from typing import Any
 
 import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
@@ -25,7 +26,12 @@ SPENT = "spent"
 """Where in its state a hospital keeps account of its budget."""
 
 
-def hospital(rows: Callable[[Context], tuple[Task, Split, int]]) -> ClientApp:
+Check = Callable[[Context, Task, np.ndarray, str, Any], None]
+"""`(context, task, (d,) parameters that came in, "train" or "evaluate", number of the round)`: raises where a hospital
+must not answer."""
+
+
+def hospital(rows: Callable[[Context], tuple[Task, Split, int]], check: Check = lambda *_: None) -> ClientApp:
     """A client app of one hospital, or of all of them in turn where they share a process.
 
     A hospital whose task has a budget of privacy (`Task.private`) writes down in the context's state what each round
@@ -34,13 +40,15 @@ def hospital(rows: Callable[[Context], tuple[Task, Split, int]]) -> ClientApp:
 
     Args:
         rows: From Flower's context, which knows which hospital this is: the task, the hospital's rows and its number.
+        check: Judges what the server sent, before anything is computed from rows.
     """
     app = ClientApp()
 
     @app.train()
     def train(message: Message, context: Context) -> Message:
         task, own, number = rows(context)
-        weights, turn = unpacked(message.content["arrays"]), int(message.content["config"][TURN])
+        weights, turn = unpacked(message.content["arrays"]), message.content["config"][TURN]
+        check(context, task, weights, message.metadata.message_type, turn)
         count = len(own)
         if task.private:
             _charge(context.state, task, count, turn)
@@ -54,7 +62,9 @@ def hospital(rows: Callable[[Context], tuple[Task, Split, int]]) -> ClientApp:
         task, own, _ = rows(context)
         if task.private:
             raise InputError("how often a model is right about its rows, the hospital's budget does not allow for")
-        model = task.classifier(message.content["arrays"][WEIGHTS].numpy())
+        weights = unpacked(message.content["arrays"])
+        check(context, task, weights, message.metadata.message_type, message.content["config"].get(TURN, 1))
+        model = task.classifier(weights)
         right = float((model.predict(own.x) == own.y).mean())
         return Message(RecordDict({"metrics": MetricRecord({"accuracy": right, COUNT: len(own)})}), reply_to=message)
 

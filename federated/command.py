@@ -122,6 +122,7 @@ def federate(
              "table": table_of(target, positive, schema, drop, group, split, test) or None,
              "images": images_of(labels, size, channels, modality, finding, allow_leakage, positive, group) or None}
     made = changed(request.changed_plan(raw, where, flags, quick), 10 if quick and rounds is None else rounds, hostile)
+    check_numbers(made, hostile)
     check_federates(made)
     folder = out or Path("runs") / Path(plan).stem
     code = run_audit(made, folder, jobs)
@@ -234,6 +235,18 @@ def changed(plan: Plan, rounds: int | None, hostile: int | None) -> Plan:
     defenses = tuple(of(item, rounds=rounds) if item.source in (USE, TREES) else item for item in plan.defenses)
     attacks = tuple(of(item, hospitals=hostile) if is_hostile(item.name) else item for item in plan.attacks)
     return plan.model_copy(update={"defenses": defenses, "attacks": attacks})
+
+
+def check_numbers(plan: Plan, hostile: int | None) -> None:
+    """Raise `InputError` where rows are dealt out to fewer than two hospitals, or no honest one would be left."""
+    sites = plan.hospitals.params.get("sites") if plan.hospitals else None
+    if not isinstance(sites, int):
+        return
+    if sites < 2:
+        raise InputError(f"--hospitals must be at least 2, got {sites}: one hospital alone is no federation")
+    if hostile is not None and hostile >= sites:
+        raise InputError(f"--hostile must be below the number of hospitals, {sites}, got {hostile}; give fewer, or "
+                         "more with --hospitals")
 
 
 def check_federates(plan: Plan) -> None:

@@ -9,37 +9,41 @@ of its own SuperNode names, and the server has none. `examples/federation_app` i
 from __future__ import annotations
 
 import hashlib
+import secrets
 import sys
 import tomllib
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
 import numpy as np
-from flwr.app import Context, Message
+from flwr.app import ConfigRecord, Context, Message
 from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid, ServerApp
 from pydantic import BaseModel, ConfigDict, Field, Json, ValidationError, field_validator
 
 from federated import client_app, secure, server_app
 from federated.aggregate import Aggregator
-from federated.grid import FIRST, Border
+from federated.grid import FIRST, Border, one_line
 from federated.journal import Journal
+from federated.policy import Policy, Refused
+from federated.private import RecordDP
 from federated.roster import Roster
 from federated.rules import FlowerStrategy, rule_of
 from federated.task import Task
 from suite import artifacts, registry
 from suite.data import Dataset, Split
 from suite.errors import InputError
-from suite.plain import printable
 from suite.recipe import TorchRecipe
 from tabular.data import from_csv
 from tabular.schema import Schema
 
 PATIENTS = "patients.csv"
 """The table in a hospital's data folder."""
+ANSWERED = "answered"
+"""Where in its state a hospital counts what it has answered in a run."""
 
 
 class Agreement(BaseModel):
@@ -53,18 +57,25 @@ class Agreement(BaseModel):
         rule, rule_params: Name of a registered aggregation, and JSON of its hyper-parameters.
         rounds: How many.
         epochs, batch, lr, proximal, seed: As of `federated.task.Task`.
+        rows: Training rows that each hospital has declared before the run, in the order of `hospitals`; a reply that
+            claims more is refused. Without them the first claim of each hospital, of at most `most_rows`, is its
+            declaration: the journal says so, and later claims are held to it.
         most_rows: Training rows that no hospital has more of; a reply that claims more is refused.
         least: Hospitals that must be connected for a round to begin.
         timeout: Seconds after which a round goes on without those that are missing.
         secure: Whether the server sees sums only (`federated.secure`); needs the rule "mean".
         clip: Of secure aggregation.
+        epsilon: Of record-level differential privacy over all rounds (`federated.private.RecordDP`: one row added or
+            removed); 0 for none.
+        max_grad_norm: Of the same.
         data: For the simulation, where all hospitals are on one machine: absolute folder with NAME/patients.csv each.
-            In a deployment each SuperNode names its own.
+            In a deployment each hospital names its own, and this is not looked at.
         out: Absolute folder on the server's machine for the journal and the model.
         folder: Of the app, where `schema.toml` is; not part of the configuration.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True, alias_generator=lambda name: name.replace("_", "-"))
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False,
+                              alias_generator=lambda name: name.replace("_", "-"))
     hospitals: tuple[str, ...]
     target: str
     classes: tuple[str, ...]
@@ -78,11 +89,14 @@ class Agreement(BaseModel):
     lr: float = Field(default=0.05, gt=0)
     proximal: float = Field(default=0.0, ge=0)
     seed: int = 0
+    rows: tuple[Annotated[int, Field(ge=1)], ...] = ()
     most_rows: int = Field(default=100_000, ge=1)
     least: int = Field(default=1, ge=1)
     timeout: float = Field(default=600.0, gt=0)
     secure: bool = False
     clip: float = Field(default=1.0, gt=0)
+    epsilon: float = Field(default=0.0, ge=0)
+    max_grad_norm: float = Field(default=1.0, gt=0)
     data: str = ""
     out: str = ""
     folder: Path
@@ -94,6 +108,11 @@ class Agreement(BaseModel):
         if not all(names) or len(set(names)) < len(names):
             raise ValueError(f"{value!r} is no list of different names, separated by commas")
         return names
+
+    @field_validator("rows", mode="before")
+    @classmethod
+    def _numbers(cls, value: Any) -> Any:
+        return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
 
     @classmethod
     def of(cls, config: Mapping[str, Any], folder: Path) -> Self:
@@ -110,6 +129,11 @@ class Agreement(BaseModel):
             raise InputError(f"run configuration: {where}: {first['msg'].removeprefix('Value error, ')}") from None
         if made.secure and made.rule != "mean":
             raise InputError(f"run configuration: secure aggregation gives the mean only, and rule is '{made.rule}'")
+        if made.secure and made.epsilon:
+            raise InputError("run configuration: epsilon: not available with secure aggregation; set one of them only")
+        if made.rows and len(made.rows) != len(made.hospitals):
+            raise InputError(f"run configuration: rows: {len(made.rows)} numbers for {len(made.hospitals)} hospitals; "
+                             "give one for each, in their order")
         return made
 
     @cached_property
@@ -127,8 +151,11 @@ class Agreement(BaseModel):
         recipe = registry.make("models", self.model, self.model_params)
         if not isinstance(recipe, TorchRecipe):
             raise InputError(f"run configuration: model: '{self.model}' is no network, and only these can be averaged")
+        # the seed of the noise is drawn here, at the hospital, and never leaves it
+        private = RecordDP(self.epsilon, self.rounds, max_grad_norm=self.max_grad_norm,
+                           secret=secrets.randbits(63)) if self.epsilon else None
         return Task(recipe, (len(self.table.columns),), self.classes, self.table.space(), self.epochs, self.batch,
-                    self.lr, self.proximal, self.seed)
+                    self.lr, self.proximal, self.seed, private=private)
 
     def joining(self) -> Aggregator | FlowerStrategy:
         """The rule; `InputError` where there is no such rule or a parameter is wrong."""
@@ -161,44 +188,107 @@ def configuration(app: Path) -> dict[str, Any]:
 def hospital_app(folder: Path) -> ClientApp:
     """The hospitals' side.
 
-    Of its SuperNode each is told which one it is and where its rows are: `--node-config 'hospital="NAME"
-    data="/its/folder"'`. In the simulation both follow from the number.
+    In a deployment its SuperNode names a policy (`federated.policy`), which says which hospital this is, where its rows
+    are and what it lets a server ask for. In the simulation the first two follow from the number, and the limits are
+    the policy's defaults. Whatever goes wrong is one line in the log of the hospital; the server is told that it did,
+    and no value, path or limit.
 
     Args:
         folder: Of the app, with `schema.toml`.
     """
-    def rows(context: Context) -> tuple[Task, Split, int]:
-        return _own(folder, tuple(sorted(context.run_config.items())), tuple(sorted(context.node_config.items())))
+    def here(context: Context) -> Hospital:
+        return _hospital(folder, tuple(sorted(context.run_config.items())), tuple(sorted(context.node_config.items())))
 
-    app, plain, masked = ClientApp(), client_app.hospital(rows), secure.hospital(rows)
+    def rows(context: Context) -> tuple[Task, Split, int]:
+        return here(context).rows
+
+    def check(context: Context, task: Task, weights: np.ndarray, kind: str, turn: Any) -> None:
+        one, state = here(context), context.state
+        counts = dict(state[ANSWERED]) if ANSWERED in state else {}
+        answered = counts.get(kind, 0)
+        one.policy.check_round(turn, answered, one.agreement.rounds)
+        one.policy.check_weights(weights, task.size)
+        state[ANSWERED] = ConfigRecord(counts | {kind: answered + 1})
+
+    app, plain, masked = ClientApp(), client_app.hospital(rows, check), secure.hospital(rows, check)
 
     @app.train()
     def train(message: Message, context: Context) -> Message:
-        return (masked if context.run_config.get("secure") else plain)(message, context)
+        return _answer(masked if context.run_config.get("secure") else plain, message, context)
 
     @app.evaluate()
     def evaluate(message: Message, context: Context) -> Message:
-        return plain(message, context)
+        return _answer(plain, message, context)
 
     return app
 
 
-@lru_cache(maxsize=256)  # in the simulation one process is asked again and again
-def _own(folder: Path, config: tuple[tuple[str, Any], ...],
-         node: tuple[tuple[str, Any], ...]) -> tuple[Task, Split, int]:
-    """Task, training rows and number of the hospital whose process this is."""
-    agreement, told = Agreement.of(dict(config), folder), dict(node)
-    name = told.get("hospital") or agreement.hospitals[told.get("partition-id", 0)]
-    if name not in agreement.hospitals:
-        raise InputError(f"this SuperNode is hospital '{name}', and the app is for {', '.join(agreement.hospitals)}")
-    where = told.get("data") or (agreement.data and str(Path(agreement.data) / name))
+def _answer(app: ClientApp, message: Message, context: Context) -> Message:
+    """What the app replies; where it fails, the reason stays here, as it may name a patient's value or a path."""
     try:
+        return app(message, context)
+    except Told:
+        raise
+    except Exception as e:
+        refused = isinstance(e, Refused)
+        why = e.detail if refused else str(e) if isinstance(e, InputError) else f"{type(e).__name__}: {e}"
+        print(f"error: {one_line(why, 500)}", file=sys.stderr, flush=True)
+        raise Told(str(e) if refused else "the hospital failed; the log of its SuperNode says why") from None
+
+
+class Told(InputError):
+    """A message that holds nothing of a hospital's."""
+
+
+@dataclass(frozen=True)
+class Hospital:
+    """What one hospital knows in a run.
+
+    Attributes:
+        agreement: The run configuration.
+        policy: Its own limits.
+        rows: Task, training rows, and its number.
+    """
+
+    agreement: Agreement
+    policy: Policy
+    rows: tuple[Task, Split, int]
+
+
+@lru_cache(maxsize=256)  # in the simulation one process is asked again and again
+def _hospital(folder: Path, config: tuple[tuple[str, Any], ...], node: tuple[tuple[str, Any], ...]) -> Hospital:
+    """The hospital whose process this is.
+
+    Raises:
+        Refused: Its policy does not allow the run.
+        Told: Anything else is wrong; the reason is in its own log.
+    """
+    told, name = dict(node), ""
+    try:
+        policy = Policy.load(Path(told["policy"])) if told.get("policy") else Policy()
+        agreement = Agreement.of(dict(config), folder)
+        policy.check(agreement)
+        simulated = "partition-id" in told
+        number = told["partition-id"] if simulated else 0
+        name = policy.hospital or told.get("hospital") or (agreement.hospitals[number] if simulated else "")
+        if name not in agreement.hospitals:
+            raise InputError(f"this SuperNode is hospital '{name}', and the app is for "
+                             f"{', '.join(agreement.hospitals)}")
+        where = policy.data or told.get("data") or (simulated and agreement.data and str(Path(agreement.data) / name))
         if not where:
-            raise InputError("""no data: start the SuperNode with --node-config 'hospital="NAME" data="FOLDER"'""")
-        return agreement.task, agreement.read(Path(where)).train, agreement.hospitals.index(name)
+            raise InputError("no data: name the folder as 'data' in the hospital's policy")
+        try:
+            task = agreement.task
+        except InputError as e:
+            raise Refused("model-params", str(e)) from None
+        policy.check_size(task)
+        return Hospital(agreement, policy, (task, agreement.read(Path(where)).train, agreement.hospitals.index(name)))
+    except Refused:
+        raise
     except InputError as e:  # it may name a patient's value, which the server must not read
-        print(f"error: hospital '{printable(name)}': {printable(e)}", file=sys.stderr, flush=True)
-        raise InputError(f"hospital '{name}' cannot use its data; the log of its SuperNode says why") from None
+        print(f"error: hospital '{one_line(name)}': {one_line(str(e), 500)}", file=sys.stderr, flush=True)
+        raise Told("the hospital cannot use its data or the run's configuration; the log of its SuperNode says "
+                   "why") from None
 
 
 def federation_app(folder: Path) -> ServerApp:
@@ -214,7 +304,7 @@ def federation_app(folder: Path) -> ServerApp:
         try:
             carry_out(Agreement.of(context.run_config, folder), grid)
         except InputError as e:
-            print(f"error: {printable(e)}", flush=True)
+            print(f"error: {one_line(str(e), 500)}", flush=True)
             raise
 
     return app
@@ -257,7 +347,8 @@ def carry_out(agreement: Agreement, grid: Grid) -> np.ndarray:
         by = secure.SecAggPlus(agreement.most_rows, agreement.clip)
         weights = secure.rounds(roster, task, sites, agreement.rounds, by, seen, event, agreement.timeout)
     else:
-        border = Border(roster, task.size, most=agreement.most_rows, event=event)
+        declared = {FIRST + k: rows for k, rows in enumerate(agreement.rows)}
+        border = Border(roster, task.size, declared, most=agreement.most_rows, event=event, hold=not declared)
         strategy = (rule.made(sites) if isinstance(rule, FlowerStrategy)
                     else server_app.Joined(rule, sites, event=event))
         weights = server_app.rounds(border, strategy, initial, agreement.rounds, seen, agreement.timeout)

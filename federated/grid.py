@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from flwr.app import ArrayRecord, ConfigRecord, Context, Error, Message, MessageType, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Context, Error, Message, MessageType, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid
 from flwr.supercore.task_identity import TaskIdentity
@@ -31,8 +31,42 @@ SAID = {MessageType.TRAIN: {COUNT}, MessageType.EVALUATE: {COUNT, "accuracy"}}
 """Metrics that a reply holds, by the kind of message; one to train also holds parameters."""
 NORM = 1e3
 """L2 norm of a change of the parameters that no sound training comes near."""
+TYPES = {"arrays": ArrayRecord, "metrics": MetricRecord}
+"""Records of a reply, and of what type each has to be: Flower's strategies take a record of another type for missing,
+and fail."""
+MAX_HEADER, MAX_ITEM = 4096, 8
+"""Bytes that a reply may take beside its parameters, and for each of them."""
+MAX_TEXT = 200
+"""Characters of a hospital's own words that are written into a journal or a log."""
 Event = Callable[[str, dict[str, Any]], None]
 """`(what, facts)`: who is told what went wrong, and did not stop the federation."""
+
+
+def one_line(text: str, limit: int = MAX_TEXT) -> str:
+    """What somebody else has written as one line that ends no other: everything that is not printable is escaped (line
+    breaks, terminal controls, marks that turn the direction of text), and the end is cut off.
+
+    Example:
+        >>> one_line("scanner\\nerror: all is well")
+        'scanner\\\\nerror: all is well'
+    """
+    safe = "".join(c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode()
+                   for c in text[:limit])
+    return safe if len(text) <= limit and len(safe) <= limit else safe[:limit - 1] + "…"
+
+
+def _listed(names: Iterable[Any]) -> str:
+    """The first names of many, each cut, in sorted order."""
+    known = sorted(map(str, itertools.islice(names, 1000)))
+    return ", ".join(one_line(name, 40) for name in known[:3]) + (f" and {len(known) - 3} more" * (len(known) > 3)) \
+        or "nothing"
+
+
+def _short(value: Any) -> str:
+    """A value that a hospital claims, cut."""
+    if isinstance(value, list) and len(value) > 3:
+        return f"a list of {len(value)}"
+    return one_line(repr(value), 60)
 
 
 class InProcessGrid(Grid):
@@ -131,9 +165,11 @@ class Border(Grid):
         counts: The rows that each hospital has declared, by node; a reply that claims more is refused. Hospitals that
             have declared nothing may claim `most` each.
         most: See there.
+        hold: Take the first claim of a hospital that has declared nothing as its declaration, and tell `event`
+            ("declared").
         norm: Greatest L2 norm of a change of the parameters that is let in; not used with `sound`.
         tamper: Collusion between the hospitals and this border, in rounds of training.
-        event: `(what, facts)`: "refused" or "absent".
+        event: `(what, facts)`: "refused", "absent" or "declared".
         done: Told `("round", {"round", "asked", "answered", "bytes asked", "bytes answered", "seconds"})` after each
             round of training: numbers of hospitals; bytes of parameters to each of the asked; and bytes from each of
             the asked, in their order, whether or not they were let in.
@@ -144,6 +180,7 @@ class Border(Grid):
     size: int = 0
     counts: dict[int, int] = field(default_factory=dict)
     most: int = 10**9
+    hold: bool = False
     norm: float = NORM
     tamper: Tamper | None = None
     event: Event = lambda *_: None
@@ -211,9 +248,12 @@ class Border(Grid):
             except Exception as e:  # whatever a hospital has packed that nobody thought of
                 why = f"it cannot be read: {type(e).__name__}: {e}"
             if why:
-                self.event("refused", {"hospital": node - FIRST, "why": why})
+                self.event("refused", {"hospital": node - FIRST, "why": one_line(why)})
             else:
                 out[node] = reply
+                if self.hold and node not in self.counts:
+                    self.counts[node] = reply.content["metrics"][COUNT]
+                    self.event("declared", {"hospital": node - FIRST, "rows": self.counts[node]})
         return list(out.values())
 
     def _wrong(self, reply: Message, message: Message | None) -> str:
@@ -226,23 +266,29 @@ class Border(Grid):
         if reply.metadata.message_type != kind or (asked and reply.metadata.reply_to_message_id != asked):
             return "it answers another message"
         train = kind == MessageType.TRAIN
-        if set(reply.content) != ({"arrays", "metrics"} if train else {"metrics"}):
-            return f"it holds {', '.join(sorted(reply.content)) or 'nothing'}"
-        said = dict(reply.content["metrics"])
+        wanted = {"arrays", "metrics"} if train else {"metrics"}
+        if set(reply.content) != wanted:
+            return f"it holds {_listed(reply.content)}"
+        for name in sorted(wanted):
+            if not isinstance(reply.content[name], TYPES[name]):
+                return f"its {name} are a {type(reply.content[name]).__name__}, and no {TYPES[name].__name__}"
+        said = reply.content["metrics"]
         if said.keys() != SAID[kind]:
-            return f"it tells {', '.join(sorted(said)) or 'nothing'}, and {', '.join(sorted(SAID[kind]))} is wanted"
+            return f"it tells {_listed(said)}, and {', '.join(sorted(SAID[kind]))} is wanted"
         most = self.counts.get(reply.metadata.src_node_id, self.most)
         if not isinstance(said[COUNT], int) or not 1 <= said[COUNT] <= most:
-            return f"{COUNT} is {said[COUNT]}, and may be from 1 to {most}"
+            return f"{COUNT} is {_short(said[COUNT])}, and may be from 1 to {most}"
         if train:
             return (self.sound or self._broken)(reply, message)
         right = said["accuracy"]
-        return "" if isinstance(right, float) and 0 <= right <= 1 else f"its accuracy is {right}"
+        return "" if isinstance(right, float) and 0 <= right <= 1 else f"its accuracy is {_short(right)}"
 
     def _broken(self, reply: Message, message: Message) -> str:
         arrays, came = reply.content["arrays"], unpacked(message.content["arrays"])
         if list(arrays) != [WEIGHTS]:
             return f"it holds other arrays than {WEIGHTS}"
+        if (sent := size_of(reply)) > MAX_HEADER + MAX_ITEM * self.size:  # before any of it is read
+            return f"it holds {sent} bytes of arrays, and {self.size} float32 are wanted"
         weights = unpacked(arrays)
         if weights.shape != (self.size,) or weights.dtype != np.float32:
             return f"its parameters are {weights.dtype} of shape {weights.shape}, and {self.size} float32 are wanted"

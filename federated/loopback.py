@@ -25,7 +25,7 @@ from typing import Self
 
 import tomli_w
 
-from federated import certificates
+from federated import certificates, superlink, supernode
 from suite.errors import InputError
 
 HOST = "127.0.0.1"
@@ -34,8 +34,11 @@ STARTED = 180.0
 PROGRAMS = Path(sys.executable).parent
 NOISE = re.compile(r"^(\x1b\[\d+m)?(INFO|WARNING|ERROR)\s*(\x1b\[0m)?\s*:[ \t]*|\x1b\[[\d;]*m", re.MULTILINE)
 """Colors, and what Flower and its web server write before each line of a log."""
+CREDENTIALS = "credentials.yaml"
+"""File of what Flower's client knows of tokens, in `FLWR_HOME`."""
 REFUSED = {"CERTIFICATE_VERIFY_FAILED": "it does not trust the SuperLink, whose certificate is of another authority",
            "[code: 2004]": "the SuperLink does not let its key in: it is not registered, or still taken for connected",
+           "[code: 2001]": "the SuperLink lets in registered keys only",
            "address already in use": "the port is in use by another program"}
 """What Flower says when it gives up, and what that means."""
 
@@ -64,7 +67,9 @@ class Loopback:
     Attributes:
         folder: For keys, logs and Flower's own files. With `keys/ca.pem` in it that authority and server certificate
             are used; else they are made.
-        port: Of the SuperLink; a free one is taken if it is 0.
+        port: Of the SuperLink, that hospitals reach; a free one is taken if it is 0.
+        control: Port of the SuperLink for `flwr`, with a token; a free one is taken if it is 0. That of the simulation
+            is `port`.
         simulation: A SuperLink without SuperNodes that simulates them with Ray, in the clear.
         processes: Those that run, by name; "superlink" is one.
 
@@ -74,6 +79,7 @@ class Loopback:
 
     folder: Path
     port: int = 0
+    control: int = 0
     simulation: bool = False
     processes: dict[str, subprocess.Popen] = field(default_factory=dict, init=False)
     _began: dict[str, int] = field(default_factory=dict, init=False)
@@ -81,7 +87,11 @@ class Loopback:
     def __enter__(self) -> Self:
         self.port = self.port or free_port()
         check_port(self.port)
-        if not self.simulation:
+        if self.simulation:
+            self.control = self.port
+        else:
+            self.control = self.control or free_port()
+            check_port(self.control)
             if not (self.keys / certificates.AUTHORITY).exists():
                 certificates.make(self.keys, ("localhost", HOST), days=2)
             certificates.check(self.keys, HOST)
@@ -101,6 +111,11 @@ class Loopback:
         return self.folder / "keys"
 
     @property
+    def authority(self) -> Path:
+        """Certificate that all trust."""
+        return self.keys / certificates.AUTHORITY
+
+    @property
     def environment(self) -> dict[str, str]:
         """Of all processes: they find this package, keep to one thread and the network alone, and share no file with
         other installations of Flower."""
@@ -112,16 +127,23 @@ class Loopback:
         return os.environ | ours
 
     def _start_superlink(self) -> None:
-        authority, home = self.keys / certificates.AUTHORITY, self.folder / "flower"
+        home, address = self.folder / "flower", f"{HOST}:{self.control}"
         home.mkdir(parents=True, exist_ok=True)
-        trust = {"insecure": True} if self.simulation else {"root-certificates": str(authority)}
-        connections = {"superlink": {"default": "here", "here": {"address": f"{HOST}:{self.port}", **trust}}}
+        trust = {"insecure": True} if self.simulation else {"root-certificates": str(self.authority)}
+        connections = {"superlink": {"default": "here", "here": {"address": address, **trust}}}
         (home / "config.toml").write_text(tomli_w.dumps(connections), encoding="utf-8")
-        tls = [f"--ssl-ca-certfile={authority}",
-               f"--ssl-certfile={self.keys / certificates.SERVER}",
-               f"--ssl-keyfile={self.keys / certificates.SERVER_KEY}", "--enable-supernode-auth"]
-        self._start("superlink", "flower-superlink", *(["--insecure", "--simulation"] if self.simulation else tls),
-                    f"--host={HOST}", f"--port={self.port}", "--disable-runtime-dependency-installation")
+        if self.simulation:
+            command = ["flower-superlink", "--insecure", "--simulation"]
+        else:
+            if not (token := self.keys / "token").exists():
+                superlink.make_token(token)
+            superlink.login(address, superlink.read_token(token), home / CREDENTIALS)
+            command = [sys.executable, "-m", "federated.superlink", f"--token={token}", f"--fleet-host={HOST}",
+                       f"--fleet-port={self.port}", f"--ssl-ca-certfile={self.authority}",
+                       f"--ssl-certfile={self.keys / certificates.SERVER}",
+                       f"--ssl-keyfile={self.keys / certificates.SERVER_KEY}"]
+        self._start("superlink", *command, f"--host={HOST}", f"--port={self.control}",
+                    "--disable-runtime-dependency-installation")
         self._wait("superlink", self._healthy)
 
     def _start(self, name: str, *command: str) -> None:
@@ -137,7 +159,7 @@ class Loopback:
             if self.simulation:
                 connection = http.client.HTTPConnection(HOST, self.port, timeout=2)
             else:
-                trust = ssl.create_default_context(cafile=self.keys / certificates.AUTHORITY)
+                trust = ssl.create_default_context(cafile=self.authority)
                 connection = http.client.HTTPSConnection(HOST, self.port, timeout=2, context=trust)
             with contextlib.closing(connection):
                 connection.request("GET", "/health")
@@ -166,23 +188,27 @@ class Loopback:
             public = certificates.make_key(self.keys, name).with_name(f"{name}.pub")
             self._flwr("supernode", "register", str(public), "here", "--name", name)
 
-    def start(self, hospital: str, data: Path, authority: Path | None = None, patience: int | None = None) -> None:
-        """Start the SuperNode of a hospital.
+    def start(self, hospital: str, data: Path, app: Path, authority: Path | None = None, patience: int | None = None,
+              limits: Mapping[str, object] | None = None) -> None:
+        """Start the SuperNode of a hospital, under a policy that is written beside its log.
 
         Args:
             hospital: Its name; its key is made if there is none yet.
             data: The folder with its rows.
+            app: Folder of the one app that may run there.
             authority: The certificate that it trusts; that of the SuperLink if not given.
             patience: How often it tries again to connect; without end if not given.
+            limits: Other keys of its policy.
         """
-        key = self.keys / hospital
+        key, policy = self.keys / hospital, self.folder / f"{hospital}.toml"
         if not key.exists():
             certificates.make_key(self.keys, hospital)
-        node = f'hospital="{hospital}" data="{data.resolve()}"'
+        policy.write_text(tomli_w.dumps({"hospital": hospital, "data": str(data.resolve()),
+                                         "apps": [supernode.digest(app)], **(limits or {})}), encoding="utf-8")
         tries = [] if patience is None else [f"--max-retries={patience}"]
-        self._start(hospital, "flower-supernode", f"--superlink={HOST}:{self.port}", f"--host={HOST}",
-                    f"--port={free_port()}", f"--root-certificates={authority or self.keys / certificates.AUTHORITY}",
-                    f"--auth-supernode-private-key={key}", f"--node-config={node}", *tries)
+        self._start(hospital, sys.executable, "-m", "federated.supernode", str(policy),
+                    f"--superlink={HOST}:{self.port}", f"--host={HOST}", f"--port={free_port()}",
+                    f"--root-certificates={authority or self.authority}", f"--auth-supernode-private-key={key}", *tries)
 
     def wait_for(self, *hospitals: str) -> None:
         """Return when the SuperLink has let them in; `InputError` that says why where a SuperNode gave up."""

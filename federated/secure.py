@@ -34,7 +34,7 @@ from flwr.server.workflow import SecAggPlusWorkflow
 from flwr.server.workflow.constant import MAIN_CONFIGS_RECORD, MAIN_PARAMS_RECORD, Key
 from flwr.serverapp import Grid
 
-from federated.client_app import TURN
+from federated.client_app import TURN, Check
 from federated.grid import FIRST, Event
 from federated.server_app import connected
 from federated.task import Task
@@ -45,7 +45,7 @@ LEVELS = 2**22
 """Integers that a number becomes one of; with 2^32 as the modulus, 1024 hospitals can be added."""
 
 
-def hospital(rows: Callable[[Context], tuple[Task, Split, int]]) -> ClientApp:
+def hospital(rows: Callable[[Context], tuple[Task, Split, int]], check: Check = lambda *_: None) -> ClientApp:
     """The client app of `federated.client_app.hospital`, behind masks: it trains only, and sends its change of the
     parameters rather than the parameters, which are larger and would be rounded more coarsely."""
     class Site(NumPyClient):
@@ -54,6 +54,7 @@ def hospital(rows: Callable[[Context], tuple[Task, Split, int]]) -> ClientApp:
 
         def fit(self, parameters: list[np.ndarray], config: dict[str, Any]) -> tuple[list[np.ndarray], int, dict]:
             task, own, number = rows(self.context)
+            check(self.context, task, parameters[0], "train", config[TURN])
             most = self.context.state.config_records[RECORD_KEY_STATE][Protocol.MAX_WEIGHT]
             if len(own) > most:  # Flower would go on, and the sum would overflow
                 raise InputError(f"this hospital has {len(own)} rows, and the sum is made for at most {most:g}")

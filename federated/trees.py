@@ -16,7 +16,7 @@ from flwr.serverapp.strategy import FedAvg
 
 from federated.boosting import Boosting
 from federated.client_app import COUNT, TURN
-from federated.grid import FIRST, Border, Event, InProcessGrid
+from federated.grid import FIRST, Border, Event, InProcessGrid, size_of
 from federated.hospitals import tell_hospitals
 from federated.record import Record
 from federated.sites import HOSPITAL, hospital_of
@@ -61,12 +61,18 @@ def packed(model: bytes) -> ArrayRecord:
     return ArrayRecord({TREES: Array(np.frombuffer(model, np.uint8))})
 
 
+MAX_BYTES = 2**24
+"""Of the trees in one reply, before they are read."""
+
+
 def sound(boosting: Boosting) -> Callable[[Message, Message], str]:
     """What a `Border` asks about replies with trees."""
     def why(reply: Message, _: Message) -> str:
         arrays = reply.content["arrays"]
         if list(arrays) != [TREES]:
             return f"it holds other arrays than {TREES}"
+        if (sent := size_of(reply)) > MAX_BYTES:
+            return f"it holds {sent} bytes of arrays, and at most {MAX_BYTES} are let in"
         grown = arrays[TREES].numpy()
         if grown.dtype != np.uint8 or grown.ndim != 1:
             return f"its trees are {grown.dtype} of shape {grown.shape}, and a row of uint8 is wanted"

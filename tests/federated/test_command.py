@@ -140,16 +140,18 @@ def test_a_federation_from_the_command_line_and_back(monkeypatch, capsys, tmp_pa
 @pytest.mark.parametrize("args, why", [
     (["--head", "ab"], "--head means something with --verify only"),
     (["--rules", "krom", "--data", "pima-synthetic"], "did you mean 'krum'"),
-    (["--hospitals", "0", "--data", "pima-synthetic"], "sites"),
+    (["--hospitals", "0", "--data", "pima-synthetic"], "--hospitals must be at least 2, got 0"),
     (["--rounds", "0", "--data", "pima-synthetic"], "rounds"),
     (["--rounds", "0", "--data", "pima-synthetic", "--quick"], "rounds"),
     (["--hostile", "0", "--data", "pima-synthetic"], "--hostile must be at least 1"),
-    (["--hostile", "9", "--data", "pima-synthetic", "--rules", "trimmed-mean"], "needs at least 19 sites"),
+    (["--hostile", "3", "--data", "pima-synthetic", "--rules", "trimmed-mean"], "needs at least 7 sites"),
+    (["--hostile", "5", "--data", "pima-synthetic"], "--hostile must be below the number of hospitals, 5, got 5"),
+    (["--hospitals", "1", "--data", "pima-synthetic"], "--hospitals must be at least 2, got 1"),
     (["--alpha", "0", "--data", "pima-synthetic"], "alpha"),
     (["--data", "pima-synthetic", "--hospitals", "300"], "cannot give 300 hospitals 10 each"),
     (["--verify", "nowhere"], "nowhere"),
 ], ids=["head", "rule", "no hospital", "no round", "no round, quickly",
-        "nobody hostile", "hostile", "alpha", "too many", "no run"])
+        "nobody hostile", "hostile", "all hostile", "alone", "alpha", "too many", "no run"])
 def test_bad_input_is_one_line(monkeypatch, capsys, tmp_path, args, why):
     code, _, error = medsec(monkeypatch, capsys, "federate", *args, "--out", str(tmp_path / "r"))
     assert code == 2 and error.count("\n") == 1 and why in error, error

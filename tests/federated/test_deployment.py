@@ -1,12 +1,7 @@
 """The federation as a Flower app: in process on a grid that looks like Flower's, by Ray, and deployed over TLS."""
 
-import importlib.util
 import json
-import signal
 import socket
-import subprocess
-import sys
-import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,60 +15,25 @@ from flwr.app import Context, Error, Message, RecordDict
 
 from federated import certificates
 from federated.aggregate import Mean, TrimmedMean
-from federated.deployment import PATIENTS, Agreement, carry_out, configuration, fingerprint, hospital_app
-from federated.grid import FIRST, Border, InProcessGrid
+from federated.deployment import PATIENTS, Agreement, carry_out, fingerprint, hospital_app
+from federated.grid import FIRST, InProcessGrid
 from federated.journal import verify
-from federated.loopback import Loopback, free_port
+from federated.loopback import Loopback
 from federated.roster import Roster
 from federated.secure import SecAggPlus
-from federated.server_app import Joined, rounds
-from federated.simulate import federate
 from suite import artifacts
 from suite.errors import InputError
-from tabular.data import shipped_schema
-from tabular.synthetic import generate
-
-APP = Path(__file__).parents[2] / "examples" / "federation_app"
-NAMES = ("north", "south")
+from tests.federated._deployed import NAMES, alone, configured, journal_of, make_place
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-    """A folder with the rows of two hospitals, 300 and 468 synthetic patients, and the app."""
-    folder = tmp_path_factory.mktemp("federation")
-    table = generate(seed=0)
-    for name, part in zip(NAMES, (table[:300], table[300:]), strict=True):
-        (folder / name).mkdir()
-        part.to_csv(folder / name / PATIENTS, index=False)
-    (folder / "app").mkdir()
-    for name in ("pyproject.toml", "hospital_app.py"):
-        (folder / "app" / name).write_bytes((APP / name).read_bytes())
-    shipped_schema("pima").save(folder / "app" / "schema.toml")
-    return folder
+    return make_place(tmp_path_factory.mktemp("federation"))
 
 
 @pytest.fixture
 def config(place, tmp_path):
-    return configuration(place / "app") | {
-        "hospitals": ", ".join(NAMES), "target": "Outcome", "classes": "0, 1", "rounds": 3, "data": str(place),
-        "model-params": '{"hidden": [8]}', "out": str(tmp_path / "out")}
-
-
-def alone(agreement, place, absent=lambda *_: False):
-    """The same federation in this process, from the same files."""
-    rows = [agreement.read(place / name).train for name in agreement.hospitals]
-    if not any(absent(k, turn) for k in range(len(rows)) for turn in range(1, agreement.rounds + 1)):
-        return federate(agreement.task, rows, agreement.joining(), agreement.rounds)
-    from federated.client_app import TURN, hospital
-    app = hospital(lambda context: (agreement.task, rows[context.node_config["partition-id"]],
-                                    context.node_config["partition-id"]))
-    grid = InProcessGrid(app, len(rows), lambda k, message: absent(k, message.content["config"][TURN]))
-    return rounds(Border(grid, agreement.task.size), Joined(agreement.joining(), len(rows)),
-                  agreement.task.initial(), agreement.rounds)
-
-
-def journal_of(folder):
-    return [json.loads(line) for line in (folder / "journal.jsonl").read_text().splitlines()]
+    return configured(place, tmp_path / "out")
 
 
 class LikeFlowers(InProcessGrid):
@@ -108,11 +68,12 @@ def test_the_app_trains_the_model_of_the_grid_in_one_process_to_the_bit(place, c
     wanted = agreement.task.classifier(found)
     np.testing.assert_array_equal(model.predict_proba(test.x), wanted.predict_proba(test.x))
     head = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("head "))
-    assert verify(out / "journal.jsonl", head.removeprefix("head ")) == 5
+    assert verify(out / "journal.jsonl", head.removeprefix("head ")) == 7
     entries = journal_of(out)
-    assert [e["event"] for e in entries] == ["start", "round", "round", "round", "end"]
+    assert [e["event"] for e in entries] == ["start", "declared", "declared", "round", "round", "round", "end"]
+    assert [e["rows"] for e in entries[1:3]] == [len(agreement.read(place / name).train) for name in NAMES]
     assert entries[0]["agreement"]["hospitals"] == list(NAMES)
-    assert all(e["asked"] == e["answered"] == list(NAMES) for e in entries[1:4])
+    assert all(e["asked"] == e["answered"] == list(NAMES) for e in entries[3:6])
     assert entries[-1]["weights"] == fingerprint(found)
 
 
@@ -247,88 +208,3 @@ def test_a_port_in_use_and_an_expired_certificate_are_refused_before_anything_st
         pass
     assert not list(tmp_path.glob("*.log"))
     assert "here" not in locals()
-
-
-def until(ready, seconds=400):
-    """Wait, with patience for machines that others share."""
-    end = time.monotonic() + seconds
-    while not ready():
-        assert time.monotonic() < end, "it did not happen"
-        time.sleep(0.1)
-
-
-@pytest.mark.slow
-def test_two_hospitals_over_tls_survive_that_one_of_them_is_killed(place, config, tmp_path):
-    """A SuperLink learns of a crash a minute after the last sign of life, which is most of this test's time."""
-    config |= {"least": 2, "rounds": 2, "data": ""}
-    foreign = tmp_path / "foreign"
-    certificates.make(foreign, ("127.0.0.1",))
-    out = Path(config["out"])
-
-    def finished():
-        return [e for e in journal_of(out) if e["event"] == "round"] if (out / "journal.jsonl").exists() else []
-
-    with Loopback(tmp_path) as here:
-        here.register(*NAMES)
-        for name in NAMES:
-            here.start(name, place / name)
-        here.start_run(place / "app", config)
-        here.wait_for(*NAMES)
-        until(lambda: any("Receiving: train" in line for line in here.said("south")))
-        here.stop("south", signal.SIGKILL)
-        here.start("stranger", place / "north", patience=0)  # while the SuperLink waits
-        with pytest.raises(InputError, match="stranger did not start: the SuperLink does not let its key in"):
-            here.wait_for("stranger")
-        here.start("deceived", place / "north", foreign / "ca.pem", patience=0)
-        with pytest.raises(InputError, match="deceived did not start: it does not trust the SuperLink"):
-            here.wait_for("deceived")
-        until(lambda: len(finished()) == 1)
-        here.start("south", place / "south")
-        here.wait_for("south")
-        until(lambda: here.processes["run"].poll() is not None)
-        lines = here.said("run")
-    assert not here.left()
-    assert [(e["asked"], e["answered"]) for e in finished()] == [(list(NAMES), ["north"]), (list(NAMES), list(NAMES))]
-    agreement = Agreement.of(config, place / "app")
-    wanted = alone(agreement, place, lambda k, turn: k == 1 and turn == 1)
-    assert finished()[-1]["weights"] == fingerprint(wanted), "the deployed model is that of one process, to the bit"
-    head = next(line for line in lines if line.startswith("head ")).removeprefix("head ")
-    assert verify(out / "journal.jsonl", head) == len(journal_of(out))
-    model = artifacts.load(out / "model", 2, agreement.table.space())
-    test = agreement.read(place / "south").test
-    np.testing.assert_array_equal(model.predict(test.x), agreement.task.classifier(wanted).predict(test.x))
-
-
-@pytest.mark.slow
-def test_nothing_is_left_when_the_program_that_started_it_is_killed(tmp_path):
-    program = """if True:
-        import os, pathlib, signal, sys
-        from federated.loopback import Loopback
-        with Loopback(pathlib.Path(sys.argv[1]), simulation=True) as here:
-            print(len(here.left()) > 0, flush=True)
-            os.kill(os.getpid(), signal.SIGKILL)
-        """
-    here = Loopback(tmp_path)
-    done = subprocess.run([sys.executable, "-c", program, tmp_path], env=here.environment | {"FLWR_HOME": ""},
-                          capture_output=True, text=True, timeout=400)
-    assert (done.stdout, done.returncode) == ("True\n", -signal.SIGKILL), done.stderr
-    until(lambda: not here.left(), 60)
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed (the extra 'simulation')")
-def test_flowers_simulation_gives_the_same_model(place, config, tmp_path):
-    """Plainly to the bit; with secure aggregation but for rounding."""
-    federation = ["num-supernodes=2", "client-resources-num-cpus=1", "init-args-num-cpus=2"]
-    masked = config | {"secure": True, "rounds": 1, "most-rows": 300, "out": str(tmp_path / "masked")}
-    agreement, once = (Agreement.of(c, place / "app") for c in (config, masked))
-    with Loopback(tmp_path, free_port(), simulation=True) as here:
-        here.run(place / "app", config, federation)
-        here.run(place / "app", masked, federation)
-    assert not here.left()
-    wanted = alone(agreement, place)
-    assert journal_of(Path(config["out"]))[-1]["weights"] == fingerprint(wanted)
-    model = artifacts.load(Path(masked["out"]) / "model", 2, agreement.table.space())
-    found = np.concatenate([p.detach().numpy().ravel() for p in model.module.parameters()])
-    error = SecAggPlus(300).error([len(agreement.read(place / name).train) for name in NAMES])
-    np.testing.assert_allclose(found, alone(once, place), atol=error + 1e-7)

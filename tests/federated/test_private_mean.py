@@ -63,6 +63,14 @@ def test_the_noise_of_the_mean_is_as_claimed_and_new_each_round():
     assert torch.equal(first, again) and abs(torch.corrcoef(torch.stack([first, second]))[0, 1]) < 0.02
 
 
+def test_noise_and_mean_are_over_all_sites_however_few_have_answered():
+    """By hand: 8 sites, 2 answers. A divisor of 2 would multiply both by 4, and with it what one hospital can move."""
+    noise = CentralDP(clip=3.0, noise=1.7, sites=8)(torch.zeros(2, 100_000))
+    assert noise.std() == pytest.approx(1.7 * 3 / 8, rel=0.01)
+    one = CentralDP(clip=3.0, noise=0.0, sites=8)(torch.tensor([[2.0, 0.0], [0.0, 1.0]]))
+    assert one.tolist() == pytest.approx([2 / 8, 1 / 8])
+
+
 @pytest.mark.parametrize("weighted", [False, True], ids=["ours", "weighted by rows"])
 def test_an_audit_of_hospitals_confirms_the_noise_and_catches_a_weighted_mean(weighted):
     """The mean with and without one hospital, 1500 times each: mu of one round is 1 / noise."""
