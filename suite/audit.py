@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import time
 import traceback
@@ -145,7 +146,7 @@ class Audit(Layout):
     def carry_out(self, cell: Cell, run: Run) -> None:
         """Finish one cell. What goes wrong inside it becomes its row; a full disk stops the run instead."""
         sheet = self._sheet(cell)
-        begun, arrays = time.perf_counter(), None
+        begun, arrays, home = time.perf_counter(), None, Path.cwd()
         try:
             if cell.what == "fit":
                 arrays = self._fit(cell, run, sheet)
@@ -160,15 +161,16 @@ class Audit(Layout):
                                                self._parts(cell, run), cell.detector.rows)
                 else:
                     arrays = measure_worst_case(subject, sheet, self._parts(cell, run))
-        except WriteError:
+        except (WriteError, KeyboardInterrupt):
             raise
-        except Exception as e:
+        except BaseException as e:  # a model may call sys.exit
             if isinstance(e, OSError) and e.errno in FULL:
                 raise WriteError(f"{(e.strerror or str(e)).lower()} in {cell.key}; run again to go on") from e
             where = traceback.extract_tb(e.__traceback__)[-1]
             sheet.rows = []
             place = f"{Path(where.filename).name}:{where.lineno}"
             sheet.add("error", float("nan"), error=f"{type(e).__name__}: {e} ({place})")
+        os.chdir(home)  # a model may have gone elsewhere, and the paths of a plan are relative
         sheet.add("cell_seconds", time.perf_counter() - begun)
         run.finish(cell.key, sheet.rows, arrays)
         shutil.rmtree(_checkpoints(cell, run), ignore_errors=True)
@@ -216,7 +218,7 @@ class Audit(Layout):
             folder = run.model(f"{cell.model.slug}--{behind.slug}--fit")
             if not folder.is_dir():
                 raise InputError(f"{UNTRAINED} {cell.model.name} to work with")
-            found = artifacts.load(folder, len(data.classes), data.space, str(self.device),
+            found = artifacts.load(folder, cell.model.source, len(data.classes), data.space, str(self.device),
                                    self.defenses[behind.name])
         return defense.wrap(found, data.train, data.val) if front else found
 
