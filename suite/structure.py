@@ -1,4 +1,4 @@
-"""Whether the trees in a model file are trees: libraries follow their indices unchecked, out of memory or in circles."""
+"""Whether the trees in a model file are trees: libraries follow indices unchecked, out of memory or in circles."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def _flaw_of_xgboost_tree(tree: dict[str, Any], columns: int, classes: int) -> s
         return f"it is for {tree['tree_param']['num_feature']} columns and {size} values, not {columns} and {classes}"
     if len(tree["base_weights"]) not in (nodes, nodes * size):
         return "its arrays have different lengths"
-    right, parents, column, kind = (np.asarray(tree[name], np.int64) for name in PER_NODE[:3] + ("split_type",))
+    right, parents, column, kind = (np.asarray(tree[name], np.int64) for name in (*PER_NODE[:3], "split_type"))
     reached, why = _walk(left, right, leaves_point=size > 1)
     if why:
         return why
@@ -101,7 +101,8 @@ def _flaw_of_xgboost_tree(tree: dict[str, Any], columns: int, classes: int) -> s
     if len(strange := column[reached][(column[reached] < 0) | (column[reached] >= max(columns, 1))]):
         return f"it splits at column {strange[0]}, and there are {columns}"
     number = kind[inner] == 0
-    conditions = np.asarray(tree["split_conditions"], np.float32)
+    with np.errstate(over="ignore"):  # what float32 cannot hold is infinite to XGBoost
+        conditions = np.asarray(tree["split_conditions"], np.float64).astype(np.float32)
     leaves = np.setdiff1d(reached, inner)
     told = np.concatenate([conditions[inner[number]], conditions[leaves] if size == 1 else []])
     if not np.isfinite(told).all():

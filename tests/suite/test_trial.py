@@ -42,9 +42,10 @@ def test_what_a_model_does_to_its_process_is_one_line(tmp_path, kind):
 def test_a_model_that_never_answers_is_ended_with_what_it_started(tmp_path):
     file, pid = tmp_path / "own.py", tmp_path / "pid"
     file.write_text("import os\nimport pathlib\nimport subprocess\nimport time\n"
-                    f"child = subprocess.Popen(['sleep', '600'])\npathlib.Path({str(pid)!r}).write_text(str(child.pid))\n"
+                    "child = subprocess.Popen(['sleep', '600'])\n"
+                    f"pathlib.Path({str(pid)!r}).write_text(str(child.pid))\n"
                     "time.sleep(600)\n")
-    with pytest.raises(InputError, match="did not open and answer 64 rows within 4 s.*--time-limit"):
+    with pytest.raises(InputError, match=r"did not open and answer 64 rows within 4 s.*--time-limit"):
         trial.try_model(f"{file}:own", X, time_limit=4)
     for _ in range(50):
         try:
@@ -61,7 +62,8 @@ def test_a_model_that_never_answers_is_ended_with_what_it_started(tmp_path):
 
 def test_an_audit_tries_a_fitted_model_before_anything_else(tmp_path, monkeypatch, capsys):
     file = tmp_path / "own.py"
-    file.write_text("import os\n\n\nclass Own:\n    def predict_proba(self, x):\n        os._exit(0)\n\n\nown = Own()\n")
+    file.write_text("import os\n\n\nclass Own:\n    def predict_proba(self, x):\n        os._exit(0)\n\n\n"
+                    "own = Own()\n")
     monkeypatch.setattr(sys, "argv", ["medsec", "audit", "--data", "breast-cancer", "--model", f"{file}:own",
                                       "--out", str(tmp_path / "run")])
     with pytest.raises(SystemExit) as e:
