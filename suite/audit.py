@@ -77,7 +77,8 @@ class Audit(Layout):
             started: Called with each cell that starts, how many are finished, and how many there are.
             jobs: Processes to use; the results are the same for any number.
         """
-        run = Run.create(folder, self.manifest(), self._grows)
+        named = Run.create(folder, self.manifest(), self._grows)
+        run = Run(named.folder.absolute())  # code of a model or an attack may change the working directory
         with run.locked():
             self._grow(run)
             todo = [cell for cell in self.cells if not run.done(cell.key)]
@@ -90,7 +91,7 @@ class Audit(Layout):
                 self.carry_out(cell, run)
             run.collect()
             shutil.rmtree(run.folder / "checkpoints", ignore_errors=True)
-        return run
+        return named
 
     def _grows(self, earlier: dict[str, Any]) -> bool:
         """Whether a run of an earlier plan goes on as a run of this one."""
@@ -161,9 +162,9 @@ class Audit(Layout):
                                                self._parts(cell, run), cell.detector.rows)
                 else:
                     arrays = measure_worst_case(subject, sheet, self._parts(cell, run))
-        except (WriteError, KeyboardInterrupt):
+        except WriteError:
             raise
-        except BaseException as e:  # a model may call sys.exit
+        except (Exception, SystemExit, GeneratorExit) as e:  # a model or an attack may call sys.exit
             if isinstance(e, OSError) and e.errno in FULL:
                 raise WriteError(f"{(e.strerror or str(e)).lower()} in {cell.key}; run again to go on") from e
             where = traceback.extract_tb(e.__traceback__)[-1]

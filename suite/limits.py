@@ -27,21 +27,30 @@ def answering(name: str, seconds: float | None = None) -> Iterator[None]:
         InputError: The model called `sys.exit`, or took longer.
     """
     if seconds is None or threading.current_thread() is not threading.main_thread():
-        try:
+        with _contained(name):
             yield
-        except SystemExit as e:
-            raise InputError(f"model {name} called sys.exit({e.code!r}) when queried") from e
         return
 
     def expired(_: int, __: FrameType | None) -> None:
         raise InputError(f"model {name} took longer than {seconds:g} s for one query; --time-limit allows more")
 
     before = signal.signal(signal.SIGALRM, expired)
-    left, every = signal.setitimer(signal.ITIMER_REAL, seconds, 1)  # again, if swallowed
+    left, every = signal.setitimer(signal.ITIMER_REAL, seconds, 1)  # again each second, as models swallow exceptions
     try:
-        yield
-    except SystemExit as e:
-        raise InputError(f"model {name} called sys.exit({e.code!r}) when queried") from e
+        with _contained(name):
+            yield
     finally:
         signal.setitimer(signal.ITIMER_REAL, left, every)
         signal.signal(signal.SIGALRM, before)
+
+
+@contextmanager
+def _contained(name: str) -> Iterator[None]:
+    """Turns what ends a process, and is no error, into one; but for Ctrl-C."""
+    try:
+        yield
+    except (Exception, KeyboardInterrupt):
+        raise
+    except BaseException as e:
+        what = f"called sys.exit({e.code!r})" if isinstance(e, SystemExit) else f"raised {type(e).__name__}"
+        raise InputError(f"model {name} {what} when queried") from e

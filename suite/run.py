@@ -85,7 +85,7 @@ class Run:
     """
 
     def __init__(self, folder: Path) -> None:
-        self.folder = Path(folder).absolute()  # code of a model or an attack may change the working directory
+        self.folder = Path(folder)
 
     @classmethod
     def create(cls, folder: Path, manifest: dict[str, Any],
