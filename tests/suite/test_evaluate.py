@@ -130,11 +130,12 @@ class TestEvasion:
         measure(OnlySmall(), line, out)
         assert [value(out, "robust_accuracy", e) for e in BUDGETS] == pytest.approx([0.95] * 4)
 
-    def test_a_result_beyond_the_budget_does_not_count(self, line):
+    @pytest.mark.parametrize("far", [1.01, 3])
+    def test_a_result_beyond_the_budget_does_not_count(self, line, far):
         @dataclass(frozen=True)
         class Cheat(EvasionAttack):
             def __call__(self, classifier, x, y, seed=0):
-                return FGSM(eps=3 * self.eps)(classifier, x, y)
+                return FGSM(eps=far * self.eps)(classifier, x, y)
 
         out = sheet()
         measure(Cheat(), line, out)

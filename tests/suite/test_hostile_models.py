@@ -234,6 +234,18 @@ def test_in_an_audit_it_is_an_error_row_and_the_run_goes_on(data, tmp_path, monk
             gate.check(run, ["robust_accuracy >= 0"], False)
 
 
+def test_an_attack_that_ends_the_process_is_an_error_row_too(data, tmp_path, few_resamples):
+    own = tmp_path / "attack.py"
+    own.write_text("import sys\nfrom dataclasses import dataclass\nfrom suite.attacks.noise import RandomNoise\n\n\n"
+                   "@dataclass(frozen=True)\nclass Own(RandomNoise):\n    def __call__(self, *_):\n"
+                   "        sys.exit(5)\n")
+    audit = Audit(plan("naive-bayes", attacks=[f"{own}:Own", "noise"]), data, "")
+    rows = audit.run(tmp_path / "run").rows()
+    error, = {row.error for row in rows if row.metric == "error"}
+    assert error.startswith("SystemExit: 5 (attack.py:")
+    assert any(row.attack == "noise" and row.metric == "robust_accuracy" for row in rows)
+
+
 def test_a_run_folder_does_not_choose_the_code_that_runs(data, tmp_path, few_resamples):
     audit = Audit(plan("naive-bayes"), data, "")
     run = audit.run(tmp_path / "run")
