@@ -23,9 +23,10 @@ class Mutant(NamedTuple):
 
 
 SURVIVORS = [
-    Mutant("suite/evaluate/compare.py", "the bootstrap of a gain in balanced accuracy unpaired",
+    Mutant("suite/metrics.py", "the bootstrap of a gain in balanced accuracy unpaired",
            "after[i][y[i] == k].mean() - before[i][y[i] == k].mean()",
-           "after[i][y[i] == k].mean() - before[y == k].mean()", "tests/suite/test_compare.py"),
+           "after[i][y[i] == k].mean() - before[y == k].mean()",
+           "tests/suite/test_compare.py tests/suite/test_metrics.py"),
     Mutant("suite/evaluate/compare.py", "the bootstrap of a gain in membership unpaired",
            "metrics.auroc(after[i], member[i]) - metrics.auroc(before[i], member[i])",
            "metrics.auroc(after[i], member[i]) - metrics.auroc(before, member)", "tests/suite/test_compare.py"),
@@ -49,9 +50,10 @@ SURVIVORS = [
            "fooled = wrong | np.any([p.fooled(eps, len(test))[0] for p in parts], axis=0)",
            "fooled = np.any([p.fooled(eps, len(test))[0] for p in parts], axis=0)",
            "tests/suite/test_evaluate.py -k WorstCase"),
-    Mutant("imaging/assemble.py", "a patient shared between validation and another split not noticed",
-           "for a, b in ((0, 2), (0, 1), (1, 2))", "for a, b in ((0, 2),)", "tests/imaging/test_data.py"),
-    Mutant("suite/defenses/dpsgd.py", "the claimed epsilon accounted with one step less",
+    Mutant("suite/split.py", "a patient shared between validation and another split not noticed",
+           "for a, b in ((0, 2), (0, 1), (1, 2))", "for a, b in ((0, 2),)",
+           "tests/imaging/test_data.py tests/suite/test_split.py"),
+    Mutant("suite/defenses/accounting.py", "the claimed epsilon accounted with one step less",
            '"epsilon_claimed": epsilon_prv(sigma, delta, rate, steps)',
            '"epsilon_claimed": epsilon_prv(sigma, delta, rate, steps - 1)', "tests/suite/test_dpsgd.py"),
     Mutant("federated/private.py", "central DP's noise divided by those who answered instead of all sites",
@@ -287,7 +289,7 @@ IMAGES = [
            "torch.where(better[:, None, None], new, old)", "torch.where(better[:, None, None], old, new)",
            "tests/imaging/test_square.py"),
     Mutant("imaging/assemble.py", "leakage accepted without the flag",
-           "if spread and not allowed:", "if spread and allowed:", "tests/imaging/test_data.py"),
+           "    if not allowed:\n", "    if allowed:\n", "tests/imaging/test_data.py"),
 ]
 """Images."""
 
