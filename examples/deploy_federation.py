@@ -58,8 +58,8 @@ with tempfile.TemporaryDirectory() as folder:
     console.print("\n".join(line for line in lines if line.startswith(("round", "refused", "absent", "head"))))
     head, journal = next(line[5:] for line in lines if line.startswith("head ")), folder / "out" / "journal.jsonl"
     entries, last = verify(journal, head), journal.read_text().splitlines()[-1]
-    model = artifacts.load(folder / "out" / "model", len(data.classes), data.space)
     agreed = Agreement.of(config, app)
+    model = artifacts.load(folder / "out" / "model", agreed.model, len(data.classes), data.space)
     read = [agreed.read(folder / name) for name in names]
 *alone, same = (federate(agreed.task, [own.train for own in who], agreed.joining(), agreed.rounds)
                 for who in [*([own] for own in read), read])

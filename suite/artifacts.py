@@ -13,12 +13,13 @@ import numpy as np
 import torch
 from torch import nn
 
-from suite import registry
+from suite import registry, structure
 from suite.attack import Info
 from suite.classifier import Classifier, EstimatorClassifier, TorchClassifier
 from suite.data import Split
 from suite.errors import InputError, NotApplicable
 from suite.heads import OneLogit
+from suite.limits import answering
 from suite.recipe import Defense, Recipe, TorchDefense, TorchRecipe
 from suite.run import write_atomic, write_json
 from suite.space import Space
@@ -27,6 +28,8 @@ SAFE = {"sklearn.tree._tree.Tree"}
 """Types that skops does not trust by default and that hold numbers only."""
 TRIED = 64
 """Rows on which a user's model is tried."""
+ESTIMATORS = "estimator.skops", "estimator.json"
+"""Names of the files in which `save` stores what is no network."""
 FEW = 16
 """Rows from which it is no accident that all logits lie between 0 and 1."""
 PICKLES = {".pkl", ".pickle", ".joblib"}
@@ -61,20 +64,28 @@ def save(classifier: Classifier, folder: Path, name: str) -> None:
     write_json(folder / "model.json", about)
 
 
-def load(folder: Path, classes: int, space: Space, device: str = "cpu", defense: Defense | None = None) -> Classifier:
+def load(folder: Path, name: str, classes: int, space: Space, device: str = "cpu",
+         defense: Defense | None = None) -> Classifier:
     """Read what `save` wrote.
 
     Args:
-        folder: As given to `save`.
+        folder, name: As given to `save`. The name comes from whoever asks, never from the folder: it says which code
+            runs, and a folder may be anybody's.
         classes, space: Of the data.
         device: Where a network is put.
         defense: What trained it, which may have put more around the recipe's network than plain training does.
 
     Raises:
-        InputError: Something is damaged, or the recipe is no longer known.
+        InputError: Something is damaged, the folder holds a model of another name, or it is no longer known.
     """
-    about = _opened(folder / "model.json", lambda: json.loads((folder / "model.json").read_text(encoding="utf-8")))
-    recipe = registry.make("models", about["recipe"], about["params"])
+    file = folder / "model.json"
+    about = _opened(file, lambda: json.loads(file.read_text(encoding="utf-8")))
+    if not isinstance(about, dict) or not {"recipe", "params", "notes"} <= about.keys():
+        raise InputError(f"model {file}: cannot be read: it describes no model")
+    if about["recipe"] != name:
+        raise InputError(f"model {file}: holds the model '{str(about['recipe'])[:80]}', and the plan says '{name}'; "
+                         "nothing of it was run. Use the run with its own plan, or delete this folder to train again")
+    recipe = registry.make("models", name, about["params"])
     weights = folder / "weights.safetensors"
     if weights.is_file():
         from safetensors.torch import load_file
@@ -92,7 +103,7 @@ def load(folder: Path, classes: int, space: Space, device: str = "cpu", defense:
         _opened(weights, lambda: made.module.load_state_dict(state))
         classifier: Classifier = made
     else:
-        file = next(folder.glob("estimator.*"), folder / "estimator.skops")
+        file = next((file for file in map(folder.joinpath, ESTIMATORS) if file.is_file()), folder / ESTIMATORS[0])
         classifier = EstimatorClassifier(read_estimator(file), classes, space, recipe=recipe)
     classifier.notes.update(about["notes"])
     return classifier
@@ -134,27 +145,38 @@ def read_estimator(file: Path, allow_pickle: bool = False) -> Any:
                              "XGBoost JSON, or pass --allow-pickle if you trust whoever made it")
         import joblib
 
-        return _opened(file, lambda: joblib.load(file))
+        return _sound(file, _opened(file, lambda: joblib.load(file)))
     if file.suffix in {".json", ".ubj"}:
         import xgboost
 
-        booster = xgboost.XGBClassifier()
-        return _opened(file, lambda: booster.load_model(file) or booster)
+        content, booster = _opened(file, file.read_bytes), xgboost.XGBClassifier()
+        if why := _opened(file, lambda: structure.flaw_of_booster(structure.parsed(content))):
+            raise InputError(f"model {file}: {why}; it is damaged or was tampered with, get it again from its owner")
+        return _opened(file, lambda: booster.load_model(bytearray(content)) or booster)
     if file.suffix == ".skops":
         import skops.io
 
         unsafe = set(_opened(file, lambda: skops.io.get_untrusted_types(file=file))) - SAFE
         if unsafe:
             raise InputError(f"model {file}: holds types that are not known to be safe: {', '.join(sorted(unsafe))}")
-        return _opened(file, lambda: skops.io.load(file, trusted=sorted(SAFE)))
+        return _sound(file, _opened(file, lambda: skops.io.load(file, trusted=sorted(SAFE))))
     raise InputError(f"model {file}: unknown kind of file; use .json or .ubj (XGBoost), .skops (scikit-learn), or "
                      "FILE.py:OBJECT")
+
+
+def _sound(file: Path, estimator: Any) -> Any:
+    """An estimator whose trees are trees; scikit-learn follows their indices unchecked."""
+    if why := structure.flaw_of_estimator(estimator):
+        raise InputError(f"model {file}: {why}; it is damaged or was tampered with, get it again from its owner")
+    return estimator
 
 
 def _opened(file: Path, read: Any) -> Any:
     try:
         return read()
-    except Exception as e:
+    except InputError:
+        raise
+    except (Exception, SystemExit) as e:
         raise InputError(f"model {file}: cannot be read: {_first_line(e)}") from e
 
 
@@ -172,6 +194,7 @@ class Fitted(Recipe):
         source: Where it came from, for messages.
         gradients: Whether a network gives any; `classifier` tries, and the recipe of what it returns knows.
         shadow: What shadow models are trained by in its place; None where there can be none.
+        time_limit: Seconds that it may take for one query; None for no limit.
     """
 
     info: ClassVar[Info] = Info("A fitted model", "none", cost="nothing")
@@ -179,6 +202,7 @@ class Fitted(Recipe):
     source: str = ""
     gradients: bool = True
     shadow: Recipe | None = None
+    time_limit: float | None = None
 
     @property
     def offers(self) -> tuple[str, ...]:
@@ -209,20 +233,22 @@ class Fitted(Recipe):
         if learned is not None and (order := _order(learned, train.classes)) is not None:
             return replace(self, model=_Reordered(self.model, order)).classifier(train, device, features)
         _check_names(self.source, "classes", learned, train.classes)
-        return self._network(train, device) if isinstance(self.model, nn.Module) else self._estimator(train)
+        made = self._network(train, device) if isinstance(self.model, nn.Module) else self._estimator(train)
+        made.time_limit = self.time_limit
+        return made
 
     def _estimator(self, train: Split) -> Classifier:
         made = EstimatorClassifier(self.model, len(train.classes), train.space, recipe=self)
-        proba = self._tried(lambda: made.predict_proba(train.x[:TRIED]))
-        if not np.allclose(proba.sum(1), 1, atol=1e-3) or proba.min() < 0:
-            raise InputError(f"model {self.source} does not return probabilities: a row sums to {proba[0].sum():.3g}")
+        made.time_limit = self.time_limit
+        self._tried(lambda: made.predict_proba(train.x[:TRIED]))
         return made
 
     def _network(self, train: Split, device: str) -> Classifier:
         classes, x = len(train.classes), torch.from_numpy(train.x[:TRIED]).to(device)
         module = self.model.to(device).eval()
         made = TorchClassifier(module, classes, train.space, device=device, recipe=self)
-        logits = self._tried(lambda: made.scores(x))
+        with torch.no_grad(), answering(self.source, self.time_limit):
+            logits = self._tried(lambda: module(x.clone()))
         why = unfit(logits, classes)
         if why:
             raise InputError(f"model {self.source} {why}")
@@ -243,7 +269,7 @@ class Fitted(Recipe):
             return ask()
         except InputError:
             raise
-        except Exception as e:
+        except (Exception, SystemExit) as e:
             why = _first_line(e)
             if channels := re.search(r"to have ([13]) channels, but got ([13]) channels", why):
                 takes, has = channels.groups()

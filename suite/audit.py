@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import time
 import traceback
@@ -76,7 +77,8 @@ class Audit(Layout):
             started: Called with each cell that starts, how many are finished, and how many there are.
             jobs: Processes to use; the results are the same for any number.
         """
-        run = Run.create(folder, self.manifest(), self._grows)
+        named = Run.create(folder, self.manifest(), self._grows)
+        run = Run(named.folder.absolute())  # code of a model or an attack may change the working directory
         with run.locked():
             self._grow(run)
             todo = [cell for cell in self.cells if not run.done(cell.key)]
@@ -89,7 +91,7 @@ class Audit(Layout):
                 self.carry_out(cell, run)
             run.collect()
             shutil.rmtree(run.folder / "checkpoints", ignore_errors=True)
-        return run
+        return named
 
     def _grows(self, earlier: dict[str, Any]) -> bool:
         """Whether a run of an earlier plan goes on as a run of this one."""
@@ -145,7 +147,7 @@ class Audit(Layout):
     def carry_out(self, cell: Cell, run: Run) -> None:
         """Finish one cell. What goes wrong inside it becomes its row; a full disk stops the run instead."""
         sheet = self._sheet(cell)
-        begun, arrays = time.perf_counter(), None
+        begun, arrays, home = time.perf_counter(), None, Path.cwd()
         try:
             if cell.what == "fit":
                 arrays = self._fit(cell, run, sheet)
@@ -162,13 +164,14 @@ class Audit(Layout):
                     arrays = measure_worst_case(subject, sheet, self._parts(cell, run))
         except WriteError:
             raise
-        except Exception as e:
+        except (Exception, SystemExit, GeneratorExit) as e:  # a model or an attack may call sys.exit
             if isinstance(e, OSError) and e.errno in FULL:
                 raise WriteError(f"{(e.strerror or str(e)).lower()} in {cell.key}; run again to go on") from e
             where = traceback.extract_tb(e.__traceback__)[-1]
             sheet.rows = []
             place = f"{Path(where.filename).name}:{where.lineno}"
             sheet.add("error", float("nan"), error=f"{type(e).__name__}: {e} ({place})")
+        os.chdir(home)  # a model may have gone elsewhere, and the paths of a plan are relative
         sheet.add("cell_seconds", time.perf_counter() - begun)
         run.finish(cell.key, sheet.rows, arrays)
         shutil.rmtree(_checkpoints(cell, run), ignore_errors=True)
@@ -216,7 +219,7 @@ class Audit(Layout):
             folder = run.model(f"{cell.model.slug}--{behind.slug}--fit")
             if not folder.is_dir():
                 raise InputError(f"{UNTRAINED} {cell.model.name} to work with")
-            found = artifacts.load(folder, len(data.classes), data.space, str(self.device),
+            found = artifacts.load(folder, cell.model.source, len(data.classes), data.space, str(self.device),
                                    self.defenses[behind.name])
         return defense.wrap(found, data.train, data.val) if front else found
 

@@ -85,7 +85,7 @@ def batch_size(classifier: Classifier, x: Tensor) -> int:
         return MOST
     if module is None:
         return _power(MEMORY // (KEPT * held[0]), MOST)
-    x = x[:1].to(classifier.device)
+    x = x[:1].clone().to(classifier.device)  # the network may change its input in place
     leaves = [m for m in module.modules() if not any(m.children())]
 
     def weigh(_: nn.Module, __: object, out: object) -> None:

@@ -208,7 +208,7 @@ def _as_before(file: RemoteFile, path: Path) -> None:
             return
     elif (before := kept.read_text().strip()) != found:
         raise InputError(f"{path}: wrong checksum, its SHA-256 was {before[:12]}... when it was first used here, and "
-                         f"is {found[:12]}...; the file was replaced by one with the same MD5. If that is meant, delete "
+                         f"is {found[:12]}...; it was replaced by one with the same MD5. If that is meant, delete "
                          f"{kept.name} in the download cache")
 
 

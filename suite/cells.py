@@ -72,7 +72,8 @@ class Layout:
     def __init__(self, plan: Plan, dataset: Dataset) -> None:
         self.plan, self.data = plan, fewer(dataset, plan.train_rows, plan.seed)
         self.device = resolve_device(plan.device)
-        self.models = {m.name: _shadowed(resolve_model(m, plan.allow_pickle), dataset.space) for m in plan.models}
+        self.models = {m.name: _prepared(resolve_model(m, plan.allow_pickle), dataset.space, plan.time_limit)
+                       for m in plan.models}
         self.attacks = {id(a): registry.make("attacks", a.name, a.params) for a in plan.attacks}
         self.defenses: dict[str, Defense] = {"none": Plain()}
         self.defenses |= {d.name: registry.make("defenses", d.source, d.params) for d in plan.defenses}
@@ -339,10 +340,10 @@ def shadow_item(fitted: Item) -> Item | None:
                          f"{fitted.params['shadow']!r}") from None
 
 
-def _shadowed(recipe: Recipe, space: Space) -> Recipe:
-    """A fitted model for which the plan names no recipe of shadow models, with one of a like kind."""
-    if isinstance(recipe, artifacts.Fitted) and recipe.shadow is None:
-        return replace(recipe, shadow=surrogate.alike(recipe.model, space))
+def _prepared(recipe: Recipe, space: Space, time_limit: float) -> Recipe:
+    """A fitted model with its time limit and, where the plan names no recipe of shadow models, one of a like kind."""
+    if isinstance(recipe, artifacts.Fitted):
+        return replace(recipe, shadow=recipe.shadow or surrogate.alike(recipe.model, space), time_limit=time_limit)
     return recipe
 
 

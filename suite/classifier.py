@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
@@ -14,11 +15,16 @@ from torch import Tensor, nn
 
 from suite.batches import in_batches
 from suite.errors import InputError
+from suite.limits import answering
 from suite.space import Space
 
 if TYPE_CHECKING:
     from suite.passes import Pull
 
+PENDING = 32
+"""Passes on a device other than the CPU after which their answers are looked at."""
+SUM_TOLERANCE = 1e-3
+"""By how much the probabilities of a row may miss 1, and one of them 0: those of half precision do."""
 REJECTED = -1
 """Label that `Classifier.predict` gives to an input the model refuses to judge."""
 
@@ -34,6 +40,7 @@ class Classifier(ABC):
         batch: Inputs judged at once; None until `suite.batches` has found what fits. It lowers it when memory runs out.
         rejects: Whether it may refuse to judge: then `scores` has one more column, "refused".
         labels_only: Whether it tells labels and no probabilities: the label's is 1 then, and says nothing.
+        time_limit: Seconds that one query may take; None for no limit. See `suite.limits.answering`.
         certified_norm: Norm in which it has a method `certify(x, seed) -> (labels, radii)`; empty where it has none.
     """
 
@@ -47,16 +54,24 @@ class Classifier(ABC):
         self.queries = 0
         self.batch: int | None = None
         self.notes: dict[str, float | str] = {}
+        self.time_limit: float | None = None
 
     @property
     def device(self) -> torch.device:
         return torch.device("cpu")
 
+    @property
+    def name(self) -> str:
+        """For messages: where a fitted model came from, else the kind of what was trained."""
+        recipe = getattr(self, "recipe", None)
+        made = getattr(self, "estimator", getattr(self, "module", self)) if recipe is None else recipe
+        return getattr(recipe, "source", "") or type(made).__name__
+
     def predict_proba(self, x: np.ndarray) -> np.ndarray:
         """(n, classes) float64 probabilities of (n, ...) inputs in data units; any real dtype is cast to float32."""
         x = np.ascontiguousarray(x, np.float32)
         self.queries += len(x)
-        return self._proba(x)
+        return check_proba(self.name, self._proba(x))
 
     def predict(self, x: np.ndarray) -> np.ndarray:
         """(n,) int64 labels; `REJECTED` where the model refuses to judge."""
@@ -104,12 +119,17 @@ class EstimatorClassifier(Classifier):
         with warnings.catch_warnings():
             # columns are in the dataset's order; a model that learned names warns of arrays each time
             warnings.filterwarnings("ignore", "X does not have valid feature names")
-            proba = self._labels(x) if self.labels_only else np.asarray(self.estimator.predict_proba(x), np.float64)
+            # copies of the inputs and of the answer, as models may write into either later; a read-only view would
+            # refuse those that clean their own inputs, and PyTorch writes into it all the same
+            with answering(self.name, self.time_limit):
+                if self.labels_only:
+                    proba = self._labels(x.copy())
+                else:
+                    proba = np.array(self.estimator.predict_proba(x.copy()), np.float64)
         if proba.shape != (len(x), len(self.classes_)):
-            raise InputError(f"model returned probabilities of shape {proba.shape} for {len(x)} rows and "
+            raise InputError(f"model {self.name} returned probabilities of shape {proba.shape} for {len(x)} rows and "
                              f"{len(self.classes_)} classes")
         return proba
-
 
     def _labels(self, x: np.ndarray) -> np.ndarray:
         """(n, classes) all of the probability for the label that the estimator predicts."""
@@ -142,6 +162,8 @@ class TorchClassifier(Classifier):
         self.rejects, self.recipe = rejects, recipe
         self._device = torch.device(device)
         self._direct: tuple[nn.Module | None, Pull | None] = None, None
+        self._looked_at: tuple[nn.Module | None, bool] = None, True
+        self._unchecked: list[Tensor] = []
         self.gradients = 0
         """Inputs differentiated since the counter was last set to 0."""
 
@@ -150,13 +172,59 @@ class TorchClassifier(Classifier):
         return self._device
 
     def logits(self, x: Tensor) -> Tensor:
-        """(n, classes) logits; differentiable in `x`. Counted as queries."""
+        """(n, classes) logits; differentiable in `x`. Counted as queries.
+
+        A module that may change its input in place is given a copy of `x`. On a CPU every answer is checked at
+        once; elsewhere, where looking at a value waits for the device, when `scores` and what builds on it is called,
+        or after `PENDING` passes.
+
+        Raises:
+            InputError: The logits are of another shape, or one is not finite.
+        """
         self.queries += len(x)
-        return self.module(x)
+        if not self._foreign():
+            return self._checked(self.module(x), len(x))
+        with answering(self.name, self.time_limit):
+            return self._checked(self.module(x.clone()), len(x))
+
+    def _foreign(self) -> bool:
+        """Whether the module may write into its input: not where its first layer is known to make something new of it,
+        as that of all networks trained here."""
+        module = self.module
+        if self._looked_at[0] is not module:
+            from suite.training import Normalize
+
+            first = next(iter(module), None) if type(module) is nn.Sequential else module
+            fresh = type(first) in (Normalize, nn.Linear, nn.Conv2d) and not any(
+                m._forward_pre_hooks for m in {module, first} - {None})
+            self._looked_at = module, not fresh
+        return self._looked_at[1]
+
+    def _checked(self, logits: Tensor, n: int) -> Tensor:
+        if logits.shape != (n, len(self.classes_) + self.rejects):
+            raise InputError(f"model {self.name} returned logits of shape {tuple(logits.shape)} for {n} rows and "
+                             f"{len(self.classes_) + self.rejects} columns")
+        if self._device.type == "cpu":
+            if not math.isfinite(logits.detach().sum().item()):  # one reduction, which a NaN or infinity never leaves
+                check_logits(self.name, logits.detach())
+        else:
+            self._unchecked.append(logits.detach().clone())  # attacks may write into theirs
+            if len(self._unchecked) >= PENDING:
+                self._check_pending()
+        return logits
+
+    def _check_pending(self) -> None:
+        """Look at the answers that have not been looked at yet, all at once."""
+        pending, self._unchecked = self._unchecked, []
+        if pending and not bool(torch.cat(pending).isfinite().all()):
+            for logits in pending:
+                check_logits(self.name, logits)
 
     def scores(self, x: Tensor) -> Tensor:
         with torch.no_grad():
-            return in_batches(self, self.logits, x)
+            logits = in_batches(self, self.logits, x)
+        self._check_pending()
+        return logits
 
     def judge(self, x: Tensor) -> Tensor:
         label = self.scores(x).argmax(1)
@@ -190,7 +258,8 @@ class TorchClassifier(Classifier):
         """
         if (passes := self._passes()) is not None and not self.module.training:
             self.queries += len(x)
-            logits, grads = passes(x, weights)
+            logits, grads = passes(x, weights)  # which write into no input
+            self._checked(logits, len(x))
             self.gradients += len(x) * len(grads)
             return logits, grads
         with torch.enable_grad():
@@ -219,10 +288,14 @@ class TorchClassifier(Classifier):
 
     def _proba(self, x: np.ndarray) -> np.ndarray:
         def proba(part: Tensor) -> Tensor:
-            return self.module(part.to(self.device))[:, : len(self.classes_)].double().softmax(1).cpu()
+            return self.logits(part.to(self.device))[:, : len(self.classes_)].double().softmax(1).cpu()
 
+        asked = self.queries  # by `predict_proba`, which has counted them
         with torch.no_grad():
-            return in_batches(self, proba, torch.from_numpy(x)).numpy()
+            answer = in_batches(self, proba, torch.from_numpy(x)).numpy()
+        self.queries = asked
+        self._check_pending()
+        return answer
 
 
 @contextmanager
@@ -253,3 +326,27 @@ def margin(logits: Tensor, y: Tensor, classes: int) -> Tensor:
     others[rows, y] = -torch.inf
     kept = logits[rows, y] if logits.shape[1] == classes else torch.maximum(logits[rows, y], logits[:, classes])
     return kept - others.amax(1)
+
+
+def check_proba(name: str, proba: np.ndarray) -> np.ndarray:
+    """(n, classes) probabilities as they are; `InputError` names the model, the row and the value if they are none."""
+    if proba.size:
+        sums = proba.sum(1)
+        # written so that NaN fails; a value above 1 makes either its sum too large or another value negative
+        if not (proba.min() >= -SUM_TOLERANCE and np.abs(sums - 1).max() <= SUM_TOLERANCE):
+            fine = (proba >= -SUM_TOLERANCE).all(1) & (np.abs(sums - 1) <= SUM_TOLERANCE)
+            row = int(np.argmin(fine))
+            odd = proba[row][~(proba[row] >= -SUM_TOLERANCE)]
+            what = f"the probability {odd[0]:g}" if len(odd) else f"probabilities that sum to {sums[row]:.4g}"
+            raise InputError(f"model {name} does not return probabilities: row {row} of {len(proba)} has {what}; "
+                             "values from 0 to 1 that sum to 1 are expected")
+    return proba
+
+
+def check_logits(name: str, logits: Tensor) -> None:
+    """`InputError` names the model, the row and the value where one of (n, classes) logits is not finite."""
+    good = logits.isfinite()
+    if not bool(good.all()):
+        row = int((~good.all(1)).nonzero()[0])
+        raise InputError(f"model {name} returned a logit that is not finite: row {row} of {len(logits)} has "
+                         f"{float(logits[row][~good[row]][0]):g}")

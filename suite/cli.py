@@ -31,6 +31,7 @@ from suite.options import (
     SplitColumn,
     Target,
     TestFile,
+    TimeLimit,
     TrainFile,
     data_of,
     images_of,
@@ -116,6 +117,7 @@ def audit(
     quick: Quick = False,
     full: Annotated[bool, typer.Option("--full", help="Also what a plan leaves for later: slow attacks, further "
                                        "defenses, detectors. Adds to a run of the same folder.")] = False,
+    time_limit: TimeLimit = None,
     allow_pickle: Annotated[bool, typer.Option("--allow-pickle", help="Load a pickled model, which can run any code "
                                                "when it is opened.")] = False,
 ) -> None:
@@ -139,7 +141,7 @@ def audit(
     flags = {"data": data_of(data, train, test), "models": names(model), "attacks": names(attacks),
              "defenses": wanted, "detectors": watching, "table": table or None, "images": images or None,
              "eps": eps, "seed": seed,
-             "device": device, "allow_pickle": allow_pickle or None}
+             "device": device, "time_limit": time_limit, "allow_pickle": allow_pickle or None}
     plan = plan or request.default_preset(flags["data"])
     if quick and full:
         raise InputError("--quick and --full exclude each other: a first look, or everything")

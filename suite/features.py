@@ -96,7 +96,7 @@ def _entering(module: nn.Module, kinds: tuple[type[nn.Module], ...], x: Tensor) 
     hooks = [layer.register_forward_pre_hook(note) for layer in module.modules() if isinstance(layer, kinds)]
     chance.held = True  # features are those of the draws that decide, so that their slope is, too
     try:
-        out = module(x)
+        out = module(x.clone())  # it may change its input in place
     finally:
         chance.held = False
         for hook in hooks:

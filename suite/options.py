@@ -48,6 +48,9 @@ Jobs = Annotated[int | None, typer.Option(metavar="N", callback=_at_least_one,
                                            help="Processes; as many as processors, 4 at most, when left out.")]
 Quick = Annotated[bool, typer.Option("--quick", help="A first look: few rows, one budget, and no defenses but those "
                                      "named here.")]
+TimeLimit = Annotated[float | None, typer.Option(metavar="SECONDS", show_default=False,
+                                                 help="Longest time that a fitted model (a file) may take to open, and "
+                                                 "for each query; 120 when left out.")]
 
 
 def names(text: str | None) -> list[str] | None:

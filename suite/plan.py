@@ -12,6 +12,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from suite.errors import InputError
+from suite.limits import DEFAULT_TIME_LIMIT
 
 Modality = Literal["xray", "ct", "mri", "ultrasound", "dermoscopy", "microscopy", "other", "none"]
 """The kind of image, which decides what augmentation may change; "other" is one without rules of its own, and nothing
@@ -187,6 +188,8 @@ class Plan(BaseModel):
         device: "auto" takes CUDA when it is there.
         allow_pickle: Load model files that can execute code; from the command line only, never from a file.
         later: Names of attacks, defenses and detectors that this stage leaves to `--full`; not set in a file.
+        time_limit: Seconds that a fitted model may take for its trial and for each query. No part of what a run is, so
+            that it goes on with another one.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -208,6 +211,7 @@ class Plan(BaseModel):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     allow_pickle: bool = False
     later: tuple[str, ...] = ()
+    time_limit: float = Field(default=DEFAULT_TIME_LIMIT, gt=0, le=86400, exclude=True)
 
     @field_validator("data", mode="before")
     @classmethod

@@ -115,7 +115,7 @@ def _from_file(kind: Kind, name: str) -> Any:
     sys.modules[spec.name] = module  # dataclasses look their module up
     try:
         spec.loader.exec_module(module)
-    except Exception as e:
+    except (Exception, SystemExit) as e:
         raise InputError(f"{kind[:-1]} '{name}': {path} fails on import: {type(e).__name__}: {e}") from e
     if not hasattr(module, attribute):
         raise InputError(f"{kind[:-1]} '{name}': {path} defines no {attribute}")

@@ -44,6 +44,9 @@ def run_audit(plan: Plan, folder: Path, jobs: int | None = None) -> int:
 
     data, why = open_data(plan)
     console.print(f"[bold]data[/]  {plain(why)}", soft_wrap=True)
+    from suite.trial import try_models
+
+    try_models(plan, data.train.x)
     import torch
 
     from suite.audit import Audit, describe_device

@@ -23,6 +23,7 @@ def around(classifier: TorchClassifier, module: nn.Module, kind: type[TorchClass
     kept = {"rejects": classifier.rejects, "device": classifier.device, "recipe": classifier.recipe}
     made = kind(module, len(classifier.classes_), classifier.space, **kept | more)
     made.notes |= classifier.notes
+    made.time_limit = classifier.time_limit
     return made
 
 

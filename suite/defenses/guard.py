@@ -89,7 +89,8 @@ class GuardedTorchClassifier(TorchClassifier):
     """
 
     def judge(self, x: Tensor) -> Tensor:
-        return super().judge(x).masked_fill(~self.space.possible(x), REJECTED)
+        # what is no number is refused here, and a network has no answer to it
+        return super().judge(x.nan_to_num()).masked_fill(~self.space.possible(x), REJECTED)
 
 
 class GuardedClassifier(Around):

@@ -49,8 +49,8 @@ def main() -> None:
     floors: dict[str, float] = {}
     for model in plan.models:
         recipe = registry.make("models", model.source, model.params)
-        target = artifacts.load(run.model(f"{model.slug}--none--fit"), len(data.classes), data.space, "cpu",
-                                audit.defenses["none"])
+        target = artifacts.load(run.model(f"{model.slug}--none--fit"), model.source, len(data.classes), data.space,
+                                "cpu", audit.defenses["none"])
         x = torch.from_numpy(data.test.x[:BATCH])
         forward = seconds(target.scores, x) / len(x)
         both = seconds(target.gradient, x, lambda z: z[:, 0]) / len(x)

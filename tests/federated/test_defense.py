@@ -85,8 +85,9 @@ class TestTraining:
     @pytest.mark.parametrize("recipe", [RECIPE, LogisticRegression()], ids=["mlp", "logistic regression"])
     def test_its_model_is_stored_like_any_other(self, data, tmp_path, recipe):
         made = TRAINING(recipe, data.train, data.val)
-        artifacts.save(made, tmp_path, {MLP: "mlp", LogisticRegression: "logistic-regression"}[type(recipe)])
-        found = artifacts.load(tmp_path, 2, data.space, "cpu", TRAINING)
+        name = {MLP: "mlp", LogisticRegression: "logistic-regression"}[type(recipe)]
+        artifacts.save(made, tmp_path, name)
+        found = artifacts.load(tmp_path, name, 2, data.space, "cpu", TRAINING)
         assert np.array_equal(found.predict_proba(data.test.x), made.predict_proba(data.test.x))
 
     def test_where_the_recipe_asks_for_it_the_servers_rows_choose_the_threshold(self, data):

@@ -63,7 +63,7 @@ def test_the_app_trains_the_model_of_the_grid_in_one_process_to_the_bit(place, c
     agreement, found = run_here(place, config)
     np.testing.assert_array_equal(found, alone(agreement, place))
     out = Path(agreement.out)
-    model = artifacts.load(out / "model", 2, agreement.table.space())
+    model = artifacts.load(out / "model", agreement.model, 2, agreement.table.space())
     test = agreement.read(place / "south").test
     wanted = agreement.task.classifier(found)
     np.testing.assert_array_equal(model.predict_proba(test.x), wanted.predict_proba(test.x))

@@ -165,7 +165,7 @@ def test_two_hospitals_over_tls_survive_a_crash_and_an_attacker(place, config, e
     assert finished()[-1]["weights"] == fingerprint(wanted), "the deployed model is that of one process, to the bit"
     head = next(line for line in lines if line.startswith("head ")).removeprefix("head ")
     assert verify(out / "journal.jsonl", head) == len(journal_of(out))
-    model = artifacts.load(out / "model", 2, agreement.table.space())
+    model = artifacts.load(out / "model", agreement.model, 2, agreement.table.space())
     test = agreement.read(place / "south").test
     np.testing.assert_array_equal(model.predict(test.x), agreement.task.classifier(wanted).predict(test.x))
 
@@ -199,7 +199,7 @@ def test_flowers_simulation_gives_the_same_model(place, config, tmp_path):
     assert not here.left()
     wanted = alone(agreement, place)
     assert journal_of(Path(config["out"]))[-1]["weights"] == fingerprint(wanted)
-    model = artifacts.load(Path(masked["out"]) / "model", 2, agreement.table.space())
+    model = artifacts.load(Path(masked["out"]) / "model", agreement.model, 2, agreement.table.space())
     found = np.concatenate([p.detach().numpy().ravel() for p in model.module.parameters()])
     error = SecAggPlus(300).error([len(agreement.read(place / name).train) for name in NAMES])
     np.testing.assert_allclose(found, alone(once, place), atol=error + 1e-7)

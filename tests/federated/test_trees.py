@@ -329,7 +329,7 @@ def test_the_model_is_stored_and_exactly_attacked(rows, tmp_path):
     made = FederatedTrees(rounds=2)(recipe, dealt(rows, 3), rows)
     assert made.notes == {"hospitals": 3, "rounds": 2}
     artifacts.save(made, tmp_path, "xgboost")
-    back = artifacts.load(tmp_path, len(rows.classes), rows.space, defense=FederatedTrees(rounds=2))
+    back = artifacts.load(tmp_path, "xgboost", len(rows.classes), rows.space, defense=FederatedTrees(rounds=2))
     np.testing.assert_array_equal(back.predict_proba(rows.x), made.predict_proba(rows.x))
     assert back.notes == made.notes and back.recipe == recipe
     some = rows.x[:2]

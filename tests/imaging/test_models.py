@@ -134,7 +134,7 @@ def test_a_trained_network_is_stored_as_it_is(tmp_path, recipe):
         assert (made.predict(test.x) == test.y).mean() > 0.9
     assert not any(isinstance(m, nn.BatchNorm2d) for m in made.module.modules())
     artifacts.save(made, tmp_path, name[type(recipe).__name__])
-    found = artifacts.load(tmp_path, 2, ImageSpace())
+    found = artifacts.load(tmp_path, name[type(recipe).__name__], 2, ImageSpace())
     assert np.array_equal(found.predict_proba(test.x), made.predict_proba(test.x)) and found.notes == made.notes
 
 
@@ -157,5 +157,5 @@ def test_a_network_without_batch_normalisation_as_dp_sgd_leaves_it_is_stored(tmp
     private = TorchClassifier(module, 2, ImageSpace(), recipe=recipe)
     private.notes["replaced"] = replaced
     artifacts.save(private, tmp_path, "resnet-small")
-    found = artifacts.load(tmp_path, 2, ImageSpace())
+    found = artifacts.load(tmp_path, "resnet-small", 2, ImageSpace())
     assert "GroupNorm" in replaced and np.array_equal(found.predict_proba(val.x), private.predict_proba(val.x))

@@ -12,6 +12,7 @@ from torch import nn
 from suite.attack import Info
 from suite.attacks.ascent import ascend, uniform
 from suite.attacks.gradient import PGD
+from suite.classifier import TorchClassifier
 from suite.data import Split
 from suite.defenses.adversarial import AdversarialTraining, Trades
 from suite.defenses.plain import Plain
@@ -162,6 +163,28 @@ def test_takes_the_largest_budget_that_does_not_collapse():
     piloted = AdversarialTraining()(recipe, train, val)
     assert piloted.notes == {"eps": 0.025}
     assert (piloted.predict(val.x) == val.y).all()
+
+
+@dataclass(frozen=True)
+class Costly(AdversarialTraining):
+    """Each budget moves the threshold by as much, so that it costs as much accuracy; nothing is trained."""
+
+    def _train(self, recipe, train, val, eps, seed, device):
+        module = nn.Linear(1, 2)
+        with torch.no_grad():
+            module.weight.copy_(torch.tensor([[-1.0], [1.0]]))
+            module.bias.copy_(torch.tensor([0.5 + eps, -0.5 - eps]))
+        made = TorchClassifier(module, 2, train.space, recipe=recipe)
+        made.notes["eps"] = eps
+        return made
+
+
+@pytest.mark.parametrize(("tolerance", "eps"), [(0.35, 0.3), (0.25, 0.2), (0.15, 0.1), (0.05, 0.1)])
+def test_the_pilot_rejects_budgets_that_cost_more_accuracy_than_is_tolerated(tolerance, eps):
+    x = (np.arange(400)[:, None] + 0.5) / 400
+    data = split(x, x[:, 0] > 0.5)  # a threshold moved by d misses 2 d of the ill: d of balanced accuracy
+    piloted = Costly(grid=(0.3, 0.2, 0.1), tolerance=tolerance)(LogisticRegression(epochs=60), data, data)
+    assert piloted.notes["eps"] == eps and ("pilot" in piloted.notes) == (tolerance < 0.1)
 
 
 def test_says_when_every_budget_costs_too_much():

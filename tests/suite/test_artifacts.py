@@ -29,7 +29,7 @@ def test_a_stored_model_predicts_the_same(tmp_path, name):
     made = registry.make("models", name, FAST.get(name)).fit(train, val, seed=1)
     made.notes["eps"] = 0.25
     artifacts.save(made, tmp_path, name)
-    found = artifacts.load(tmp_path, 2, test.space)
+    found = artifacts.load(tmp_path, name, 2, test.space)
     assert type(found) is type(made) and found.recipe == made.recipe and found.notes == {"eps": 0.25}
     assert np.array_equal(found.predict_proba(test.x), made.predict_proba(test.x))
     assert np.array_equal(found.predict(test.x), made.predict(test.x))
@@ -40,7 +40,7 @@ def test_a_distilled_network_is_stored_with_what_it_learned(tmp_path):
     train, val, test = breast()
     made = Distillation()(registry.make("models", "mlp", FAST["mlp"]), train, val)
     artifacts.save(made, tmp_path, "mlp")
-    found = artifacts.load(tmp_path, 2, test.space)
+    found = artifacts.load(tmp_path, "mlp", 2, test.space)
     assert np.array_equal(found.predict_proba(test.x), made.predict_proba(test.x))
 
 
@@ -53,7 +53,7 @@ def test_a_users_own_recipe_is_stored_by_its_file(tmp_path):
     for name in (f"{file}:Own", f"{file}:SMALL"):
         made = registry.make("models", name, {"epochs": 2}).fit(train, val)
         artifacts.save(made, tmp_path / "m", name)
-        found = artifacts.load(tmp_path / "m", 2, test.space)
+        found = artifacts.load(tmp_path / "m", name, 2, test.space)
         assert found.recipe == made.recipe
         assert np.array_equal(found.predict_proba(test.x), made.predict_proba(test.x))
 
@@ -70,7 +70,7 @@ def stored(tmp_path):
 def test_a_damaged_file_of_ours_is_named(stored, file, keep):
     (stored / file).write_bytes((stored / file).read_bytes()[:keep])
     with pytest.raises(InputError, match=f"{file}: cannot be read"):
-        artifacts.load(stored, 2, breast()[2].space)
+        artifacts.load(stored, "mlp", 2, breast()[2].space)
 
 
 def test_the_disk_may_be_full(tmp_path, monkeypatch):
@@ -183,7 +183,7 @@ def narrow():
 
 @pytest.mark.parametrize(("model", "message"), [
     (narrow(), "model m fails on this data: X has 30 features, but .* is expecting 4"),
-    (Scores(), "model m does not return probabilities: a row sums to"),
+    (Scores(), "model m does not return probabilities: row 0 of 64 has probabilities that sum to"),
     (Silent(), "model m fails on this data: ValueError"),
     (object(), "object has neither predict_proba nor predict"),
     (nn.Linear(30, 3), "returns 3 logits a row, but there are 2 classes"),

@@ -313,7 +313,7 @@ class TestErrors:
         assert len([r for r in run.rows() if r.error]) == 3
 
     def test_a_model_that_cannot_be_trained_fails_all_its_cells_and_no_others(self, data, tmp_path):
-        run = Audit(plan(models=[{"name": "mlp", "lr": 1e30, "epochs": 2}, "logistic-regression"],
+        run = Audit(plan(models=[{"name": "mlp", "lr": 1000, "hidden": [64] * 12, "epochs": 2}, "logistic-regression"],
                          attacks=["noise"]), data, "").run(tmp_path / "r")
         failed = {r.cell: r.error for r in run.rows() if r.error}
         assert failed.keys() == {"mlp--none--fit", "mlp--none--noise", "mlp--none--worst-case"}

@@ -118,7 +118,7 @@ def test_stored_and_read_again(defense, tmp_path, monkeypatch):
     monkeypatch.setattr("suite.registry.load", lambda *_: SmallCNN)
     model = defense(SmallCNN(epochs=1), TRAIN, VAL)
     artifacts.save(model, tmp_path, "small-cnn")
-    read = artifacts.load(tmp_path, 2, model.space, defense=defense)
+    read = artifacts.load(tmp_path, "small-cnn", 2, model.space, defense=defense)
     assert np.array_equal(read.predict_proba(TEST.x), model.predict_proba(TEST.x))
     assert (read.recipe, read.notes) == (model.recipe, model.notes)
 

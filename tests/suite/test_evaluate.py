@@ -130,11 +130,12 @@ class TestEvasion:
         measure(OnlySmall(), line, out)
         assert [value(out, "robust_accuracy", e) for e in BUDGETS] == pytest.approx([0.95] * 4)
 
-    def test_a_result_beyond_the_budget_does_not_count(self, line):
+    @pytest.mark.parametrize("far", [1.01, 3])
+    def test_a_result_beyond_the_budget_does_not_count(self, line, far):
         @dataclass(frozen=True)
         class Cheat(EvasionAttack):
             def __call__(self, classifier, x, y, seed=0):
-                return FGSM(eps=3 * self.eps)(classifier, x, y)
+                return FGSM(eps=far * self.eps)(classifier, x, y)
 
         out = sheet()
         measure(Cheat(), line, out)
@@ -195,6 +196,21 @@ class TestEvasion:
             assert value(out, "certified_accuracy", eps) <= value(out, "robust_accuracy", eps)
         assert {"lower", "upper"} <= arrays.keys()
         assert value(out, "solved") == 0.6  # beyond the greatest budget the bound is as far as it looked
+
+    def test_a_lower_bound_equal_to_the_budget_is_no_proof_at_it(self, line):
+        @dataclass(frozen=True)
+        class AtTheBudget(CertifiedAttack):
+            """Knows of the first half that a witness lies at 0.3, and of all that none lies nearer than 0.1."""
+
+            def search(self, classifier, x, y, seed=0):
+                half = np.arange(len(x)) < len(x) // 2
+                return Certified(x, np.full(len(x), 0.1), np.where(half, 0.3, np.inf))
+
+        out = sheet()
+        measure(AtTheBudget(), replace(line, budgets=(0.05, 0.1)), out)
+        assert value(out, "certified_accuracy", 0.05) == 1.0
+        # an attack within 0.1 may succeed at 0.1 itself; where the search ended there with nothing, it cannot
+        assert value(out, "certified_accuracy", 0.1) == 0.5
 
     def test_queries_are_counted_for_the_attack_alone(self, line):
         out = sheet()
@@ -271,6 +287,19 @@ class TestWorstCase:
         assert (value(out, "lift[a]"), value(out, "lift[b]")) == pytest.approx((0.2, 0.1))
         assert value(out, "robust_accuracy", 0.1, "site=north") == pytest.approx(0.4)  # 0, 2, 4 of 0, 2, 4, 6, 8
         assert value(out, "robust_accuracy", 0.1, "site=south") == pytest.approx(0.6)
+
+    def test_rows_that_are_wrong_anyway_are_not_robust(self, tree):
+        test = tree.data.test
+        y = np.where(np.arange(10) < 4, 1 - test.y, test.y)  # four are misclassified without any attack
+        mistaken = replace(tree, data=dataset(test.with_data(test.x, y)))
+        out = sheet()
+        arrays = measure_worst_case(mistaken, out, [self.part("a", range(10), [4])])
+        row = next(r for r in out.rows if r.metric == "robust_accuracy" and r.attack_params["eps"] == 0.1)
+        assert (row.value, row.n) == (0.5, 10)
+        assert value(out, "robust_accuracy", 0.05) == 0.6
+        assert value(out, "attack_success_rate") == pytest.approx(1 / 6)
+        assert value(out, "robust_accuracy", 0.1, "site=north") == pytest.approx(0.4)  # of 0, 2, 4, 6, 8 the last two
+        assert arrays["robust"].tolist() == [False] * 5 + [True] * 5
 
     def test_lift_is_over_the_noise_of_the_same_norm(self, tree):
         parts = [self.part("pgd", range(10), [0, 1, 2]), self.part("noise", range(10), [4], RandomNoise()),

@@ -65,6 +65,20 @@ def test_replays_of_a_batch_walk_to_the_worst_corner_of_a_linear_model_by_its_ow
     assert torch.allclose(second, F.cross_entropy(module(corner), batch.y, reduction="none"), atol=1e-6)
 
 
+def test_the_perturbation_stays_within_its_budget_and_so_turns_around_in_as_many_steps():
+    module, space, batch = linear()
+    objective = FreeAdversarialTraining().objective(space, 0.1)
+    reach = 0.1 * space.scale
+    for _ in range(4):
+        objective(module, batch).mean().backward()
+    assert torch.allclose(objective.delta.abs(), reach.expand_as(batch.x))
+    turned = Batch(batch.x, 1 - batch.y, batch.index, batch.generator)
+    objective(module, turned).mean().backward()  # still at the old corner, and pushed the other way by a whole budget
+    loss = objective(module, turned)
+    assert objective.delta.abs().max() < 1e-6
+    assert torch.allclose(loss, F.cross_entropy(module(batch.x), turned.y, reduction="none"), atol=1e-5)
+
+
 def test_the_perturbation_is_kept_from_one_batch_to_the_next_smaller_one():
     module, space, batch = linear()
     objective = FreeAdversarialTraining().objective(space, 0.1)

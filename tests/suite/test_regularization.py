@@ -83,7 +83,7 @@ def test_is_the_training_of_the_changed_recipe_and_shadows_train_it_too(defense,
     shadow = next(iter(trained(recipe, defense, [train, train], val, [3, 4])))
     np.testing.assert_allclose(shadow.predict_proba(test.x), wanted.predict_proba(test.x), atol=1e-3)
     artifacts.save(found, tmp_path, "mlp")
-    again = artifacts.load(tmp_path, 2, train.space, defense=defense)
+    again = artifacts.load(tmp_path, "mlp", 2, train.space, defense=defense)
     np.testing.assert_allclose(again.predict_proba(test.x), found.predict_proba(test.x), atol=1e-6)
 
 

@@ -173,7 +173,7 @@ def test_stored_and_read_again(tmp_path, monkeypatch):
     flat = [Split(s.x.reshape(len(s), -1), s.y, s.space, s.classes, s.rows) for s in (TRAIN, VAL)]
     model = defense(MLP(epochs=2), *flat)
     artifacts.save(model, tmp_path, "mlp")
-    read = artifacts.load(tmp_path, 2, model.space, defense=defense)
+    read = artifacts.load(tmp_path, "mlp", 2, model.space, defense=defense)
     assert np.array_equal(read.predict_proba(flat[1].x), model.predict_proba(flat[1].x))
     assert (read.certified_norm, read.sigma) == ("l2", 0.1)
     copy.deepcopy(model.module)

@@ -1,0 +1,72 @@
+"""A model that breaks its process is found in a process of its own: one line, before any compute."""
+
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from suite import cli, trial
+from suite.errors import InputError
+
+X = np.zeros((4, 3), np.float32)
+KINDS = {
+    "fine": ("return np.full((len(x), 2), 0.5)", None),
+    "exit": ("sys.exit(3)", r"ended its process \(exit code 3\).*Remove sys.exit"),
+    "os_exit": ("os._exit(0)", r"ended its process \(exit code 0\)"),
+    "crash": ("os.kill(os.getpid(), 11)", r"crashed its process \(SIGSEGV\)"),
+    "chdir": ("os.chdir('/'); return np.full((len(x), 2), 0.5)", r"changes the working directory \(os.chdir\)"),
+    "memory": ("np.ones(2**33)", "takes more memory than is free"),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_a_model_does_to_its_process_is_one_line(tmp_path, kind):
+    does, message = KINDS[kind]
+    file = tmp_path / "own.py"
+    file.write_text(f"import os\nimport sys\nimport numpy as np\n\n\nclass Own:\n    def predict_proba(self, x):\n"
+                    f"        {does}\n\n\nown = Own()\n")
+    home = Path.cwd()
+    if message is None:
+        trial.try_model(f"{file}:own", X)
+    else:
+        with pytest.raises(InputError, match=message) as e:
+            trial.try_model(f"{file}:own", X, memory=2**32)
+        assert "\n" not in str(e.value) and str(file) in str(e.value)
+    assert Path.cwd() == home
+
+
+def test_a_model_that_never_answers_is_ended_with_what_it_started(tmp_path):
+    file, pid = tmp_path / "own.py", tmp_path / "pid"
+    file.write_text("import os\nimport pathlib\nimport subprocess\nimport time\n"
+                    "child = subprocess.Popen(['sleep', '600'])\n"
+                    f"pathlib.Path({str(pid)!r}).write_text(str(child.pid))\n"
+                    "time.sleep(600)\n")
+    with pytest.raises(InputError, match=r"did not open and answer 64 rows within 4 s.*--time-limit"):
+        trial.try_model(f"{file}:own", X, time_limit=4)
+    for _ in range(50):
+        try:
+            os.kill(int(pid.read_text()), 0)
+        except ProcessLookupError:
+            break
+        if Path(f"/proc/{pid.read_text()}/stat").read_text().split()[2] == "Z":  # ended, and nobody asked for its code
+            break
+        time.sleep(0.1)
+    else:
+        os.kill(int(pid.read_text()), signal.SIGKILL)
+        pytest.fail("what the model started goes on")
+
+
+def test_an_audit_tries_a_fitted_model_before_anything_else(tmp_path, monkeypatch, capsys):
+    file = tmp_path / "own.py"
+    file.write_text("import os\n\n\nclass Own:\n    def predict_proba(self, x):\n        os._exit(0)\n\n\n"
+                    "own = Own()\n")
+    monkeypatch.setattr(sys, "argv", ["medsec", "audit", "--data", "breast-cancer", "--model", f"{file}:own",
+                                      "--out", str(tmp_path / "run")])
+    with pytest.raises(SystemExit) as e:
+        cli.main()
+    assert e.value.code == 2 and "ended its process (exit code 0)" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
