@@ -150,7 +150,8 @@ def test_the_command_for_a_federation_is_one_of_federations(parse):
 
 def test_the_command_says_how_the_users_own_file_is_read():
     plan = {"data": ["my patients.csv"], "models": [{"name": "theirs", "use": "xgboost"}, {"name": "m"}],
-            "table": {"target": "sick", "positive": "yes", "drop": ["id", "ward"], "split": "part", "schema_file": None},
+            "table": {"target": "sick", "positive": "yes", "drop": ["id", "ward"], "split": "part",
+                      "schema_file": None},
             "later": ["label-flip-loss"]}
     found = untested([row("accuracy", 0.9, 0.8, 0.95), row("accuracy", 0.9, 0.8, 0.95, model="theirs")],
                      manifest(plan=plan, suited={"m": ["label-flip-loss"], "theirs": ["label-flip-loss"]}))
