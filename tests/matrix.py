@@ -92,7 +92,8 @@ def main() -> None:
     parser.add_argument("--only", action="append", choices=SETTINGS, metavar="NAME",
                         help=f"a setting to run, may be repeated: {', '.join(SETTINGS)}")
     args, arguments = parser.parse_known_args()
-    sys.exit(not all([run(name, arguments) for name in args.only or SETTINGS]))
+    passed = [run(name, arguments) for name in args.only or SETTINGS]  # all of them, also after a failure
+    sys.exit(not all(passed))
 
 
 if __name__ == "__main__":

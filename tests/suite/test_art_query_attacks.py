@@ -55,7 +55,7 @@ def test_finds_nearly_the_closed_form_distance_and_never_less(attack, factor):
 
 @pytest.mark.parametrize("attack", [ArtHopSkipJump, ArtBoundary])
 def test_a_result_on_the_very_boundary_is_moved_to_where_no_rounding_decides(attack):
-    """ART's Boundary ends so on some processors: misclassified in the query in which it was found, not in a later one."""
+    """ART's Boundary ends so on some processors: misclassified in the query that found it, not in a later one."""
     x, y = rows()
     normal = WEIGHT.sign() * SPACE.scale * (1 - 2 * y[:, None])
     free = torch.from_numpy(exact_linf(x))[:, None]

@@ -91,7 +91,8 @@ def notes(rows: Rows) -> list[tuple[str, str]]:
     """What trainings found out, decided or claim."""
     names = {"epsilon_claimed": "ε claimed", "epsilon_independent": "ε independent", "delta": "δ",
              "eps": "budget trained against", "round": "best round", "added": "training rows added",
-             "robust_validation": "robust accuracy on validation rows", "cut_short": "searches cut short"}
+             "robust_validation": "robust accuracy on validation rows", "cut_short": "searches cut by their node limit",
+             "cut_by_clock": "searches cut by the clock"}
     out = []
     for model, defense in rows.pairs():
         said = [f"{names.get(k, k.replace('_', ' '))} {_plain(r.value)}"
