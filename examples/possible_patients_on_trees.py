@@ -45,7 +45,7 @@ console.print(f"At {EPS:.0%} HopSkipJump overstates robustness by {percent(overs
               f"adversarial patients changes exact robustness by {percent(gain)} and accuracy by "
               f"{percent(paired(right_hard, right))}.")
 
-fewest = ExactFewest(eps=max(BUDGETS), seconds_per_row=0.5).search(plain, x, y, seed=0).x_adv.numpy()
+fewest = ExactFewest(eps=max(BUDGETS), nodes_per_row=100_000).search(plain, x, y, seed=0).x_adv.numpy()
 delta = (fewest - test.x)[right & (plain.predict(fewest) != test.y)]
 unit = {name: column.unit for name, column in data.space.schema.columns.items()}
 rows = [[name, percent(proportion(d != 0)), f"{np.median(np.abs(d[d != 0])):.3g} {unit[name]}"]

@@ -147,11 +147,13 @@ class Certified:
             none within `eps`.
         lower: (n,) float64: nothing nearer than this fools the model, however clever. 0 for rows it gets wrong.
         upper: (n,) float64: distance of `x_adv`; infinite where none was found within `eps`.
+        cut_by: (n,) the limit that cut the search of a row short, "nodes" or "clock"; "" where none did.
     """
 
     x_adv: Tensor
     lower: np.ndarray
     upper: np.ndarray
+    cut_by: np.ndarray
 
 
 @dataclass(frozen=True)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
 
 from suite.attack import Info
-from suite.bounds import Positive, Whole
+from suite.bounds import Count, Positive, Whole
 from suite.classifier import EstimatorClassifier
 from suite.data import Split, joined
 from suite.errors import InputError, NotApplicable
@@ -31,8 +32,10 @@ class RobustTrees(Defense):
         rounds: Times that patients are added.
         margin: Patients are sought within `margin * eps`: the nearest ones lie on the very boundary, so those beyond
             `eps` are needed to push it away from validation rows too.
-        seconds_per_row: Time after which the search at a row makes do with the nearest patient found so far. Most rows
-            take milliseconds; results repeat exactly as long as none is cut short ("cut_short" in `notes` counts).
+        nodes_per_row: Boxes after which the search at a row takes the nearest patient found so far; most rows need
+            few. `notes["cut_short"]` counts the searches that it cut.
+        seconds_per_row: Time after which it does in any case. Results repeat exactly as long as the clock cuts no
+            search (`notes["cut_by_clock"]` counts).
     """
 
     info: ClassVar[Info] = Info(
@@ -43,11 +46,14 @@ class RobustTrees(Defense):
     eps: Positive = 0.05
     rounds: Whole = 6
     margin: Positive = 2.0
-    seconds_per_row: Positive = 0.5
+    nodes_per_row: Count = 250_000
+    seconds_per_row: Positive = 30.0
 
     def __post_init__(self) -> None:
-        if not (self.eps > 0 and self.rounds >= 0 and self.margin >= 1 and self.seconds_per_row > 0):
-            raise InputError("RobustTrees: needs eps > 0, rounds >= 0, margin >= 1 and seconds_per_row > 0")
+        if not (self.eps > 0 and self.rounds >= 0 and self.margin >= 1 and self.nodes_per_row >= 1
+                and self.seconds_per_row > 0):
+            raise InputError("RobustTrees: needs eps > 0, rounds >= 0, margin >= 1, nodes_per_row >= 1 and "
+                             "seconds_per_row > 0")
 
     def check(self, recipe: Recipe) -> None:
         if "trees" not in recipe.offers:
@@ -57,12 +63,12 @@ class RobustTrees(Defense):
     def __call__(self, recipe: Recipe, train: Split, val: Split, seed: int = 0,
                  device: str = "cpu") -> EstimatorClassifier:
         self.check(recipe)
-        grown, best, cut_short = train, None, 0
+        grown, best, cuts = train, None, Counter()
         for turn in range(self.rounds + 1):
             advance("hardening trees", turn, self.rounds + 1)
             classifier = recipe.fit(grown, val, seed, device)
             _, fooled, cut = self._attack(classifier, val, self.eps)
-            cut_short += cut
+            cuts += cut
             robust = float(((classifier.predict(val.x) == val.y) & ~fooled).mean())
             if best is None or robust > best.notes["robust_validation"]:
                 best = classifier
@@ -71,28 +77,29 @@ class RobustTrees(Defense):
             if turn == self.rounds:
                 break
             patients, fooled, cut = self._attack(classifier, train, self.margin * self.eps)
-            cut_short += cut
+            cuts += cut
             if not fooled.any():
                 break
             grown = joined(grown, train.with_data(patients, train.y).take(fooled))
-        best.notes["cut_short"] = cut_short
+        best.notes |= {"cut_short": cuts["nodes"], "cut_by_clock": cuts["clock"]}
         return best
 
-    def _attack(self, classifier: EstimatorClassifier, rows: Split, eps: float) -> tuple[np.ndarray, np.ndarray, int]:
+    def _attack(self, classifier: EstimatorClassifier, rows: Split, eps: float
+                ) -> tuple[np.ndarray, np.ndarray, Counter]:
         """The nearest possible patients that fool a model.
 
         Returns:
             (n, columns) patients, the rows themselves where there are none within `eps` or the model is wrong anyway;
-            (n,) bool whether there is one; and how many searches were cut short.
+            (n,) bool whether there is one; and how many searches each limit cut short.
         """
         ensemble = Ensemble.of(classifier.estimator)
         reach, labels = Reach(ensemble, rows.space), classifier.predict(rows.x)
-        patients, fooled, cut_short = rows.x.copy(), np.zeros(len(rows), bool), 0
+        patients, fooled, cuts = rows.x.copy(), np.zeros(len(rows), bool), Counter()
         for i in np.flatnonzero(labels == rows.y):
             # asking the model itself about one patient at a time costs far more than the search does
             found = solve(ensemble, lambda z: ensemble.margin(z).argmax(1), reach, rows.x[i], eps=eps,
-                          seconds=self.seconds_per_row, label=int(labels[i]))
-            cut_short += not found.exact and found.lower < eps
+                          nodes=self.nodes_per_row, seconds=self.seconds_per_row, label=int(labels[i]))
+            cuts[found.cut_by] += 1
             if found.witness is not None:
                 patients[i], fooled[i] = found.witness, True
-        return patients, fooled & (classifier.predict(patients) != rows.y), cut_short
+        return patients, fooled & (classifier.predict(patients) != rows.y), cuts

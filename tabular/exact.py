@@ -18,7 +18,7 @@ from suite.classifier import Classifier, EstimatorClassifier
 from suite.errors import InputError, NotApplicable
 from suite.progress import advance
 from tabular.trees.ensemble import Ensemble
-from tabular.trees.exact import Robustness, solve
+from tabular.trees.exact import NODES, SECONDS, Robustness, solve
 from tabular.trees.reach import Reach
 
 
@@ -28,19 +28,23 @@ class _ExactTrees(CertifiedAttack):
 
     Attributes:
         eps: Linf distance, in units of the space's scale, beyond which it need not look.
-        seconds_per_row: Time after which the bounds found so far are taken; positive.
-        workers: Threads that solve rows. They change nothing but the time, unless the time runs out.
+        nodes_per_row: Boxes of the space, see `Robustness.nodes`, after which the bounds found so far are taken.
+            Results do not depend on the machine or its load as long as this limit comes first.
+        seconds_per_row: Time after which they are taken in any case; positive. Rows cut by it are reported.
+        workers: Threads that solve rows. They change nothing but the time, unless the clock cuts a row.
     """
 
     eps: Unbounded = float("inf")
-    seconds_per_row: Positive = 5.0
+    nodes_per_row: Count = NODES
+    seconds_per_row: Positive = SECONDS
     workers: Count = 1
 
     needs: ClassVar[Literal["trees"]] = "trees"
 
     def __post_init__(self) -> None:
-        if not (self.eps > 0 and self.seconds_per_row > 0 and self.workers >= 1):
-            raise InputError(f"{type(self).__name__}: eps and seconds_per_row must be positive, workers at least 1")
+        if not (self.eps > 0 and self.nodes_per_row >= 1 and self.seconds_per_row > 0 and self.workers >= 1):
+            raise InputError(f"{type(self).__name__}: eps and seconds_per_row must be positive, nodes_per_row and "
+                             "workers at least 1")
 
     def check(self, classifier: Classifier) -> None:
         self._ensemble(classifier)
@@ -52,7 +56,8 @@ class _ExactTrees(CertifiedAttack):
         for i, row in enumerate(rows):
             if row.witness is not None:
                 x_adv[i] = torch.from_numpy(row.witness)
-        return Certified(x_adv, np.array([row.lower for row in rows]), np.array([row.upper for row in rows]))
+        return Certified(x_adv, *(np.array([getattr(row, name) for row in rows]) for name in ("lower", "upper",
+                                                                                              "cut_by")))
 
     def certify(self, classifier: Classifier, x: Tensor, y: Tensor) -> list[Robustness]:
         """The robustness of each row; rows that the model gets wrong anyway have distance 0 and no witness.
@@ -76,8 +81,8 @@ class _ExactTrees(CertifiedAttack):
         def one(i: int) -> Robustness:
             if labels[i] != y[i]:
                 return wrong
-            return solve(ensemble, predict, reach, rows[i], self.counted, self.eps, self.seconds_per_row,
-                         label=int(labels[i]))
+            return solve(ensemble, predict, reach, rows[i], self.counted, self.eps, self.nodes_per_row,
+                         self.seconds_per_row, int(labels[i]))
 
         out = []
         with ThreadPoolExecutor(self.workers) as pool:
@@ -107,7 +112,7 @@ class ExactLinf(_ExactTrees):
     info: ClassVar[Info] = Info(
         "Exact nearest evasion of trees (Linf)",
         "Kantchelian, Tygar and Joseph 2016, arXiv 1509.07892; Chen et al. 2019, arXiv 1906.03849; Devos, Meert and "
-        "Davis 2021, arXiv 2010.11598", "white-box", ("evasion",), "milliseconds per row; at most `seconds_per_row`",
+        "Davis 2021, arXiv 2010.11598", "white-box", ("evasion",), "milliseconds per row; at most `nodes_per_row`",
         "branch and bound over leaves as bit sets, not a mixed-integer program; searches possible patients only; "
         "values and ties are exact in the model's own floating point", strong=True)
 

@@ -63,6 +63,7 @@ def evasion(attack: EvasionAttack, subject: Subject, sheet: Sheet, rows: int | N
     if isinstance(attack, Transfer):
         met = attack.surrogate_of(subject.recipe, subject.data, subject.seed, subject.device)
     best, distance, extra = x.clone(), np.where(wrong, 0.0, np.inf), {}
+    cut_by: list[np.ndarray] = []
     patterns: dict[float, torch.Tensor] = {}
     if isinstance(attack, Universal):  # fitted on the attacker's own inputs, never on those that it is judged on
         own = tensors(subject.data.val, model.device)
@@ -96,6 +97,7 @@ def evasion(attack: EvasionAttack, subject: Subject, sheet: Sheet, rows: int | N
             lower[~wrong] = certified.lower
             extra.update(lower=lower, upper=np.where(wrong, 0.0, np.inf))
             extra["upper"][~wrong] = certified.upper
+            cut_by.append(certified.cut_by)
             return certified.x_adv
         if patterns:
             return now.apply(model, x0, patterns[now.eps])
@@ -130,6 +132,7 @@ def evasion(attack: EvasionAttack, subject: Subject, sheet: Sheet, rows: int | N
             solved = extra["upper"] - extra["lower"] <= SLACK
         unreachable = extra["lower"] >= budgets[-1] - SLACK
         sheet.add("solved", metrics.proportion((solved | unreachable)[~wrong]), **at)
+        _cuts(sheet, np.concatenate([*cut_by, np.empty(0, "<U5")]), at)
     _describe(attack, subject, sheet, test, there, far, within[main], wrong, at)
     right = torch.from_numpy(~wrong).to(model.device)
     if isinstance(attack, QueryAttack):
@@ -161,7 +164,14 @@ def _fewest(attack: CertifiedAttack, subject: Subject, sheet: Sheet, rows: int |
     for most in range(1, FEATURES + 1):
         sheet.add(f"flipped_by_features[{most}]", metrics.proportion(changed[right] <= most), **at)
     sheet.add("solved", metrics.proportion((found.upper == found.lower)[right]), **at)
+    _cuts(sheet, found.cut_by[right], at)
     return {"positions": subject.positions(rows), "changed": changed}
+
+
+def _cuts(sheet: Sheet, cut_by: np.ndarray, at: dict) -> None:
+    """The share of the rows attacked on which each limit cut the search: by the clock, another machine may differ."""
+    for limit in ("nodes", "clock"):
+        sheet.add(f"cut_by_{limit}", metrics.proportion(cut_by == limit), **at)
 
 
 def fools(model: Classifier, x: torch.Tensor, y: torch.Tensor, target: int | None = None) -> np.ndarray:

@@ -40,6 +40,16 @@ SHORTCUT = 3
 LEARNED = 32
 """Sums of relations kept per row."""
 
+NODES, SECONDS = 1_000_000, 60.0
+"""Limits of the search at one row: boxes, about 5 s on a processor of 2024, and a clock for slow or busy machines."""
+
+PROGRAM, TIE, SUBSET = 1_000, 50, 20
+"""Boxes that a linear or mixed-integer program, a near tie put to the model, and a subset of columns count as: about
+what they cost."""
+
+Limit = Literal["", "nodes", "clock"]
+"""What cut a search short; "" where it ended by itself."""
+
 
 @dataclass(frozen=True)
 class Robustness:
@@ -51,7 +61,9 @@ class Robustness:
         witness: (columns,) float32 possible patient with another prediction by the model itself, or `None`.
         exact: `lower` and `upper` meet; with relations, up to about 1e-5, as those have slack.
         seconds: Time it took.
-        nodes: Boxes looked at.
+        nodes: Boxes looked at; what costs more counts as several, see `PROGRAM`.
+        cut_by: "nodes" where that limit ended the search before `lower` and `upper` met; "clock" where the clock ended
+            it, met or not: another machine may find a nearer witness.
     """
 
     lower: float
@@ -60,11 +72,12 @@ class Robustness:
     exact: bool
     seconds: float
     nodes: int
+    cut_by: Limit = ""
 
 
 def solve(ensemble: Ensemble, predict: Predict, space: Space | Reach, x: np.ndarray,
-          norm: Literal["linf", "l0"] = "linf", eps: float = np.inf, seconds: float = 5.0,
-          label: int | None = None) -> Robustness:
+          norm: Literal["linf", "l0"] = "linf", eps: float = np.inf, nodes: int = NODES,
+          seconds: float = SECONDS, label: int | None = None) -> Robustness:
     """The least change of a row that changes its prediction, among all possible patients.
 
     Args:
@@ -74,9 +87,10 @@ def solve(ensemble: Ensemble, predict: Predict, space: Space | Reach, x: np.ndar
         space: The possible patients, or `Reach(ensemble, space)` to share work between rows.
         x: (columns,) float32 row in data units.
         norm: "linf", the largest change of a column in units of the space's scale; or "l0", the number of columns
-            changed, and among equals the one with the least "linf" that the time allows.
+            changed, and among equals the one with the least "linf" that the limits allow.
         eps: Look for changes up to this largest change only.
-        seconds: Time after which the bounds found so far are returned.
+        nodes: Boxes, at least 1, after which the bounds found so far are returned: the same on every machine.
+        seconds: Time after which they are returned in any case.
         label: The model's label of `x`, if it is known already.
 
     Returns:
@@ -84,7 +98,7 @@ def solve(ensemble: Ensemble, predict: Predict, space: Space | Reach, x: np.ndar
         anything above) and infinite for "l0" (no number of columns changed within `eps` is enough).
     """
     _compile_kernels()
-    return _solve(ensemble, predict, space, x, norm, eps, seconds, label)
+    return _solve(ensemble, predict, space, x, norm, eps, nodes, seconds, label)
 
 
 @cache
@@ -92,12 +106,12 @@ def _compile_kernels() -> None:
     """Solve a stump, so that no row pays for compilation (seconds on a fresh installation, nothing later)."""
     cells = np.array([[0], [1]], np.int32)
     stump = Ensemble((np.zeros(1, np.float32),), cells, cells, np.eye(2), np.array([0, 2]), np.zeros(2), 0.0)
-    _solve(stump, lambda z: stump.margin(z).argmax(1), Space(-1.0, 1.0), np.ones(1, np.float32), "linf", np.inf, np.inf,
-           label=1)
+    _solve(stump, lambda z: stump.margin(z).argmax(1), Space(-1.0, 1.0), np.ones(1, np.float32), "linf", np.inf, NODES,
+           np.inf, label=1)
 
 
 def _solve(ensemble: Ensemble, predict: Predict, space: Space | Reach, x: np.ndarray, norm: str, eps: float,
-           seconds: float, label: int | None) -> Robustness:
+           nodes: int, seconds: float, label: int | None) -> Robustness:
     started = time.perf_counter()
     reach = space if isinstance(space, Reach) else Reach(ensemble, space)
     x = np.ascontiguousarray(x, np.float32)
@@ -107,8 +121,9 @@ def _solve(ensemble: Ensemble, predict: Predict, space: Space | Reach, x: np.nda
     rivals = [k for k in range(ensemble.classes) if k != label]
     lower = np.inf
     for turn, rival in enumerate(rivals):
-        share = (started + seconds - time.perf_counter()) / (len(rivals) - turn)
-        hunt = _Rival(row, rival, time.perf_counter() + share)
+        left, now = len(rivals) - turn, time.perf_counter()
+        hunt = _Rival(row, rival, row.nodes + max((nodes - row.nodes) // left, 1),
+                      now + (started + seconds - now) / left)
         lower = min(lower, hunt.nearest() if norm == "linf" else hunt.fewest())
     if norm == "linf":
         upper = row.limit if row.witness is not None else np.inf
@@ -120,7 +135,8 @@ def _solve(ensemble: Ensemble, predict: Predict, space: Space | Reach, x: np.nda
         # The model contradicts its own trees, so nothing that was concluded from them can be trusted.
         lower, upper, row.witness = 0.0, np.inf, None
     exact = bool(lower == upper or upper - lower <= row.resolution)
-    return Robustness(float(lower), float(upper), row.witness, exact, time.perf_counter() - started, row.nodes)
+    return Robustness(float(lower), float(upper), row.witness, exact, time.perf_counter() - started, row.nodes,
+                      "" if exact and row.cut_by == "nodes" else row.cut_by)
 
 
 class _Row:
@@ -142,6 +158,7 @@ class _Row:
         self.counting = False
         """Whether the fewest columns are sought, and not the nearest patient."""
         self.nodes = 0
+        self.cut_by: Limit = ""
 
     def improve(self, z: np.ndarray, distance: float) -> None:
         changed = int((z != self.x).sum())
@@ -161,8 +178,8 @@ class _Row:
 class _Rival:
     """The search for a flip to one other class: where score[label] - score[rival] is not positive."""
 
-    def __init__(self, row: _Row, rival: int, deadline: float) -> None:
-        self.row, self.deadline = row, deadline
+    def __init__(self, row: _Row, rival: int, nodes: int, deadline: float) -> None:
+        self.row, self.nodes, self.deadline = row, nodes, deadline
         e, cells = row.ensemble, row.cells
         score = e.scores[:, row.label] - e.scores[:, rival]
         self.constant = float(e.bias[row.label] - e.bias[rival])
@@ -178,6 +195,16 @@ class _Rival:
         self.unsettled, self.barren = np.inf, False
         """Distance of the nearest box whose witness lies farther off than is proven; whether a box yielded none."""
 
+    def _over(self) -> bool:
+        """Whether a limit cuts the search that is not finished yet."""
+        if self.row.nodes >= self.nodes:
+            self.row.cut_by = self.row.cut_by or "nodes"
+        elif time.perf_counter() > self.deadline:
+            self.row.cut_by = "clock"
+        else:
+            return False
+        return True
+
     # ---- the nearest flip
 
     def nearest(self) -> float:
@@ -187,7 +214,7 @@ class _Rival:
         steps = np.r_[steps[steps < row.limit], np.inf]
         lower = steps[self._first_open(steps)]
         target, quota, pull = lower, FIRST_QUOTA, 1.0
-        while lower < row.limit and time.perf_counter() < self.deadline:
+        while lower < row.limit and not self._over():
             if row.witness is None:
                 wanted = steps[np.searchsorted(steps, target, side="right"):]
                 target = min(row.limit, wanted[0] if len(wanted) else np.inf)
@@ -240,7 +267,7 @@ class _Rival:
         flip, ties = np.empty((2, len(low)), np.int16), np.empty((TIES, 2, len(low)), np.int16)
         while True:
             limit = min(target, row.limit - self.tolerance if row.limit < row.start else np.inf)
-            once = min(quota, max(256, 1_000_000 // (len(groups.every) + 1)))
+            once = min(quota, max(256, 1_000_000 // (len(groups.every) + 1)), max(self.nodes - row.nodes, 0))
             status, top, nodes, reached, near = search.descend(
                 groups, self.cells, stack, top, limit, row.ensemble.slack, *self.relations, once, flip, ties)
             row.nodes += nodes
@@ -249,18 +276,22 @@ class _Rival:
                 row.improve(*row.point(*flip))
             if status == search.FLIP:
                 self._settle(flip)
-            if near:
-                self._ask(ties[:near])
+            if near and not self._ask(ties[:near]):
+                return False
             if status == search.DONE:
                 return True
-            if quota <= 0 or time.perf_counter() > self.deadline:
+            if quota <= 0 or self._over():
                 return False
 
-    def _ask(self, boxes: np.ndarray) -> None:
-        """Near ties: let the model itself say on which of the boxes it flips."""
+    def _ask(self, boxes: np.ndarray) -> bool:
+        """Near ties: let the model itself say on which of the boxes it flips; whether all of those were settled."""
+        self.row.nodes += TIE * len(boxes)
         labels = self.row.predict(np.stack([self.row.point(*box)[0] for box in boxes]))
         for box in boxes[labels != self.row.label]:
+            if self._over():
+                return False
             self._settle(box)
+        return True
 
     def _settle(self, box: np.ndarray) -> None:
         """The model flips on all of this box: take the nearest possible patient in it as witness, if there is one."""
@@ -271,11 +302,13 @@ class _Rival:
         if row.reach.contains(z, row.x):
             row.improve(z, distance)
             return
+        row.nodes += PROGRAM
         nearer, weights = bound(row.reach, self.cells, row.x, *box)
         self._learn(weights)
         if nearer >= row.limit:
             return
         _, limits, slack = row.reach.relations
+        row.nodes += PROGRAM
         z, at_least = nearest(row.reach, self.cells, row.x, *box, generous(row.reach))
         nearer = max(distance, at_least - self.tolerance / 4)
         if nearer >= row.limit:
@@ -289,6 +322,7 @@ class _Rival:
                 if found - nearer > self.tolerance:
                     self.unsettled = min(self.unsettled, nearer)
                 return
+            row.nodes += PROGRAM
             z, _ = nearest(row.reach, self.cells, row.x, *box, strict)
         self.unsettled, self.barren = min(self.unsettled, nearer), True
 
@@ -329,8 +363,9 @@ class _Rival:
     def _change(self, layout: tuple[Groups, Stack], box: tuple[np.ndarray, np.ndarray], columns: Sequence[int],
                 quota: int) -> bool:
         """Search among changes of these columns only; whether it was finished."""
-        if time.perf_counter() > self.deadline:
+        if self._over():
             return False
+        self.row.nodes += SUBSET
         fixed = np.ones(len(self.row.x), bool)
         fixed[list(columns)] = False
         if self.relations[0].size:

@@ -53,6 +53,40 @@ def test_finds_nearly_the_closed_form_distance_and_never_less(attack, factor):
     assert np.median(ratio) < factor
 
 
+@pytest.mark.parametrize("attack", [ArtHopSkipJump, ArtBoundary])
+def test_a_result_on_the_very_boundary_is_moved_to_where_no_rounding_decides(attack):
+    """ART's Boundary ends so on some processors: misclassified in the query that found it, not in a later one."""
+    x, y = rows()
+    normal = WEIGHT.sign() * SPACE.scale * (1 - 2 * y[:, None])
+    free = torch.from_numpy(exact_linf(x))[:, None]
+
+    class OnTheBoundary(attack):
+        def _search(self, classifier, x, y, seed, space):
+            return x + free * (1 - 1e-6) * normal
+
+    classifier = linear(Space(-1000.0, 1000.0, SPACE.scale))
+    found = OnTheBoundary(eps=10.0)(classifier, x, y)
+    alone = np.concatenate([classifier.predict(row[None].numpy()) for row in found])
+    assert (alone != y.numpy()).all()
+    # in exact arithmetic, too, and by much more than float32 rounds
+    margin = (found.double() @ WEIGHT.double() - 3.0).numpy() * (2 * y.numpy() - 1)
+    assert (margin < -1e-5 * (x @ WEIGHT - 3.0).abs().numpy()).all()
+    assert (SPACE.distance(found, x).numpy() <= exact_linf(x) * 1.0011).all()
+
+
+@pytest.mark.parametrize("attack", SMALL)
+def test_whatever_art_claims_only_what_the_model_misclassifies_is_returned(attack):
+    class Claims(type(attack)):
+        def _search(self, classifier, x, y, seed, space):
+            return x + 0.01 * SPACE.scale * torch.tensor([1.0, 0.0, 0.0])
+
+    x, y = rows(64)
+    classifier = linear()
+    found = Claims(eps=1.0)(classifier, x, y)
+    moved, fooled = (found != x).any(1).numpy(), classifier.predict(found.numpy()) != y.numpy()
+    assert np.array_equal(moved, fooled) and fooled.sum() < len(x)
+
+
 def test_zoo_finds_what_is_well_within_reach_and_nothing_that_is_not():
     x, y = rows(32)
     found = ArtZoo(eps=0.15)(linear(), x, y)

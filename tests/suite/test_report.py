@@ -15,6 +15,7 @@ from suite.report.page import render
 from suite.report.rows import Rows
 from suite.report.sections.defenses import leakage
 from suite.report.sections.privacy import attribute, epsilon, extraction, inversion, reconstruction
+from suite.report.sections.robustness import by_attack, sparse
 from suite.report.show import brief, interval, number, percent, points, share
 from suite.run import Run
 from tests.suite._rows import clean, evasion, manifest, row
@@ -287,6 +288,19 @@ def test_detectors_have_a_section_only_where_there_are_any(page):
                   "0.41 (0.30–0.50)"):
         assert words in shown, words
     assert "pgd (fitted on it)" not in shown
+
+
+def test_searches_that_a_limit_cut_are_told_below_their_table():
+    at = {"attack": "exact", "eps": 0.05}
+    rows = [*clean(), *evasion((0.41, 0.31, 0.52), (0.45, 0.36, 0.55), attack="exact"), row("solved", 0.9, n=75, **at),
+            row("flipped_by_features[1]", 0.2, attack="few"), row("cut_by_clock", 2 / 60, n=60, attack="few")]
+    cut = [row("cut_by_nodes", 0.08, n=75, **at), row("cut_by_clock", 0.04, n=75, **at)]
+    quiet, told = (by_attack(Rows(some, manifest()), "m", "none", "").note for some in (rows, rows + cut))
+    assert "search cut" not in quiet
+    assert "exact: search cut by its node limit for 6 of 75 patients." in told
+    assert "exact: search cut by the clock (a faster or idle machine may solve more) for 3 of 75 patients." in told
+    assert " On m: few: search cut by the clock" in sparse(Rows(rows, manifest())).note
+    assert "for 3 of 75 patients" in render(rows + cut, manifest())
 
 
 def test_attribute_gains_stand_by_attack_with_a_column_for_each_model():

@@ -49,7 +49,7 @@ def test_withstands_more_at_little_cost_and_says_how_much(recipe, gain, parts):
     assert (robust.predict(test.x) == test.y).mean() > 0.85
     assert robust.notes["robust_validation"] == pytest.approx(robust_accuracy(robust, val, 0.1), abs=0.01)
     assert robust.notes["round"] > 0
-    assert robust.notes["cut_short"] == 0
+    assert robust.notes["cut_short"] == robust.notes["cut_by_clock"] == 0
 
 
 def test_takes_the_round_that_is_best_on_validation_rows(parts):
@@ -57,7 +57,7 @@ def test_takes_the_round_that_is_best_on_validation_rows(parts):
     train, val, _ = parts
     plain = RECIPES[1].fit(train, val)
     held = [RobustTrees(eps=0.1, rounds=r)(RECIPES[1], train, val).notes for r in (0, 1, 3)]
-    assert held[0] == {"eps": 0.1, "round": 0, "added": 0, "cut_short": 0,
+    assert held[0] == {"eps": 0.1, "round": 0, "added": 0, "cut_short": 0, "cut_by_clock": 0,
                        "robust_validation": pytest.approx(robust_accuracy(plain, val, 0.1), abs=0.01)}
     assert held[0]["robust_validation"] <= held[1]["robust_validation"] <= held[2]["robust_validation"]
 

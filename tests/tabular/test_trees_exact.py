@@ -1,4 +1,4 @@
-"""Exact robustness of trees: hand computations, enumeration of whole grids, soundness, and what a time cap may do."""
+"""Exact robustness of trees: hand computations, enumeration of whole grids, soundness, and what limits may do."""
 
 import itertools
 from functools import cache
@@ -240,13 +240,41 @@ def test_a_budget_hides_what_lies_beyond_it_and_nothing_else():
 def test_stopped_early_the_bounds_still_hold():
     classifier, x, y = fitted("forest")
     truth = ExactLinf().search(classifier, x, y).upper
-    for seconds in (1e-9, 2e-3):
-        for row, exact in zip(ExactLinf(seconds_per_row=seconds).certify(classifier, x, y), truth, strict=True):
-            assert row.lower <= exact <= row.upper
+    for limit, by in (({"nodes_per_row": 1}, "nodes"), ({"nodes_per_row": 100}, "nodes"),
+                      ({"seconds_per_row": 1e-9}, "clock")):
+        rows = ExactLinf(**limit).certify(classifier, x, y)
+        assert all(row.lower <= exact <= row.upper for row, exact in zip(rows, truth, strict=True))
+        assert {row.cut_by for row in rows} <= {"", by} and any(row.cut_by for row in rows)
+        assert all(row.cut_by == by for row in rows if not row.exact)
     fewest = ExactFewest().search(classifier, x, y).upper
-    stopped = ExactFewest(seconds_per_row=1e-9).certify(classifier, x, y)
-    assert all(row.lower <= exact <= row.upper for row, exact in zip(stopped, fewest, strict=True))
-    assert not all(row.exact for row in stopped)
+    for limit, by in ({"nodes_per_row": 1}, "nodes"), ({"seconds_per_row": 1e-9}, "clock"):
+        rows = ExactFewest(**limit).certify(classifier, x, y)
+        assert all(row.lower <= exact <= row.upper for row, exact in zip(rows, fewest, strict=True))
+        assert not all(row.exact for row in rows)
+        assert all(row.cut_by == by for row in rows if not row.exact)
+
+
+@pytest.mark.parametrize("attack", [ExactLinf, ExactFewest])
+def test_a_search_cut_by_its_nodes_is_the_same_on_a_machine_of_any_speed(attack, monkeypatch):
+    """Where a look at the clock takes a tenth of a second, a row that looks 100 times takes ten."""
+    classifier, x, y = fitted("forest")
+    quick = attack(nodes_per_row=5000).certify(classifier, x, y)
+    now = itertools.count(0.0, 0.1)
+    monkeypatch.setattr("tabular.trees.exact.time.perf_counter", lambda: next(now))
+    slow = attack(nodes_per_row=5000).certify(classifier, x, y)
+    assert {row.cut_by for row in slow} == {"", "nodes"}
+    for a, b in zip(quick, slow, strict=True):
+        assert (a.lower, a.upper, a.nodes, a.cut_by) == (b.lower, b.upper, b.nodes, b.cut_by)
+        assert np.array_equal(a.witness, b.witness) if a.witness is not None else b.witness is None
+
+
+def test_what_each_limit_cut_is_told_row_by_row():
+    classifier, x, y = fitted("forest")
+    right = classifier.predict(x.numpy()) == y.numpy()
+    by_nodes, by_clock = (ExactFewest(**limit).search(classifier, x, y).cut_by
+                          for limit in ({"nodes_per_row": 1}, {"seconds_per_row": 1e-9}))
+    assert set(by_nodes[right]) <= {"", "nodes"} and (by_nodes == "nodes").sum() > 10
+    assert (by_clock[right] == "clock").all() and (by_clock[~right] == "").all()
 
 
 @pytest.mark.parametrize("attack", [ExactLinf, ExactFewest])
@@ -290,6 +318,7 @@ def test_other_models_are_refused_and_told_what_to_use():
     network = MLP(epochs=1).fit(train, val)
     with pytest.raises(NotApplicable, match="tree model"):
         ExactLinf().check(network)
-    with pytest.raises(InputError, match="seconds_per_row"):
-        ExactLinf(seconds_per_row=0)
+    for wrong in ({"seconds_per_row": 0}, {"nodes_per_row": 0}, {"workers": 0}, {"eps": 0}):
+        with pytest.raises(InputError, match=next(iter(wrong))):
+            ExactLinf(**wrong)
     ExactFewest().check(fitted("forest")[0])

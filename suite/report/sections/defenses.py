@@ -92,7 +92,8 @@ def notes(rows: Rows) -> list[tuple[str, str]]:
     names = {"epsilon_claimed": "ε claimed", "epsilon_independent": "ε independent",
              "epsilon_replace_one": "ε if one is replaced", "delta": "δ", "rows_per_patient": "most rows of a patient",
              "eps": "budget trained against", "round": "best round", "added": "training rows added",
-             "robust_validation": "robust accuracy on validation rows", "cut_short": "searches cut short"}
+             "robust_validation": "robust accuracy on validation rows", "cut_short": "searches cut by their node limit",
+             "cut_by_clock": "searches cut by the clock"}
     out = []
     for model, defense in rows.pairs():
         said = [f"{names.get(k, k.replace('_', ' '))} {_plain(r.value)}"

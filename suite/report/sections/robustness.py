@@ -41,7 +41,17 @@ def by_attack(rows: Rows, model: str, defense: str, caption: str) -> Table:
                        amount(row.queries if attack != WORST else None), _count(get("gradients"), rows, 0),
                        amount(row.seconds if attack != WORST else None), est(get("solved")),
                        est(get("certified_accuracy")), amount(row.n)])
+    table.note += _cuts(rows, model, defense, rows.attacks(model, defense, "robust_accuracy"))
     return table.pruned()
+
+
+def _cuts(rows: Rows, model: str, defense: str, attacks: list[str]) -> str:
+    """How many exact searches a limit cut short, for the note of a table; empty for none."""
+    limits = {"cut_by_nodes": "its node limit", "cut_by_clock": "the clock (a faster or idle machine may solve more)"}
+    cuts = [(attack, limit, row) for attack in attacks for metric, limit in limits.items()
+            if (row := rows.one(metric, model, defense, attack)) and row.value]
+    return "".join(f" {attack}: search cut by {limit} for {round(row.value * row.n)} of {row.n} {rows.voice.case}s."
+                   for attack, limit, row in cuts)
 
 
 def _size(row: Measurement | None, norm: str, rows: Rows) -> Cell:
@@ -92,6 +102,8 @@ def sparse(rows: Rows) -> Table:
             table.add(model + ("" if defense == "none" else f" behind {defense}"),
                       [words(attack), *map(est, shares), est(rows.one("solved", model, defense, attack)),
                        amount(shares[0].n)])
+        if cut := _cuts(rows, model, defense, rows.attacks(model, defense, f"{prefix}[1]")):
+            table.note += f" On {model}{'' if defense == 'none' else f' behind {defense}'}:{cut}"
     return table
 
 
