@@ -56,6 +56,10 @@ class Tensor(torch.Tensor):
     def __repr__(self):
         return f"Tensor({self.held})"
 
+    def tolist(self):
+        _note("to host")
+        return self.held.tolist()
+
     @classmethod
     def __torch_dispatch__(cls, func, types, args=(), kwargs=None):
         return _run(func, args, kwargs or {})
