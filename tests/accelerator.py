@@ -6,9 +6,9 @@
     print(seen.counts, seen.where.most_common(5))
 
 It refuses what CUDA refuses: tensors of two devices in one operation, indices on a device into a tensor of the CPU, and
-generators of another device than the numbers they draw. It counts what a GPU would have to wait for: copies from and to
-the host, and values that the host reads (`item`, `nonzero`, `equal`, indexing with a mask). Numbers are those of the CPU
-to the bit, so a difference between the two is a fault of the code under test.
+generators of another device than the numbers they draw. It counts what a GPU would have to wait for: copies from and
+to the host, and values that the host reads (`item`, `nonzero`, `equal`, indexing with a mask). Numbers are those of the
+CPU to the bit, so a difference between the two is a fault of the code under test.
 
 It cannot show speed, memory, or kernels that round otherwise; `benchmarks/gpu_check.py` does, where there is a GPU.
 PyTorch calls its interface for backends in Python experimental: this is written for the version in `constraints.txt`.
