@@ -56,6 +56,18 @@ class Tensor(torch.Tensor):
     def __repr__(self):
         return f"Tensor({self.held})"
 
+    @property
+    def data(self):
+        return Tensor(self.held)
+
+    @data.setter
+    def data(self, other):
+        self.held = other.held
+
+    def requires_grad_(self, requires_grad=True):
+        self.requires_grad = requires_grad  # which, unlike the method, is allowed inside `torch.func.vmap`, too
+        return self
+
     def tolist(self):
         _note("to host")
         return self.held.tolist()
