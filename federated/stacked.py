@@ -52,7 +52,7 @@ def by_column(updates: Tensor, reduce: Callable[[Tensor], Tensor], rows: slice |
 
 
 def _ascending(block: Tensor) -> Tensor:
-    if block.is_cuda:
+    if block.device.type != "cpu":
         return block.T.sort(1).values
     values = block.T.clone(memory_format=torch.contiguous_format).numpy()
     values.sort(1)  # NumPy's sort of float32 is vectorized: 8 x torch's on one core
@@ -91,7 +91,7 @@ def gram(updates: Tensor) -> Tensor:
     for block in _chunks(updates):
         block = block.double()
         # NumPy knows that a matrix times its own transpose is symmetric, and computes half of it
-        total += block @ block.T if block.is_cuda else torch.from_numpy(block.numpy() @ block.numpy().T)
+        total += block @ block.T if block.device.type != "cpu" else torch.from_numpy(block.numpy() @ block.numpy().T)
     return total
 
 

@@ -19,11 +19,17 @@ def matrix(n: int) -> Tensor:
 
 def spectrum(x: Tensor) -> Tensor:
     """Coefficients (..., h, w) of images (..., h, w); the lowest frequencies stand top left."""
-    rows, columns = (matrix(s).to(x) for s in x.shape[-2:])
+    rows, columns = (_matrix_on(s, x.device, x.dtype) for s in x.shape[-2:])
     return rows @ x @ columns.T
 
 
 def image(coefficients: Tensor) -> Tensor:
     """The images (..., h, w) of coefficients (..., h, w)."""
-    rows, columns = (matrix(s).to(coefficients) for s in coefficients.shape[-2:])
+    rows, columns = (_matrix_on(s, coefficients.device, coefficients.dtype) for s in coefficients.shape[-2:])
     return rows.T @ coefficients @ columns
+
+
+@cache
+def _matrix_on(n: int, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """`matrix`, sent once to a device and not with every image."""
+    return matrix(n).to(device, dtype)

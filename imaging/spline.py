@@ -25,6 +25,12 @@ def matrix(side: int, points: int) -> Tensor:
 
 def field(control: Tensor, height: int, width: int) -> Tensor:
     """(..., height, width) the field of (..., points, points) control points; twice continuously differentiable."""
-    rows, columns = (matrix(side, points).to(control)
+    rows, columns = (_matrix_on(side, points, control.device, control.dtype)
                      for side, points in ((height, control.shape[-2]), (width, control.shape[-1])))
     return rows @ control @ columns.T
+
+
+@cache
+def _matrix_on(side: int, points: int, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """`matrix`, sent once to a device and not in every step of an attack."""
+    return matrix(side, points).to(device, dtype)

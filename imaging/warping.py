@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -18,6 +20,14 @@ def displaced(x: Tensor, field: Tensor) -> Tensor:
             from, in pixels.
     """
     height, width = x.shape[2:]
-    here = F.affine_grid(torch.eye(2, 3, device=x.device)[None], [1, 1, height, width], align_corners=False)
-    there = here + field * (2 / torch.tensor([width, height], device=x.device))
+    here, pixel = _coordinates(height, width, x.device)
+    there = here + field * pixel
     return F.grid_sample(x, there.expand(len(x), -1, -1, -1), padding_mode="border", align_corners=False)
+
+
+@cache
+def _coordinates(height: int, width: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """(1, height, width, 2) where each pixel is, in units of half an image from its middle, and (2,) the size of a
+    pixel in them; made once for a device and not in every step of an attack."""
+    here = F.affine_grid(torch.eye(2, 3, device=device)[None], [1, 1, height, width], align_corners=False)
+    return here, 2 / torch.tensor([width, height], device=device)

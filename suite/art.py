@@ -47,9 +47,10 @@ def art_gradient_estimator(classifier: TorchClassifier, inputs: tuple[int, ...])
 
     scale = classifier.space.scale.cpu().expand(inputs).numpy()
     lower, upper = box(classifier, inputs)
-    return PyTorchClassifier(_ScaledLogProbabilities(classifier), nn.NLLLoss(), inputs, len(classifier.classes_),
-                             clip_values=(lower / scale, upper / scale),
-                             device_type="gpu" if classifier.device.type == "cuda" else "cpu")
+    made = PyTorchClassifier(_ScaledLogProbabilities(classifier), nn.NLLLoss(), inputs, len(classifier.classes_),
+                             clip_values=(lower / scale, upper / scale), device_type="cpu")
+    made._device = classifier.device  # ART knows the CPU and the current CUDA device only
+    return made
 
 
 def estimator_over(predict: Ask, inputs: tuple[int, ...], classes: int,

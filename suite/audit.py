@@ -11,14 +11,13 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from suite import artifacts, cache, registry, threats, workers
 from suite.attack import Attack, EvasionAttack, MembershipAttack, PoisoningAttack
 from suite.cells import NONE, WORST, Cell, Layout, shadow_item
 from suite.checkpoints import checkpoints
 from suite.classifier import Classifier
 from suite.data import Dataset
+from suite.devices import describe_device
 from suite.errors import UNTRAINED, InputError
 from suite.evaluate import Outcome, Subject, measure, measure_clean, measure_gains
 from suite.evaluate.compare import Poisoning
@@ -260,8 +259,3 @@ def _checkpoints(cell: Cell, run: Run) -> Path:
 def _log(cell: Cell, run: Run) -> Path:
     """What its training has to tell of itself."""
     return run.folder / "logs" / f"{cell.key}.jsonl"
-
-
-def describe_device(device: torch.device) -> str:
-    """For the report."""
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU with {workers.cores()} cores"

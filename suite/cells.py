@@ -10,7 +10,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 from pydantic import ValidationError
 from torch import nn
 
@@ -18,6 +17,7 @@ from suite import artifacts, registry, surrogate, threats
 from suite.attack import Attack, EvasionAttack, MembershipAttack, PoisoningAttack, ReconstructionAttack
 from suite.data import Dataset, fewer
 from suite.defenses.plain import Plain
+from suite.devices import resolve_device
 from suite.errors import InputError, NotApplicable
 from suite.plan import Item, Plan
 from suite.recipe import Defense, Detector, Front, Recipe
@@ -364,13 +364,6 @@ def _check_attack(item: Item, attack: Any) -> None:
     if isinstance(attack, EvasionAttack) and "eps" in item.params and attack.norm != "own":
         raise InputError(f"attack '{item.name}': eps: every attack is measured at the budgets of the plan; set its eps "
                          "and budgets instead")
-
-
-def resolve_device(name: str) -> torch.device:
-    """ "auto" is CUDA when it is there."""
-    if name == "cuda" and not torch.cuda.is_available():
-        raise InputError("device cuda: no CUDA device is available here; use --device cpu or auto")
-    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
 
 
 def _unique(cells: list[Cell]) -> list[Cell]:

@@ -35,7 +35,8 @@ Leakage = Annotated[bool, typer.Option("--allow-leakage", help="Images: accept a
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.", show_default=False)]
 Out = Annotated[Path | None, typer.Option(metavar="DIR", help="Run folder; runs/PRESET when left out.")]
 Seed = Annotated[int | None, typer.Option(help="Seed of everything random.")]
-Device = Annotated[str | None, typer.Option(metavar="auto|cpu|cuda", help="Where to compute.")]
+Device = Annotated[str | None, typer.Option(metavar="auto|cpu|DEVICE", help="Where to compute: any device that "
+                                           "PyTorch knows, such as cuda:1 or xpu; auto is cuda, else xpu, else cpu.")]
 
 
 def _at_least_one(value: int | None) -> int | None:

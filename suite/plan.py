@@ -185,7 +185,7 @@ class Plan(BaseModel):
         train_rows: Training rows to learn from at most, a random choice; all when absent. The fewer, the better a model
             remembers each.
         seed: Of everything random.
-        device: "auto" takes CUDA when it is there.
+        device: Any device that PyTorch knows, such as "cuda:1"; "auto" is CUDA, else XPU, else the CPU.
         allow_pickle: Load model files that can execute code; from the command line only, never from a file.
         later: Names of attacks, defenses and detectors that this stage leaves to `--full`; not set in a file.
         time_limit: Seconds that a fitted model may take for its trial and for each query. No part of what a run is, so
@@ -208,7 +208,7 @@ class Plan(BaseModel):
     rows: int | None = Field(default=None, ge=2)
     train_rows: int | None = Field(default=None, ge=2)
     seed: int = Field(default=0, ge=0, lt=2**31)
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    device: str = "auto"
     allow_pickle: bool = False
     later: tuple[str, ...] = ()
     time_limit: float = Field(default=DEFAULT_TIME_LIMIT, gt=0, le=86400, exclude=True)
@@ -217,6 +217,19 @@ class Plan(BaseModel):
     @classmethod
     def _one_or_many(cls, value: Any) -> Any:
         return (value,) if isinstance(value, str) else value
+
+    @field_validator("device")
+    @classmethod
+    def _known(cls, value: str) -> str:
+        if value not in ("auto", "cpu", "cuda"):
+            import torch  # which takes seconds, and most plans need it later only
+
+            try:
+                torch.device(value)
+            except RuntimeError:
+                raise ValueError(f"PyTorch knows no device {value!r}; use auto, cpu, or a device such as cuda, cuda:1 "
+                                 "or xpu") from None
+        return value
 
     @field_validator("eps")
     @classmethod

@@ -21,8 +21,8 @@ def torch_seeded(seed: int) -> Iterator[None]:
     with torch.random.fork_rng():
         # torch.manual_seed also writes down the whole stack for each kind of device that has not been started
         torch.default_generator.manual_seed(seed)
-        if torch.cuda.is_available():
-            torch.cuda.manual_seed_all(seed)
+        if (device := torch.accelerator.current_accelerator(check_available=True)) is not None:
+            torch.get_device_module(device).manual_seed_all(seed)
         yield
 
 

@@ -38,7 +38,7 @@ def fit_many(recipe: Recipe, trains: Iterable[Split], val: Split, seeds: Iterabl
         trains: Splits of the same classes and features.
         val: For early stopping and the operating point of all.
         seeds: One a split.
-        device: "cpu" or "cuda".
+        device: As PyTorch names it.
     """
     pairs = zip(trains, seeds, strict=True)
     first = list(islice(pairs, 1))

@@ -49,7 +49,8 @@ def run_audit(plan: Plan, folder: Path, jobs: int | None = None) -> int:
     try_models(plan, data.train.x)
     import torch
 
-    from suite.audit import Audit, describe_device
+    from suite.audit import Audit
+    from suite.devices import describe_device
     from suite.forecast import Forecast
     from suite.progress import listening
     from suite.report import write_report
@@ -57,8 +58,8 @@ def run_audit(plan: Plan, folder: Path, jobs: int | None = None) -> int:
     from suite.workers import cores
 
     audit = Audit(plan, data, why)
-    if jobs is None:  # one GPU is not shared
-        jobs = 1 if audit.device.type == "cuda" else min(4, cores())
+    if jobs is None:  # one accelerator is not shared
+        jobs = min(4, cores()) if audit.device.type == "cpu" else 1
     if data.train.x[0].size < SMALL:
         torch.set_num_threads(1)
     kinds = ("models", "attacks", "defenses", *(["detectors"] if plan.detectors else []))

@@ -17,6 +17,7 @@ from suite.batches import batch_size
 from suite.checkpoints import Checkpoint
 from suite.classifier import TorchClassifier
 from suite.data import Split
+from suite.devices import random_state, set_random_state
 from suite.folding import fold
 from suite.operating import balance
 from suite.progress import advance
@@ -115,7 +116,7 @@ def fit(recipe: TorchRecipe, train: Split, val: Split, *, seed: int = 0, device:
         val: For early stopping (training ends after `recipe.patience` epochs without a better loss), and for the
             operating point where the recipe asks for one.
         seed: Initialisation, order of the rows, augmentation and whatever the objective draws.
-        device: "cpu" or "cuda".
+        device: As PyTorch names it.
         objective: The loss of one batch; defenses bring their own. `Stateful` where it remembers anything.
         val_objective: The loss watched on `val`; `objective` by default.
         replays: Steps taken on each batch before the next one.
@@ -227,7 +228,7 @@ class Training:
             **{f"number.{k}": torch.tensor(v) for k, v in numbers.items()},
             "least": torch.tensor(self.watch.least, dtype=torch.float64),
             "generator": self.generator.get_state(), "global": torch.get_rng_state(),
-            **({"cuda": torch.cuda.get_rng_state(device)} if device.type == "cuda" else {}),
+            **({"device": there} if (there := random_state(device)) is not None else {}),
             **_named("module", self.module.state_dict()), **_named("best", self.watch.best),
             **(_named("judged", self.judged.state_dict()) if self.judged is not self.module else {}),
             **_named("optimizer", optimizer),
@@ -241,8 +242,8 @@ class Training:
         self.watch.least = float(state["least"])
         self.generator.set_state(state["generator"])
         torch.set_rng_state(state["global"])
-        if "cuda" in state:
-            torch.cuda.set_rng_state(state["cuda"], next(self.module.parameters()).device)
+        if "device" in state:
+            set_random_state(state["device"], next(self.module.parameters()).device)
         self.module.load_state_dict(_part("module", state))
         if self.judged is not self.module:
             self.judged.load_state_dict(_part("judged", state))

@@ -57,7 +57,7 @@ class BlackBoxUniversal(Universal):
         best = score(v)
         for k in range(self.steps):
             if k % len(spots) == 0:
-                order = spots[torch.randperm(len(spots), generator=generator, device=x.device)]
+                order = spots[torch.randperm(len(spots), generator=generator, device=x.device)].tolist()
             q = torch.zeros_like(v)
             q.view(-1)[order[k % len(spots)]] = self.step
             q = image(q) if self.basis == "dct" else q

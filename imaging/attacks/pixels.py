@@ -100,9 +100,8 @@ class FewPixels(Query):
 def painted(x: Tensor, pixels: Tensor) -> Tensor:
     """(n, channels, height, width) images `x`, overwritten by (n, k, 2 + channels) pixels: place, as shares of the
     height and the width in [0, 1), and values. Where two share a place, the last one shows."""
-    x, image = x.clone(), torch.arange(len(x), device=x.device)
-    size = torch.tensor(x.shape[2:], device=x.device)
+    x, image, (height, width) = x.clone(), torch.arange(len(x), device=x.device), x.shape[2:]
     for pixel in pixels.unbind(1):
-        row, column = (pixel[:, :2] * size).long().T
+        row, column = (pixel[:, 0] * height).long(), (pixel[:, 1] * width).long()
         x[image, :, row, column] = pixel[:, 2:]
     return x

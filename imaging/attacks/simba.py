@@ -10,7 +10,7 @@ from torch import Tensor
 
 from imaging.dct import matrix
 from suite.attack import Info
-from suite.attacks._search import Goal, Query, norms
+from suite.attacks._search import Goal, Query, norms, per_row
 from suite.bounds import Count, Positive, Share
 from suite.classifier import Classifier
 from suite.errors import InputError
@@ -74,8 +74,9 @@ class SimBA(Query):
                 moved = self._moved(delta[open_], order[open_, k], bases, sign * self.step * self.eps)
                 reached = goal.take(open_).lead(classifier.scores((x[open_] + moved).clamp_(0, 1)))
                 better = reached > lead[open_]
-                delta[open_[better]], lead[open_[better]] = moved[better], reached[better]
-                open_ = open_[~better]
+                delta[open_] = torch.where(per_row(better, moved), moved, delta[open_])
+                lead[open_] = torch.where(better, reached, lead[open_])
+                open_ = open_[(~better).nonzero()[:, 0]]
                 if not len(open_):
                     break
         return found

@@ -72,6 +72,7 @@ class Goal:
         weights: (n, 2) signs of the logits when there are but two: every objective is then a multiple of their sum.
         y: (n,) true labels.
         target: (n,) labels to reach; None for any wrong one.
+        winners: How many logits may win in a row.
     """
 
     def __init__(self, classifier: Classifier, y: Tensor, target: int | None = None) -> None:
@@ -84,6 +85,7 @@ class Goal:
         else:
             raise InputError(f"target {target} is no label: there are {classes} classes")
         self.y, self.target = y, None if target is None else torch.full_like(y, target)
+        self.winners = classes - 1 if target is None else 1
         self.weights = self.wins = self.others = None
         if len(logits) == 2:
             self.weights = torch.where(wins, 1.0, -1.0)
@@ -94,7 +96,7 @@ class Goal:
         """The goal of some of the rows (positions)."""
         taken = copy.copy(self)
         for name, value in vars(self).items():
-            setattr(taken, name, None if value is None else value[rows])
+            setattr(taken, name, value[rows] if isinstance(value, Tensor) else value)
         return taken
 
     def met(self, labels: Tensor) -> Tensor:
@@ -115,8 +117,9 @@ class Goal:
         if self.weights is not None:
             return [self]
         goals = []
-        for label in (logits + self.wins).topk(min(most, int((self.wins == 0).sum(1).max()))).indices.T:
+        for label in (logits + self.wins).topk(min(most, self.winners)).indices.T:
             goals.append(copy.copy(self))
+            goals[-1].winners = 1
             goals[-1].wins = torch.full_like(logits, -torch.inf).scatter_(1, label[:, None], 0.0)
         return goals
 
@@ -154,7 +157,7 @@ class Goal:
             if self.weights is not None:
                 return [self.weights]
             held = _one_hot((logits + self.others).argmax(1), logits)
-            best = (logits + self.wins).topk(min(most, int((self.wins == 0).sum(1).max()))).indices
+            best = (logits + self.wins).topk(min(most, self.winners)).indices
             return [_one_hot(label, logits) - held for label in best.T]
 
         logits, grads = classifier.pull(x, against)
@@ -240,7 +243,11 @@ def per_row(values: Tensor, like: Tensor) -> Tensor:
 
 
 def overwrite(kept: Tensor, better: Tensor, by: Tensor) -> None:
-    """Replace the rows of (n, ...) `kept` that are `better` in place: soon few are, and then `where` costs the most."""
+    """Replace the rows of (n, ...) `kept` that are `better` in place."""
+    if better.device.type != "cpu":  # to know which rows they are, the host would have to wait
+        kept.copy_(torch.where(per_row(better, kept), by, kept))
+        return
+    # soon few are, and then `where` costs the most
     rows = better.nonzero()[:, 0]
     kept.index_copy_(0, rows, by.index_select(0, rows))
 

@@ -127,8 +127,8 @@ class HopSkipJump(EvasionAttack):
             asked = mine.take(left)
             tried = asked.inside(pool[nearest[left]])
             fooled = asked.fooled(tried)
-            z[left[fooled]] = tried[fooled]
-            left = left[~fooled]
+            z[left] = torch.where(per_row(fooled, z), tried, z[left])
+            left = left[(~fooled).nonzero()[:, 0]]
             if not len(left):
                 break
         found = torch.ones(len(rows), dtype=torch.bool, device=device)
@@ -227,8 +227,8 @@ class _Side:
             asked = self.take(left)
             tried = asked.inside(z[left] + step[left] * 0.5**k * self.scale)
             fooled = asked.fooled(tried)
-            z[left[fooled]] = tried[fooled]
-            left = left[~fooled]
+            z[left] = torch.where(per_row(fooled, z), tried, z[left])
+            left = left[(~fooled).nonzero()[:, 0]]
             if not len(left):
                 break
         return z

@@ -1,7 +1,7 @@
 """Attacks on images against the cost of their passes alone, and against other libraries.
 
     make bench                                            (installs the peers)
-    python tests/benchmarks/bench_images.py [--threads 1] [--repeats 5] [--quick] [--only DeepFool ...] [--gpu-table]
+    python tests/benchmarks/bench_images.py [--threads 1] [--repeats 5] [--quick] [--only DeepFool ...]
 
 A small CNN on synthetic speckled blobs, 256 images 1 x 28 x 28, all classified correctly, eps 4/255. One process; our
 attack, the passes alone and each peer in turn, several times over; ratios are medians over ratios within a repeat.
@@ -11,7 +11,7 @@ Process time on a CPU, wall time on a GPU.
 1, 40, 100, 200 (C&W) of the full batch; for DeepFool those that our attack bought. A row says whether its bar is met,
 which takes both: the time, and a result no weaker than that of the strongest peer. AutoAttack is one start of each of
 its attacks, here and in every library. Growth is measured in a fresh process for each number of images (Linux).
-`--gpu-table` measures ResNet-18 and EfficientNet-B0 at 224 px in fp32 and bf16 on the GPU, with its utilisation.
+Large networks on a GPU are measured by `gpu_check.py`.
 """
 
 from __future__ import annotations
@@ -226,15 +226,6 @@ def _grown(n: int, device: str, threads: int, repeats: int) -> tuple[float, int,
     return statistics.median(times), classifier.batch, int(peak.split()[1]) / 1024
 
 
-def gpu_table(repeats: int) -> None:
-    if not torch.cuda.is_available():
-        print("\nNo GPU here: run `python tests/benchmarks/bench_images.py --gpu-table` where there is one.")
-        return
-    from gpu_table import table
-
-    table(repeats, clock, replay, Tape)
-
-
 def main() -> None:
     ask = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     ask.add_argument("--device", default="cpu")
@@ -243,16 +234,12 @@ def main() -> None:
     ask.add_argument("--quick", action="store_true", help="2 repeats; 20 steps and 200 queries of AutoAttack")
     ask.add_argument("--only", nargs="*", metavar="ROW", help="some rows, for example FGSM 'C&W 4x50'")
     ask.add_argument("--peers", nargs="*", choices=PEERS, help="some of the other libraries, or none")
-    ask.add_argument("--gpu-table", action="store_true", help="only the table of large networks on the GPU")
     args = ask.parse_args()
     torch.set_num_threads(args.threads)
     warnings.simplefilter("ignore")
     name = torch.cuda.get_device_name() if args.device.startswith("cuda") else "CPU"
     repeats, steps, queries = (2, 20, 200) if args.quick else (args.repeats, 100, 1000)
     print(f"torch {torch.__version__}, {name}, {args.threads} thread(s), median of {repeats}, synthetic blobs")
-    if args.gpu_table:
-        gpu_table(repeats)
-        return
     peers = {}
     for peer in PEERS if args.peers is None else args.peers:
         try:
@@ -269,7 +256,6 @@ def main() -> None:
             compare(row, targets(classes), what, peers, repeats)
     if not args.only:
         growth(args.device, args.threads, min(repeats, 3), 2000 if args.quick else 10000)
-        gpu_table(repeats)
 
 
 if __name__ == "__main__":

@@ -35,7 +35,7 @@ def refused(value, message):
     ({"rows": 1}, "rows: "),
     ({"train_rows": 1}, "train_rows: "),
     ({"attacks": [{"name": "strong", "use": "pgd"}]}, "'strong': only models and defenses can be given another name"),
-    ({"device": "tpu"}, "device: Input should be 'auto', 'cpu' or 'cuda'"),
+    ({"device": "tpu"}, "device: PyTorch knows no device 'tpu'; use auto, cpu, or a device such as"),
     ({"models": []}, "models: "),
     ({"data": []}, "data: "),
     ({"modles": ["mlp"]}, "modles: no such key; did you mean 'models'"),
