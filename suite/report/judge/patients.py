@@ -1,0 +1,60 @@
+"""Findings about single patients: how many of them membership attacks find almost surely, whatever the average."""
+
+from __future__ import annotations
+
+import math
+
+from suite.measurement import Measurement
+from suite.report.findings import Finding, grade, widened
+from suite.report.rows import Rows
+from suite.report.sections.membership import beside, called
+from suite.report.sections.patients import ABOVE, WAYS, resolves, shares, tried
+from suite.report.show import interval, number, percent, plural, share
+
+
+def single_patients(rows: Rows) -> list[Finding]:
+    """The largest share of patients that an attack by shadow models finds almost surely, on each undefended model."""
+    return [_judged(rows, model, attacks) for model in rows.models if (attacks := tried(rows, model))]
+
+
+def _judged(rows: Rows, model: str, attacks: list[Measurement]) -> Finding:
+    """Any number of models can show that a share is large; only enough of them can show that it is small."""
+    found = [(row, how, part) for row in attacks for how, part in shares(rows, row).items()]
+    if not found:
+        return Finding(grade("single patients", 0.0, math.inf), model, _unresolved(rows, attacks[0]), "single patients")
+
+    def shown(part: Measurement) -> float:
+        """What the share is at least: one of several was chosen."""
+        return max(widened(part, len(found))[0], 0.0)
+
+    row, how, part = max(found, key=lambda f: (shown(f[2]), resolves(f[0]), f[2].value))
+    low = shown(part)
+    high = max((p.ci_high for r, _, p in found if resolves(r)), default=math.inf)
+    mean, chance, worst = (beside(rows, row, metric) for metric in (
+        "patient_auroc[mean]", "patients_above_null[0.9]", f"patient_auroc[worst{how}]"))
+    by = called(row) + (f" ({WAYS[how]})" if how else "")
+    text = (f"In {row.n} shadow models {by} finds {percent(part)} of {plural(part.n, 'patient')} almost surely (AUROC "
+            f"of the patient above 0.90; by chance {share(chance.value)}); the average patient has an AUROC of "
+            f"{number(mean.value)}, the most exposed {interval(worst)}.{_largest_group(rows, row)}")
+    if not resolves(row):
+        text += f" {_unresolved(rows, row)}"
+    if low > 0:
+        text += " Consider a training that memorizes less: dp-sgd, weight-decay or early-stopping."
+    return Finding(grade("single patients", low, high), model, text, "single patients", figure=share(part.value),
+                   weight=part.value)
+
+
+def _unresolved(rows: Rows, row: Measurement) -> str:
+    named = beside(rows, row, "shadows_needed[patient]")
+    return (f"{row.n} shadow models cannot resolve how many patients are found almost surely: {row.value:g} are needed "
+            f"for their share, and {named.value:g} to name them. Set shadows = {row.value:g} or more.")
+
+
+def _largest_group(rows: Rows, row: Measurement) -> str:
+    """The subgroup with the largest share."""
+    groups = {name: part for name in rows.subgroups(ABOVE, row.model, attack=row.attack)
+              if (part := beside(rows, row, ABOVE, name))}
+    if len(groups) < 2:
+        return ""
+    most = max(groups, key=lambda name: groups[name].value)
+    return f" Largest share: {most}, {percent(groups[most])} of {groups[most].n}." if groups[most].value else ""
