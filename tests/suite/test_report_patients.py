@@ -63,8 +63,8 @@ def test_of_several_attacks_the_worst_is_told_and_one_with_few_models_unsettles_
 
 
 def test_several_rows_of_a_patient_count_by_the_way_that_finds_most():
-    rows = attack((0.05, 0.01, 0.2)) + [row("patients_above[0.9@max]", 0.3, 0.15, 0.5, n=308, attack="lira"),
-                                        row("patient_auroc[worst@max]", 1.0, 0.745, 1.0, attack="lira")]
+    rows = [*attack((0.05, 0.01, 0.2)), row("patients_above[0.9@max]", 0.3, 0.15, 0.5, n=308, attack="lira"),
+            row("patient_auroc[worst@max]", 1.0, 0.745, 1.0, attack="lira")]
     found = only(rows)
     assert found.level == "high" and "lira (largest score of a patient's rows)" in found.text
 
