@@ -2,16 +2,15 @@
 
 import pytest
 
+from privacy.likelihood import OFFLINE, LiRA
 from suite.measurement import Measurement
-from suite.report.findings import THRESHOLDS, TOPICS, findings, grade
+from suite.patients import shadows_needed
+from suite.report.findings import THRESHOLDS, TOPICS, findings
 from suite.report.judge.patients import single_patients
 from suite.report.page import SECTIONS, render
 from suite.report.rows import Rows
 from suite.report.sections import patients
 from tests.suite._rows import clean, manifest, row
-
-NOT_SETTLED = grade("single patients", 0.0, 1.0)
-CALM = grade("single patients", 0.0, 0.0)
 
 
 def attack(share, k=64, name="lira", n=308, how="", worst=1.0, model="m", chance=0.0):
@@ -32,8 +31,8 @@ def only(*rows):
 
 
 @pytest.mark.parametrize(("share", "level"), [
-    ((0.3, 0.15, 0.5), "high"), ((0.2, 0.03, 0.5), "medium"), ((0.1, 0.0, 0.3), NOT_SETTLED),
-    ((0.0, 0.0, 0.013), CALM)])
+    ((0.3, 0.15, 0.5), "high"), ((0.2, 0.03, 0.5), "medium"), ((0.1, 0.0, 0.3), "inconclusive"),
+    ((0.0, 0.0, 0.013), "low")])
 def test_the_level_follows_from_the_interval_of_the_share(share, level):
     found = only(attack(share))
     assert found.level == level and found.topic == "single patients" in THRESHOLDS and found.topic in TOPICS
@@ -44,9 +43,15 @@ def test_the_level_follows_from_the_interval_of_the_share(share, level):
 @pytest.mark.parametrize("share", [(0.0, 0.0, 0.001), (0.3, 0.0, 0.9), None])
 def test_sixteen_models_or_fewer_never_calm_anyone_and_say_how_many_would_do(share):
     found = only(attack(share, 16 if share else 2, "rmia"))
-    assert found.level == NOT_SETTLED != CALM
+    assert found.level == "inconclusive"
     assert "cannot resolve" in found.text and "58 are needed" in found.text and "180 to name" in found.text
     assert "Set shadows = 58" in found.text
+    assert " --attacks lira " in found.command and min(LiRA().shadows, OFFLINE.shadows) >= shadows_needed()
+
+
+def test_an_interval_across_the_threshold_is_said_to_settle_nothing():
+    found = only(attack((0.1, 0.0, 0.3)))
+    assert "Not settled: the interval includes the threshold of 2%" in found.text and not found.command
 
 
 def test_few_models_that_show_a_large_share_all_the_same_do_not_hide_it():
@@ -56,8 +61,8 @@ def test_few_models_that_show_a_large_share_all_the_same_do_not_hide_it():
 
 def test_of_several_attacks_the_worst_is_told_and_one_with_few_models_unsettles_nothing():
     calm, blind = attack((0.0, 0.0, 0.013)), attack((0.03, 0.0, 0.4), 16, "rmia")
-    assert only(calm, blind).level == CALM
-    assert only(blind).level == NOT_SETTLED
+    assert only(calm, blind).level == "low"
+    assert only(blind).level == "inconclusive"
     found = only(calm, attack((0.3, 0.15, 0.5), name="lira-offline"), blind)
     assert found.level == "high" and "lira-offline" in found.text
 

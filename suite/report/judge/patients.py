@@ -5,23 +5,31 @@ from __future__ import annotations
 import math
 
 from suite.measurement import Measurement
-from suite.report.findings import Finding, grade, widened
+from suite.report.command import command
+from suite.report.findings import THRESHOLDS, Finding, grade, widened
 from suite.report.rows import Rows
 from suite.report.sections.membership import beside, called
 from suite.report.sections.patients import ABOVE, WAYS, resolves, shares, tried
 from suite.report.show import interval, number, percent, plural, share
 
+TOPIC = "single patients"
+ENOUGH = ("lira", "lira-offline")
+"""Attacks that by default train enough shadow models for the share."""
+
 
 def single_patients(rows: Rows) -> list[Finding]:
-    """The largest share of patients that an attack by shadow models finds almost surely, on each undefended model."""
-    return [_judged(rows, model, attacks) for model in rows.models if (attacks := tried(rows, model))]
+    """The largest share of patients that an attack by shadow models finds almost surely, on each model that is put to
+    use."""
+    return [_judged(rows, attacks) for model, defense in rows.deployed if (attacks := tried(rows, model, defense))]
 
 
-def _judged(rows: Rows, model: str, attacks: list[Measurement]) -> Finding:
+def _judged(rows: Rows, attacks: list[Measurement]) -> Finding:
     """Any number of models can show that a share is large; only enough of them can show that it is small."""
     found = [(row, how, part) for row in attacks for how, part in shares(rows, row).items()]
+    model, defense = attacks[0].model, attacks[0].defense
     if not found:
-        return Finding(grade("single patients", 0.0, math.inf), model, _unresolved(rows, attacks[0]), "single patients")
+        return Finding("inconclusive", model, _unresolved(rows, attacks[0]), TOPIC, defense,
+                       command=_with_more_models(rows, model))
 
     def shown(part: Measurement) -> float:
         """What the share is at least: one of several was chosen."""
@@ -36,12 +44,23 @@ def _judged(rows: Rows, model: str, attacks: list[Measurement]) -> Finding:
     text = (f"In {row.n} shadow models {by} finds {percent(part)} of {plural(part.n, 'patient')} almost surely (AUROC "
             f"of the patient above 0.90; by chance {share(chance.value)}); the average patient has an AUROC of "
             f"{number(mean.value)}, the most exposed {interval(worst)}.{_largest_group(rows, row)}")
+    level = grade(TOPIC, low, high)
     if not resolves(row):
         text += f" {_unresolved(rows, row)}"
+    elif level == "inconclusive":
+        text += (f" Not settled: the interval includes the threshold of {share(THRESHOLDS[TOPIC].medium)}; more shadow "
+                 "models or more patients narrow it.")
     if low > 0:
         text += " Consider a training that memorizes less: dp-sgd, weight-decay or early-stopping."
-    return Finding(grade("single patients", low, high), model, text, "single patients", figure=share(part.value),
-                   weight=part.value)
+    return Finding(level, model, text, TOPIC, defense, figure=share(part.value), weight=part.value,
+                   command="" if high < math.inf or level != "inconclusive" else _with_more_models(rows, model))
+
+
+def _with_more_models(rows: Rows, model: str) -> str:
+    """A command that runs the first of the attacks that by default train enough shadow models and suit the model."""
+    suited = rows.suited(model)
+    name = next((name for name in ENOUGH if suited is None or name in suited), "")
+    return command(rows, [name], [model]) if name else ""
 
 
 def _unresolved(rows: Rows, row: Measurement) -> str:
