@@ -63,6 +63,7 @@ def test_of_several_attacks_the_worst_is_told_and_one_with_few_models_unsettles_
     calm, blind = attack((0.0, 0.0, 0.013)), attack((0.03, 0.0, 0.4), 16, "rmia")
     assert only(calm, blind).level == "low"
     assert only(blind).level == "inconclusive"
+    assert only(attack((0.2, 0.03, 0.5)), blind).level == "medium"  # the interval is not widened for it either
     found = only(calm, attack((0.3, 0.15, 0.5), name="lira-offline"), blind)
     assert found.level == "high" and "lira-offline" in found.text
 

@@ -24,20 +24,23 @@ def single_patients(rows: Rows) -> list[Finding]:
 
 
 def _judged(rows: Rows, attacks: list[Measurement]) -> Finding:
-    """Any number of models can show that a share is large; only enough of them can show that it is small."""
+    """By the attacks with enough shadow models, where there are any; fewer models can show that a share is large, but
+    not that it is small."""
     found = [(row, how, part) for row in attacks for how, part in shares(rows, row).items()]
     model, defense = attacks[0].model, attacks[0].defense
     if not found:
         return Finding("inconclusive", model, _unresolved(rows, attacks[0]), TOPIC, defense,
                        command=_with_more_models(rows, model))
 
+    enough = [f for f in found if resolves(f[0])]
+    used = enough or found
+
     def shown(part: Measurement) -> float:
         """What the share is at least: one of several was chosen."""
-        return max(widened(part, len(found))[0], 0.0)
+        return max(widened(part, len(used))[0], 0.0)
 
-    row, how, part = max(found, key=lambda f: (shown(f[2]), resolves(f[0]), f[2].value))
-    low = shown(part)
-    high = max((p.ci_high for r, _, p in found if resolves(r)), default=math.inf)
+    row, how, part = max(used, key=lambda f: (shown(f[2]), f[2].value))
+    low, high = shown(part), max((p.ci_high for *_, p in enough), default=math.inf)
     mean, chance, worst = (beside(rows, row, metric) for metric in (
         "patient_auroc[mean]", "patients_above_null[0.9]", f"patient_auroc[worst{how}]"))
     by = called(row) + (f" ({WAYS[how]})" if how else "")
