@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, runtime_checkable
 
 import numpy as np
 from torch import Tensor
@@ -233,6 +233,17 @@ class MembershipAttack(Attack):
     def __call__(self, classifier: Classifier, known: Leaked, x: np.ndarray, y: np.ndarray,
                  seed: int = 0) -> np.ndarray:
         """(n,) float64 scores of the rows `x`, `y`: higher means more likely a training patient."""
+
+
+@runtime_checkable
+class ShadowScore(Protocol):
+    """A membership attack that can be tried on shadow models, as each of them can be the target of the others."""
+
+    shadows: int
+    """Shadow models that it asks for."""
+
+    def score(self, odds: np.ndarray, shadows: Shadows) -> np.ndarray:
+        """(n,) scores of rows of whose labels a model is sure by (n,) log odds."""
 
 
 @dataclass(frozen=True)

@@ -20,18 +20,19 @@ class Estimate(NamedTuple):
     n: int
 
 
-def proportion(hits: np.ndarray | int, n: int | None = None) -> Estimate:
+def proportion(hits: np.ndarray | int, n: int | None = None, z: float = Z95) -> Estimate:
     """A share with its Wilson score interval (Wilson 1927, J. Am. Stat. Assoc. 22:209).
 
     Args:
         hits: (n,) bool, or a count together with `n`.
+        z: Standard errors to either side; more than 1.96 for several shares together.
     """
     k, n = (int(np.sum(hits)), len(hits)) if n is None else (int(hits), n)
     if n == 0:
         return Estimate(np.nan, np.nan, np.nan, 0)
-    p, z2 = k / n, Z95**2
+    p, z2 = k / n, z**2
     centre = (p + z2 / (2 * n)) / (1 + z2 / n)
-    half = Z95 / (1 + z2 / n) * np.sqrt(p * (1 - p) / n + z2 / (4 * n * n))
+    half = z / (1 + z2 / n) * np.sqrt(p * (1 - p) / n + z2 / (4 * n * n))
     # at 0 and n the interval ends exactly there; rounding must not say otherwise
     return Estimate(p, 0.0 if k == 0 else max(0.0, centre - half), 1.0 if k == n else min(1.0, centre + half), n)
 

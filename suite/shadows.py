@@ -45,10 +45,21 @@ class Shadows:
     Attributes:
         inside: (k, n) bool: which rows each of k models has learned from.
         odds: (k, n) float64: how sure each model is of each row's label, as `log_odds`.
+        further: (k, f) float64: the same of the other rows of the patients whom the n rows are of; None for none.
+        owner: (f,) int64: which of the n rows is of the same patient, and known to the same models; None for none.
     """
 
     inside: np.ndarray
     odds: np.ndarray
+    further: np.ndarray | None = None
+    owner: np.ndarray | None = None
+
+    @property
+    def by_row(self) -> Shadows:
+        """All n + f rows alike."""
+        if self.further is None:
+            return self
+        return Shadows(np.hstack([self.inside, self.inside[:, self.owner]]), np.hstack([self.odds, self.further]))
 
 
 def log_odds(classifier: Classifier, x: np.ndarray, y: np.ndarray) -> np.ndarray:
@@ -102,15 +113,35 @@ class Shadowing:
         """
         if count < 2 or count % 2:
             raise InputError(f"shadow models come in pairs, as each row is in one of two: {count} is no number of them")
-        inside = halves(count, len(self.members) + len(self.others), self.seed)
+        n = len(self.members) + len(self.others)
+        inside, owner = halves(count, n, self.seed), self._further()[1]
         odds = self._kept()[:count]
         if len(odds) < count:
             odds = self._trained(inside, odds)
-        return Shadows(inside, odds)
+        return Shadows(inside, odds[:, :n], odds[:, n:], owner) if len(owner) else Shadows(inside, odds)
+
+    def further_rows(self) -> Split:
+        """The f other rows of the scored patients."""
+        more, cut = self._further()[0], len(self.train)
+        return joined(self.train.take(more[more < cut]), self.outside.take(more[more >= cut] - cut))
+
+    def _further(self) -> tuple[np.ndarray, np.ndarray]:
+        """(f,) positions of these, counted as by `_scored`, and (f,) which of the scored rows is of the same patient.
+        """
+        if self.train.patients is None or self.outside.patients is None:
+            return np.empty(0, np.int64), np.empty(0, np.int64)
+        scored, people = self._scored(), np.concatenate([self.train.patients, self.outside.patients])
+        known, first = np.unique(people[scored], return_index=True)
+        more = np.setdiff1d(np.flatnonzero(np.isin(people, known)), scored)
+        return more, first[np.searchsorted(known, people[more])]
+
+    def _scored(self) -> np.ndarray:
+        """(n,) positions of the scored rows, those of the outside split counted after those of the training split."""
+        return np.concatenate([self.members, len(self.train) + self.others])
 
     def _trained(self, inside: np.ndarray, odds: np.ndarray) -> np.ndarray:
         """The answers of all models, of which the first are there; each is put on the shelf as it comes."""
-        scored = joined(self.train.take(self.members), self.outside.take(self.others))
+        scored = joined(self.train.take(self.members), self.outside.take(self.others), self.further_rows())
         seeds = [int(s) for s in np.random.SeedSequence([self.seed, 2]).generate_state(len(inside)) % 2**31]
         models = trained(self.recipe, self.defense, self._splits(inside[len(odds):]), self.val, seeds[len(odds):],
                          self.device)
@@ -135,7 +166,7 @@ class Shadowing:
         """(k, n) what is on the shelf, of k >= 0 models."""
         if self._file and self._file.is_file():
             return np.load(self._file)
-        return np.empty((0, len(self.members) + len(self.others)))
+        return np.empty((0, len(self.members) + len(self.others) + len(self._further()[0])))
 
     def _keep(self, odds: np.ndarray) -> None:
         """Put answers on the shelf, unless more are there: another process may have the same target."""
@@ -149,7 +180,7 @@ class Shadowing:
         """What each model learns from."""
         pool = joined(self.train, self.outside)
         people = patients_of(pool)
-        scored = np.concatenate([self.members, len(self.train) + self.others])
+        scored = self._scored()
         rest = np.flatnonzero(~np.isin(people[:len(self.train)], people[scored]))
         rows = [np.flatnonzero(people == people[i]) for i in scored]
         for chosen in inside:

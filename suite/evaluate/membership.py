@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from functools import cache
 from typing import Any
 
 import numpy as np
 
 from suite import metrics
 from suite.artifacts import Fitted
-from suite.attack import Leaked, MembershipAttack
+from suite.attack import Leaked, MembershipAttack, ShadowScore
 from suite.data import Split
 from suite.errors import InputError
+from suite.evaluate.patients import measure_patients
 from suite.evaluate.subject import Arrays, Subject, measure, subgroups
 from suite.measurement import Sheet
 from suite.metrics import Estimate
-from suite.shadows import Shadowing, patients_of
+from suite.patients import by_person
+from suite.shadows import Shadowing, log_odds, patients_of
 from suite.surrogate import described
 
 FPRS = (0.001, 0.01, 0.05, 0.1)
@@ -36,12 +39,18 @@ def membership(attack: MembershipAttack, subject: Subject, sheet: Sheet, rows: i
     split, by their number or to the byte, are no others. "null" is the AUROC between two halves of the members: how far
     chance alone takes it with so many.
 
-    Of the 2 n rows scored, these arrays are kept: "score", "member", and "row", their numbers in the source.
+    Where shadow models answer, also how well each of the 2 n patients is found in these (`measure_patients`).
+
+    Of the 2 n rows scored, these arrays are kept: "score", "member", and "row", their numbers in the source; with
+    shadow models "patient_auroc", too.
     """
     model, seed = subject.classifier, subject.seed
     # rows that are attacked cost time one by one; of those that shadow models answer, more cost nothing
     limit = rows or (None if attack.retrains else subject.rows)
     members, others, known = _panel(subject, min(limit or SCORED, SCORED))
+    shadowing = known.shadows
+    if shadowing is not None:
+        known = replace(known, shadows=cache(shadowing))  # they are needed twice, and there may be no shelf
     x, y, row = (np.concatenate([getattr(s, a) for s in (members, others)]) for a in ("x", "y", "rows"))
     n, member = len(x), np.repeat([True, False], len(members))
     model.queries, started = 0, time.perf_counter()
@@ -55,9 +64,19 @@ def membership(attack: MembershipAttack, subject: Subject, sheet: Sheet, rows: i
               **at)
     sheet.add("membership_null", told_apart(score[member], np.arange(len(members)) % 2 == 0, seed), **at)
     tell_rates(score, member, seed, sheet, at)
-    for name, which in _groups(members, others):
+    groups = list(_groups(members, others))
+    for name, which in groups:
         sheet.add("membership_auroc", told_apart(score[which], member[which], seed), subgroup=name, **at)
-    return {"score": score, "member": member, "row": row}
+    kept = {"score": score, "member": member, "row": row}
+    if isinstance(attack, ShadowScore) and known.shadows is not None:
+        shadows = known.shadows(attack.shadows)
+        kept |= measure_patients(attack, shadows, groups, sheet, at, seed)
+        if shadows.owner is not None:
+            further = shadowing.further_rows()
+            odds = log_odds(model, np.concatenate([x, further.x]), np.concatenate([y, further.y]))
+            for how, of_all in by_person(attack.score(odds, shadows.by_row)[None], shadows.owner, n).items():
+                sheet.add(f"patient_membership_auroc[{how}]", told_apart(of_all[0], member, seed), **at)
+    return kept
 
 
 def _panel(subject: Subject, most: int) -> tuple[Split, Split, Leaked]:

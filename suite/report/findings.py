@@ -47,6 +47,8 @@ THRESHOLDS = {
                           0.1, 0.5),
     "membership": Threshold("AUROC of telling training patients from others; judged by how far it exceeds 0.5",
                             0.05, 0.15),
+    "single patients": Threshold("share of patients whom a membership attack finds almost surely: an AUROC above 0.9, "
+                                 "patient by patient, over shadow models", 0.02, 0.1),
     "attribute": Threshold("accuracy of guessing a hidden column with the model's answer, above imputation alone",
                            0.05, 0.15),
     "inversion": Threshold("share of the distance to a class's mean patient that the reconstruction covers, beyond "
@@ -71,8 +73,8 @@ THRESHOLDS |= {
 }
 """Topic -> thresholds."""
 TOPICS = ("errors", "evasion", "natural changes", "trust", "performance", "subgroups", "taking part", "poisoning",
-          "backdoor", "hostile hospitals", "defense", "privacy budget", "membership", "curious server", "attribute",
-          "inversion", "reconstruction", "rebuilt patients", "extraction", "coverage")
+          "backdoor", "hostile hospitals", "defense", "privacy budget", "membership", "single patients",
+          "curious server", "attribute", "inversion", "reconstruction", "rebuilt patients", "extraction", "coverage")
 """All topics; harm to the patient who is judged comes before harm to privacy, and that before harm to the owner."""
 
 

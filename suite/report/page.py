@@ -22,6 +22,7 @@ from suite.report.sections import (
     federation,
     hostile,
     membership,
+    patients,
     privacy,
     robustness,
 )
@@ -32,7 +33,8 @@ HERE = Path(__file__).parent
 SECTIONS = {"errors": "errors", "trust": "robustness", "evasion": "robustness", "natural changes": "robustness",
             "coverage": "untested", "performance": "performance", "subgroups": "groups", "poisoning": "poisoning",
             "backdoor": "poisoning", "defense": "defenses", "privacy budget": "epsilon", "membership": "membership",
-            "attribute": "attribute", "inversion": "inversion", "reconstruction": "reconstruction",
+            "single patients": "patients", "attribute": "attribute", "inversion": "inversion",
+            "reconstruction": "reconstruction",
             "extraction": "extraction", "hostile hospitals": "federation", "curious server": "federation",
             "rebuilt patients": "federation", "taking part": "hospitals"}
 """Topic of a finding -> id of the section with its numbers."""
@@ -57,9 +59,8 @@ def render(rows: list[Measurement], manifest: dict[str, Any], arrays: pictures.A
         thresholds={topic: t for topic, t in THRESHOLDS.items() if any(f.topic == topic for f in found)},
         matrix=matrix(table, found),
         verdict=verdict(table, found), trust=checks(rows, manifest), figures=figures, clean=clean, robust=robustness,
-        defenses=defenses,
-        privacy=privacy, membership=membership, detection=detection, federation=federation, hostile=hostile,
-        catalog=catalog, threats=threats, arrays=arrays,
+        defenses=defenses, privacy=privacy, membership=membership, patients=patients, detection=detection,
+        federation=federation, hostile=hostile, catalog=catalog, threats=threats, arrays=arrays,
         examples=pictures.examples(table, arrays), patterns=pictures.patterns(table, arrays),
         rebuilt=pictures.rebuilt(table, arrays))
 

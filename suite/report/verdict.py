@@ -7,7 +7,8 @@ from suite.report.rows import Rows
 from suite.report.show import join, plural
 
 SAYS = {"evasion": "{} misclassified", "natural changes": "{} misclassified", "performance": "misses {}",
-        "membership": "AUROC {}", "curious server": "AUROC {}", "extraction": "{} agreement",
+        "membership": "AUROC {}", "single patients": "{} found almost surely", "curious server": "AUROC {}",
+        "extraction": "{} agreement",
         "rebuilt patients": "{} rebuilt", "reconstruction": "{} rebuilt"}
 """Topic -> what its key figure is."""
 

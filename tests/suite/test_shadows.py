@@ -97,6 +97,23 @@ def test_who_is_scored_brings_no_other_row_of_theirs_into_what_the_attacker_alwa
         assert (22 in rows) == inside[6] == (200 in rows)
 
 
+def test_other_rows_of_scored_patients_are_answered_too_and_are_known_to_the_same_models(people, tmp_path):
+    train, outside, val = people
+    known = (replace(train, patients=np.arange(160) // 2), replace(outside, patients=1000 + np.arange(80) // 2), val)
+    ask = shadowing(known, DEEP, shelf=tmp_path)
+    found, again = ask(4), ask(4)
+    rows = ask.further_rows()
+    assert rows.rows.tolist() == [2, 4, 9, 101, 161, 166, 201, 238]  # beside 3, 5, 8, 100 and 160, 167, 200, 239
+    assert found.owner.tolist() == [0, 3, 1, 2, 4, 7, 6, 5] and found.odds.shape == (4, 8)
+    whole = found.by_row
+    np.testing.assert_array_equal(whole.inside[:, 8:], found.inside[:, found.owner])
+    np.testing.assert_array_equal(whole.odds, np.hstack([again.odds, again.further]))
+    seed = int(np.random.SeedSequence([0, 2]).generate_state(4)[0] % 2**31)
+    first = DEEP.fit(next(ask._splits(found.inside)), val, seed)
+    np.testing.assert_array_equal(found.further[0], log_odds(first, rows.x, rows.y))
+    assert shadowing(people, DEEP)(2).further is None  # where each row is a patient, there are none
+
+
 def test_a_model_that_knows_nobody_gives_nobody_away_where_patients_have_several_rows():
     """Whoever lets members bring all their rows into shadow models, and others one, finds members in any model."""
     rng = np.random.default_rng(0)
