@@ -17,7 +17,6 @@ import pandas as pd
 from common import console, load_data, percent, show
 
 from federated.deployment import PATIENTS, Agreement, configuration, fingerprint
-from federated.journal import verify
 from federated.loopback import Loopback
 from federated.simulate import federate
 from federated.sites import BySubgroup, Dirichlet
@@ -25,6 +24,7 @@ from federated.supernode import digest
 from suite import artifacts
 from suite.data import joined
 from suite.errors import InputError
+from suite.journal import verify
 from suite.metrics import proportion
 
 data = load_data("heart-4sites", "pima-synthetic")

@@ -113,7 +113,7 @@ def hostile(attack: HostileAttack, subject: Subject, sheet: Sheet, _: int | None
     sheet.add("refused_replies", metrics.proportion(record.events.get("refused", 0), replies), **at)
     arrays = measure_victim(victim, poisoned, subject, sheet, at)
     right, before = arrays["pred"] == data.test.y, subject.classifier.predict(data.test.x) == data.test.y
-    for label, which in subgroups(data.test):
+    for label, which in subgroups(data.test, subject.smallest_group):
         if label.startswith(f"{subject.defense.column}="):
             sheet.add("accuracy_change", metrics.paired(right[which], before[which]), subgroup=label, **at)
     return arrays

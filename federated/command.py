@@ -20,11 +20,14 @@ from suite.options import (
     Leakage,
     Modality,
     Out,
+    Pictures,
     Positive,
     Quick,
+    RetryErrors,
     SchemaFile,
     Seed,
     Size,
+    SmallestGroup,
     SplitColumn,
     Target,
     TestFile,
@@ -78,11 +81,14 @@ def federate(
     modality: Modality = None,
     finding: Finding = None,
     allow_leakage: Leakage = False,
+    pictures: Pictures = False,
+    smallest_group: SmallestGroup = None,
     out: Out = None,
     seed: Seed = None,
     device: Device = None,
     jobs: Jobs = None,
     quick: Quick = False,
+    retry_errors: RetryErrors = False,
     verify: Annotated[Path | None, typer.Option(metavar="RUN", help="Check the logs of a run instead: whether anything "
                                                 "was changed in them, or in the models.")] = None,
     head: Annotated[str | None, typer.Option(metavar="HASH", help="With --verify: what it, or the run, printed "
@@ -119,13 +125,14 @@ def federate(
     flags = {"data": listed, "models": names(model), "defenses": wanted or None,
              "attacks": attacked and [name for name in attacked if name != "none"],
              "hospitals": dealt(own, partition, column, hospitals, alpha, other), "seed": seed, "device": device,
+             "pictures": pictures or None, "smallest_group": smallest_group,
              "table": table_of(target, positive, schema, drop, group, split, test) or None,
              "images": images_of(labels, size, channels, modality, finding, allow_leakage, positive, group) or None}
     made = changed(request.changed_plan(raw, where, flags, quick), 10 if quick and rounds is None else rounds, hostile)
     check_numbers(made, hostile)
     check_federates(made)
     folder = out or Path("runs") / Path(plan).stem
-    code = run_audit(made, folder, jobs)
+    code = run_audit(made, folder, jobs, retry_errors)
     _show_verified(folder, None)
     raise typer.Exit(code)
 
@@ -273,7 +280,12 @@ def _show_verified(run: Path, head: str | None) -> None:
     from suite.terminal import console
 
     found = verify_run(run, head)
-    console.print(f"logs          {found.files} with {found.entries} entries, none changed; {found.models} model"
+    end = "none changed" if head else "none changed before their ends"
+    console.print(f"logs          {found.files} with {found.entries} entries, {end}; {found.models} model"
                   f"{'' if found.models == 1 else 's'} as logged", soft_wrap=True)
-    console.print(f"head          {plain(found.head)}  [dim](keep it elsewhere: --verify RUN --head HASH)[/]",
+    if not head:
+        console.print("end           [yellow]unproven[/] without --head: last entries may have been cut off, or all "
+                      "logs written anew", soft_wrap=True)
+    console.print(f"logs' head    {plain(found.head)}  [dim](keep it elsewhere: medsec federate --verify RUN --head "
+                  "HASH)[/]",
                   soft_wrap=True)

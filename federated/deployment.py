@@ -27,7 +27,6 @@ from pydantic import BaseModel, ConfigDict, Field, Json, ValidationError, field_
 from federated import client_app, secure, server_app
 from federated.aggregate import Aggregator
 from federated.grid import FIRST, Border, one_line
-from federated.journal import Journal
 from federated.policy import Policy, Refused
 from federated.private import RecordDP
 from federated.roster import Roster
@@ -36,6 +35,7 @@ from federated.task import Task
 from suite import artifacts, registry
 from suite.data import Dataset, Split
 from suite.errors import InputError
+from suite.journal import Journal
 from suite.recipe import TorchRecipe
 from tabular.data import from_csv
 from tabular.schema import Schema
@@ -313,7 +313,7 @@ def federation_app(folder: Path) -> ServerApp:
 def carry_out(agreement: Agreement, grid: Grid) -> np.ndarray:
     """Train on one of Flower's grids, and write `journal.jsonl` and `model/` into the folder `out`.
 
-    Prints the journal's head, for whoever wants to keep it in another place than the journal (`federated.journal`).
+    Prints the journal's head, for whoever wants to keep it in another place than the journal (`suite.journal`).
 
     Returns:
         (d,) float32 parameters of the model.

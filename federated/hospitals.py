@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable
 from hashlib import sha256
 from pathlib import Path
@@ -16,6 +15,7 @@ from suite.classifier import Classifier
 from suite.data import Split
 from suite.evaluate.subject import Subject
 from suite.measurement import Sheet
+from suite.seal import keep, read_kept
 from suite.shadows import patients_of
 
 OfHospital = Callable[[Split, int], Classifier]
@@ -31,7 +31,8 @@ def tell_hospitals(column: str, subject: Subject, sheet: Sheet, alone: OfHospita
     "local_accuracy" and "personal_accuracy" of its own models; "federation_gain" and "personal_gain", paired
     differences of the common model to the local one and of the personal one to the common one; the AUROC of each, where
     it has test patients of both of two classes; "bytes_sent" to and from it, and "work_seconds" of its own training,
-    where there is a log.
+    where there is a log. Of a hospital with fewer people than `Subject.smallest_group`, to train or to test on, only
+    the numbers of rows and patients are told.
 
     Args:
         column: Subgroup that names the hospital of a row.
@@ -49,7 +50,8 @@ def tell_hospitals(column: str, subject: Subject, sheet: Sheet, alone: OfHospita
         rows, at = train.take(np.flatnonzero(whose == k)), {"subgroup": f"{column}={name}"}
         sheet.add("hospital_rows", float(len(rows)), len(rows), **at)
         sheet.add("hospital_patients", float(len(np.unique(patients_of(rows)))), len(rows), **at)
-        for label, count in zip(rows.classes, counts[k].tolist(), strict=True):
+        many = len(np.unique(patients_of(rows))) >= subject.smallest_group
+        for label, count in zip(rows.classes, counts[k].tolist(), strict=True) if many else ():
             sheet.add(f"label_share[{label}]", metrics.proportion(count, len(rows)), **at)
         if len(counts) > 1:
             others = counts.sum(0) - counts[k]
@@ -59,7 +61,7 @@ def tell_hospitals(column: str, subject: Subject, sheet: Sheet, alone: OfHospita
             sheet.add("bytes_sent", float(log["sent"][k]), len(rows), **at)
             sheet.add("work_seconds", float(log["worked"][k]), len(rows), **at)
         own = test.take(np.flatnonzero(test.subgroups[column] == name))
-        if len(own):
+        if len(np.unique(patients_of(own))) >= subject.smallest_group:
             models = {"local": alone(rows, k), "federated": subject.classifier}
             _compare(own, models | ({"personal": personal(rows, k)} if personal else {}), subject.seed, sheet, at)
 
@@ -83,14 +85,11 @@ def kept(shelf: Path | None, about: str, rows: Split, made: Callable[[], np.ndar
     """An array that depends on `about` and some rows alone: from the shelf, or else made and put there."""
     key = sha256(about.encode() + rows.rows.tobytes() + rows.x.tobytes() + rows.y.tobytes()).hexdigest()[:32]
     file = shelf and shelf / f"alone-{key}.npy"
-    if file and file.is_file():
-        return np.load(file)
+    if file and (found := read_kept(file)) is not None:
+        return found
     array = made()
     if file:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        draft = file.with_suffix(f".{os.getpid()}.npy")
-        np.save(draft, array)
-        draft.replace(file)
+        keep(file, array)
     return array
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from federated.journal import Journal
+from suite.journal import Journal
 
 
 class Record:

@@ -8,8 +8,8 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from federated.journal import verify
 from suite.errors import InputError
+from suite.journal import verify
 from suite.run import Run
 
 

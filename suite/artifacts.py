@@ -18,10 +18,10 @@ from suite.attack import Info
 from suite.classifier import Classifier, EstimatorClassifier, TorchClassifier
 from suite.data import Split
 from suite.errors import InputError, NotApplicable
+from suite.files import write_atomic, write_json
 from suite.heads import OneLogit
 from suite.limits import answering
 from suite.recipe import Defense, Recipe, TorchDefense, TorchRecipe
-from suite.run import write_atomic, write_json
 from suite.space import Space
 
 SAFE = {"sklearn.tree._tree.Tree"}

@@ -24,12 +24,14 @@ from suite.evaluate.compare import Poisoning
 from suite.evaluate.detection import measure_detection
 from suite.evaluate.subject import Arrays
 from suite.evaluate.worst_case import Part, measure_worst_case
+from suite.files import FULL, WriteError
 from suite.logs import log_at
 from suite.measurement import Sheet, versions
+from suite.paths import short_names, without_any_folder, without_folders
 from suite.plan import Item, Plan
 from suite.progress import advance
 from suite.recipe import Front
-from suite.run import FULL, Run, WriteError, write_json
+from suite.run import Run
 
 
 class Audit(Layout):
@@ -42,14 +44,14 @@ class Audit(Layout):
 
     def __init__(self, plan: Plan, dataset: Dataset, why: str) -> None:
         super().__init__(plan, dataset)
-        self.why = why
+        self.why, self._names = why, short_names(plan)
 
     def manifest(self) -> dict[str, Any]:
-        """What a run folder says of itself."""
+        """What a run folder says of itself; of files and folders it knows the names only."""
         source = self.data.provenance
-        return {
+        said = {
             "plan": self.plan.dump() | {"device": str(self.device)},
-            "data": {"name": source.name, "sha256": source.sha256}, "files": self._files(),
+            "data": {"name": source.name, "sha256": source.sha256},
             "why": self.why, "provenance": asdict(source), "card": dict(self.data.card),
             "fitted": list(self.data.fitted), "classes": list(self.data.classes), "features": list(self.data.features),
             "splits": {s: len(getattr(self.data, s)) for s in ("train", "val", "test")},
@@ -57,6 +59,7 @@ class Audit(Layout):
             "noun": self.data.space.noun, "budget": self.data.space.describe(self.plan.eps), "versions": versions(),
             "device": describe_device(self.device), "created": time.strftime("%Y-%m-%d %H:%M"),
             "suited": self.suited, "cells": [c.key for c in self.cells]}
+        return without_folders(said, self._names) | {"files": self._files()}
 
     def _files(self) -> dict[str, str]:
         """Checksums of the user's own files: a run goes on only with the same ones."""
@@ -66,20 +69,28 @@ class Audit(Layout):
         names += [shadow.source for item in self.plan.models if item.name in self.fitted
                   and (shadow := shadow_item(item))]
         paths = [Path(n.rpartition(":")[0] if registry.is_file(n) else n) for n in names]
-        return {str(path): cache.sha256_of(path) for path in paths if path.is_file()}
+        out: dict[str, str] = {}
+        for path in dict.fromkeys(path.absolute() for path in paths if path.is_file()):
+            named = sum(name.partition(" (")[0] == path.name for name in out)
+            out[path.name + (f" ({named + 1})" if named else "")] = cache.sha256_of(path)
+        return out
 
-    def run(self, folder: Path, started: Callable[[Cell, int, int], None] = lambda *_: None, jobs: int = 1) -> Run:
+    def run(self, folder: Path, started: Callable[[Cell, int, int], None] = lambda *_: None, jobs: int = 1,
+            retry_errors: bool = False) -> Run:
         """Carry out every cell that is not finished yet.
 
         Args:
             folder: The run folder; created, or continued when it belongs to the same plan and data.
             started: Called with each cell that starts, how many are finished, and how many there are.
             jobs: Processes to use; the results are the same for any number.
+            retry_errors: Carry out cells again that failed before, and those that sum them up.
         """
         named = Run.create(folder, self.manifest(), self._grows)
         run = Run(named.folder.absolute())  # code of a model or an attack may change the working directory
         with run.locked():
             self._grow(run)
+            for key in self._failed(run) if retry_errors else ():
+                run.discard(key, "to be tried again")
             todo = [cell for cell in self.cells if not run.done(cell.key)]
             shared = [cell for cell in todo if jobs > 1 and cell.what != "compare"]
             if shared:
@@ -95,7 +106,8 @@ class Audit(Layout):
     def _grows(self, earlier: dict[str, Any]) -> bool:
         """Whether a run of an earlier plan goes on as a run of this one."""
         before = Plan.check(earlier, "the run's plan")
-        now = self.plan.model_copy(update={"device": before.device})
+        named = Plan.check(without_folders(self.plan.dump(), self._names), "the plan")
+        now = named.model_copy(update={"device": before.device})
         if before.extends(now) and len(before.dump()["later"]) < len(now.dump()["later"]):
             raise InputError("the run folder holds the full audit of this plan; give --full to go on with it, or "
                              "another folder with --out")
@@ -113,8 +125,17 @@ class Audit(Layout):
         for cell in self.cells:
             if (cell.what in ("worst-case", "detect") and (cell.model.name, cell.defense.name) in more) or (
                     cell.what == "compare" and any(cell.model.name == model for model, _ in more)):
-                run.discard(cell.key)
-        write_json(run.manifest_file, now | {"created": found["created"]})
+                run.discard(cell.key, "there are more cells to sum up")
+        run.write_manifest(now | {"created": found["created"]}, "grown")
+
+    def _failed(self, run: Run) -> list[str]:
+        """Cells that failed, and finished ones that had to do without their results."""
+        failed = {key for key in run.failed() if key in self._by_key}
+        behind = {(cell.model.name, cell.defense.name) for cell in map(self.cell, failed)}
+        models = {model for model, _ in behind}
+        return [c.key for c in self.cells if run.done(c.key) and (
+            c.key in failed or (c.what in ("worst-case", "detect") and (c.model.name, c.defense.name) in behind)
+            or (c.what == "compare" and c.model.name in models))]
 
     def _share_out(self, todo: list[Cell], run: Run, jobs: int, started: Callable[[Cell, int, int], None]) -> None:
         """Each attack by itself once its model is trained; those on membership in a row, as they share their shadow
@@ -169,10 +190,10 @@ class Audit(Layout):
             where = traceback.extract_tb(e.__traceback__)[-1]
             sheet.rows = []
             place = f"{Path(where.filename).name}:{where.lineno}"
-            sheet.add("error", float("nan"), error=f"{type(e).__name__}: {e} ({place})")
+            sheet.add("error", float("nan"), error=f"{type(e).__name__}: {without_any_folder(str(e))} ({place})")
         os.chdir(home)  # a model may have gone elsewhere, and the paths of a plan are relative
         sheet.add("cell_seconds", time.perf_counter() - begun)
-        run.finish(cell.key, sheet.rows, arrays)
+        run.finish(cell.key, sheet.rows, arrays, lambda row: without_folders(row, self._names))
         shutil.rmtree(_checkpoints(cell, run), ignore_errors=True)
 
     def _compare(self, cell: Cell, run: Run, sheet: Sheet) -> None:
@@ -191,7 +212,8 @@ class Audit(Layout):
         for defense in self.plan.defenses:
             if plain.fit and (defended := outcome(defense)).fit:
                 own = self._sheet(replace(cell, defense=defense))
-                measure_gains(own, self.data.test, plain, defended, self.plan.eps, WORST, self.plan.seed)
+                measure_gains(own, self.data.test, plain, defended, self.plan.eps, WORST, self.plan.seed,
+                              self.plan.smallest_group)
                 sheet.rows += own.rows
 
     def _fit(self, cell: Cell, run: Run, sheet: Sheet) -> Arrays:
@@ -227,7 +249,8 @@ class Audit(Layout):
         return Subject(self._classifier(cell, run), self.models[cell.model.name], self.defenses[cell.defense.name],
                        self.data, plan.eps, plan.budgets, plan.rows, plan.seed, str(self.device),
                        {norm: (ladder.eps, ladder.budgets) for norm, ladder in plan.norms.items()},
-                       run.folder / "shadows", _log(cell, run))
+                       run.folder / "shadows", _log(cell, run),
+                       plan.pictures or self.data.provenance.synthetic, plan.smallest_group)
 
     def _parts(self, cell: Cell, run: Run) -> list[Part]:
         """The finished evasion cells on the same model."""

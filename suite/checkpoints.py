@@ -18,7 +18,7 @@ import numpy as np
 from torch import Tensor
 
 from suite.data import Split
-from suite.run import write_atomic
+from suite.files import write_atomic
 
 EVERY = 20.0
 """Seconds of training between two checkpoints; a shorter training leaves none."""

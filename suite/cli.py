@@ -22,12 +22,15 @@ from suite.options import (
     Leakage,
     Modality,
     Out,
+    Pictures,
     Positive,
     Quick,
+    RetryErrors,
     RunFolder,
     SchemaFile,
     Seed,
     Size,
+    SmallestGroup,
     SplitColumn,
     Target,
     TestFile,
@@ -108,6 +111,8 @@ def audit(
     modality: Modality = None,
     finding: Finding = None,
     allow_leakage: Leakage = False,
+    pictures: Pictures = False,
+    smallest_group: SmallestGroup = None,
     eps: Annotated[float | None, typer.Option(help="Main budget: a share of each column's plausible range, or of the "
                                              "range of intensities (4/255 is 0.0157).")] = None,
     out: Out = None,
@@ -118,6 +123,7 @@ def audit(
     full: Annotated[bool, typer.Option("--full", help="Also what a plan leaves for later: slow attacks, further "
                                        "defenses, detectors. Adds to a run of the same folder.")] = False,
     time_limit: TimeLimit = None,
+    retry_errors: RetryErrors = False,
     allow_pickle: Annotated[bool, typer.Option("--allow-pickle", help="Load a pickled model, which can run any code "
                                                "when it is opened.")] = False,
 ) -> None:
@@ -140,7 +146,7 @@ def audit(
                         for given in (defenses, detectors))
     flags = {"data": data_of(data, train, test), "models": names(model), "attacks": names(attacks),
              "defenses": wanted, "detectors": watching, "table": table or None, "images": images or None,
-             "eps": eps, "seed": seed,
+             "eps": eps, "seed": seed, "pictures": pictures or None, "smallest_group": smallest_group,
              "device": device, "time_limit": time_limit, "allow_pickle": allow_pickle or None}
     plan = plan or request.default_preset(flags["data"])
     if quick and full:
@@ -148,7 +154,7 @@ def audit(
     made = request.make_plan(plan, flags, quick, full)
     from suite.terminal import run_audit
 
-    raise typer.Exit(run_audit(made, out or Path("runs") / Path(plan).stem, jobs))
+    raise typer.Exit(run_audit(made, out or Path("runs") / Path(plan).stem, jobs, retry_errors))
 
 
 @app.command("list")
@@ -171,6 +177,47 @@ def report(run: RunFolder) -> None:
     from suite.run import Run
 
     print(printable(write_report(Run.open(run))))
+
+
+@app.command("verify")
+def verify_run(
+    run: RunFolder,
+    head: Annotated[str | None, typer.Option(metavar="HASH", help="What the audit, or this command, printed "
+                                             "before.")] = None,
+) -> None:
+    """Check that a run is as it was written.
+
+    Compares every file of a run with the digests in its seal, and names each that was changed, is missing, or was
+    added. Exit code 0: all as written; 1: not.
+
+    Without a head that was kept elsewhere this shows accidents and careless edits only: whoever can write the folder
+    can also write a new seal.
+    """
+    from suite.terminal import show_verified
+
+    raise typer.Exit(show_verified(run, head))
+
+
+@app.command()
+def export(
+    run: RunFolder,
+    share: Annotated[Path, typer.Option(metavar="DEST", help="New folder for the copy.")],
+    models: Annotated[bool, typer.Option("--models", help="Copy the trained models, too, which remember patients.")
+                      ] = False,
+    smallest_group: SmallestGroup = None,
+) -> None:
+    """Copy a run without patient-level data.
+
+    The copy has the measurements, a report and a manifest that names the head of the run that it is from; it has no
+    arrays with a value for each patient, no pictures, no logs, no answers of shadow models, no folder names of this
+    machine and no subgroups of few people. Report and gate work on it. Figures and models can still tell something
+    about the patients behind them: share them with those who may know it.
+    """
+    from suite.export import export_shared
+    from suite.run import Run
+    from suite.terminal import show_exported
+
+    show_exported(export_shared(Run.open(run), share, models, smallest_group))
 
 
 @app.command()

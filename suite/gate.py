@@ -7,12 +7,12 @@ import math
 import operator
 import re
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from suite.cells import WORST
 from suite.errors import InputError
 from suite.measurement import Measurement
-from suite.plan import Item
+from suite.plan import SMALLEST_GROUP, Item
 from suite.run import Run
 
 OPERATORS = {">=": operator.ge, "<=": operator.le, ">": operator.gt, "<": operator.lt}
@@ -44,18 +44,20 @@ def check(run: Run, requirements: Iterable[str], lenient: bool = False) -> list[
         lenient: Compare the value; otherwise the end of its 95 % interval that is worse for the requirement.
 
     Raises:
-        InputError: A requirement that cannot be read or matches no row; a run that is not complete; or a cell in its
-            scope that failed.
+        InputError: A requirement that cannot be read or matches no row; a run that is not complete, or that is not as
+            it was sealed; or a cell in its scope that failed.
     """
+    run.require_seal()
     rows, manifest = run.rows(), run.manifest
-    missing = [key for key in manifest["cells"] if not run.done(key)]
-    if missing:
-        raise InputError(f"{run.folder}: the run is not complete, {len(missing)} cells are missing ({missing[0]}, ...)")
-    return [_judge(text, rows, manifest["plan"]["eps"], lenient) for text in requirements]
+    if missing := run.missing():
+        what = f"{len(missing)} cells are" if missing[1:] else "1 cell is"
+        raise InputError(f"{run.folder}: the run is not complete, {what} missing or cannot be read ({missing[0]}"
+                         f"{', ...' if missing[1:] else ''}); the same audit command again computes what is missing")
+    return [_judge(text, rows, manifest, lenient) for text in requirements]
 
 
-def _judge(text: str, rows: list[Measurement], eps: float, lenient: bool) -> Verdict:
-    found = GRAMMAR.match(text)
+def _judge(text: str, rows: list[Measurement], manifest: dict[str, Any], lenient: bool) -> Verdict:
+    found, eps = GRAMMAR.match(text), manifest["plan"]["eps"]
     if not found:
         raise InputError(f"requirement '{text}': write it like 'robust_accuracy >= 0.5' or "
                          "'mlp/trades: tpr_at_fpr[0.05] of membership-rule <= 0.1'")
@@ -82,7 +84,11 @@ def _judge(text: str, rows: list[Measurement], eps: float, lenient: bool) -> Ver
                          "the requirement is for")
     if doubt := _doubt(scope, chosen):
         return Verdict(False, f"{text.strip()}: {doubt}")
-    return _worst(text, chosen, sign, float(bound), lenient)
+    found = _worst(text, chosen, sign, float(bound), lenient)
+    if groups and ("shared" in manifest or any(r.metric == f"withheld_groups[{groups}]" for r in scope)):
+        least = manifest.get("shared", manifest["plan"]).get("smallest_group", SMALLEST_GROUP)
+        return Verdict(found.met, f"{found.text}; groups of fewer than {least} people were not judged")
+    return found
 
 
 def _doubt(scope: list[Measurement], chosen: list[Measurement]) -> str:

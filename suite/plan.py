@@ -19,6 +19,10 @@ Modality = Literal["xray", "ct", "mri", "ultrasound", "dermoscopy", "microscopy"
 is changed for "none"."""
 
 
+SMALLEST_GROUP = 10
+"""People of a subgroup below which its figures could be about one of them whom somebody knows."""
+
+
 class Item(BaseModel):
     """A model, attack, defense or detector of a plan: a name, hyper-parameters, and where it is used.
 
@@ -190,6 +194,8 @@ class Plan(BaseModel):
         later: Names of attacks, defenses and detectors that this stage leaves to `--full`; not set in a file.
         time_limit: Seconds that a fitted model may take for its trial and for each query. No part of what a run is, so
             that it goes on with another one.
+        pictures: Keep and show images of real patients that attacks succeeded on. Of synthetic data they always are.
+        smallest_group: People below which nothing is written about a subgroup.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -212,6 +218,8 @@ class Plan(BaseModel):
     allow_pickle: bool = False
     later: tuple[str, ...] = ()
     time_limit: float = Field(default=DEFAULT_TIME_LIMIT, gt=0, le=86400, exclude=True)
+    pictures: bool = False
+    smallest_group: int = Field(default=SMALLEST_GROUP, ge=1)
 
     @field_validator("data", mode="before")
     @classmethod

@@ -2,83 +2,50 @@
 
 from __future__ import annotations
 
-import contextlib
-import errno
 import fcntl
 import io
 import json
 import os
-import shutil
-import tempfile
-from collections.abc import Callable, Iterator
+import zipfile
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 
 from suite.errors import InputError
+from suite.files import (
+    FULL,
+    WriteError,
+    append_line,
+    is_part,
+    json_bytes,
+    open_private,
+    refuse_links,
+    remove,
+    remove_parts,
+    staging,
+    write_atomic,
+    write_json,
+    writing,
+)
 from suite.measurement import Measurement
+from suite.seal import DERIVED, GONE, NAME, Checked, Seal, digests, sha256
 
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-"""Error numbers of a disk, a quota or a file that is full."""
+__all__ = ["FULL", "Run", "WriteError", "write_atomic", "write_json"]
 
-
-class WriteError(InputError):
-    """A file of the run could not be written. Stops the run, which goes on from there when it is started again."""
-
-
-def write_atomic(path: Path, fill: Callable[[IO[bytes]], None]) -> None:
-    """Write a file so that it is either there in full or not at all, also when the disk is full or the power fails.
-
-    Raises:
-        WriteError: The disk is full or the folder cannot be written; an older version of the file stays as it was.
-    """
-    with _writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        try:
-            with os.fdopen(handle, "wb") as file:
-                fill(file)
-                os.fchmod(file.fileno(), 0o666 & ~_umask())  # a temporary file is private, a result is not
-                file.flush()
-                os.fsync(file.fileno())
-            Path(temporary).replace(path)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                Path(temporary).unlink()
-            raise
-
-
-@contextmanager
-def _writing(path: Path) -> Iterator[None]:
-    """Turns what the system refuses inside the block into one line for people."""
-    try:
-        yield
-    except OSError as e:
-        full = e.errno in FULL
-        what = "no space left on the disk" if full else (e.strerror or str(e)).lower()
-        raise WriteError(f"cannot write {path}: {what}"
-                         + ("; what was finished is kept, run again to go on" if full else "")) from e
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Atomic JSON."""
-    text = json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False)
-    write_atomic(path, lambda f: f.write(text.encode()))
+FOLDERS = ("cells", "models", "shadows", "logs", "checkpoints")
+FILES = ("manifest.json", DERIVED, NAME, "report.html")
 
 
 class Run:
     """A folder with `manifest.json`, `measurements.jsonl`, `cells/`, `models/` and `report.html`.
 
-    A cell is finished when `cells/KEY.json` is there: it holds the cell's rows, and `cells/KEY.npz` its arrays.
-    `measurements.jsonl` is made from those files, so it can always be made again.
+    A cell is finished when `cells/KEY.json` is there, and all files of the cell are as they were sealed (`suite.seal`):
+    it holds the cell's rows, and `cells/KEY.npz` its arrays. `measurements.jsonl` is made from those files, so it can
+    always be made again. All is for the owner's eyes only, and nothing leads out of the folder.
 
     Args:
         folder: Where the run lives.
@@ -86,6 +53,7 @@ class Run:
 
     def __init__(self, folder: Path) -> None:
         self.folder = Path(folder)
+        self._index: tuple[int, dict[str, list[str]]] = (-1, {})  # of how many entries, the sealed files of each cell
 
     @classmethod
     def create(cls, folder: Path, manifest: dict[str, Any],
@@ -97,11 +65,20 @@ class Run:
             grows: Whether a run of another plan, as its manifest has it, can go on as one of this plan.
 
         Raises:
-            InputError: The folder holds a run of another plan or data, or something that is no run.
+            InputError: The folder holds a run of another plan or data, a shared copy, or something that is no run; or
+                its manifest or its seal was changed.
         """
         run = cls(folder)
+        refuse_links(run.folder, (*FOLDERS, *FILES))
         if run.manifest_file.exists():
             found = run.manifest
+            if "shared" in found:
+                raise InputError(f"{folder} is a shared copy, which can be read but not continued; choose another "
+                                 "folder with --out")
+            if run.seal.state(run.manifest_file.name) != "whole":
+                if not run.seal.once(run.manifest_file.name, run.manifest_file.read_bytes()):
+                    raise InputError(f"{run.manifest_file} is not as the run wrote it; start again with another --out")
+                run.write_manifest(found, "restored")  # killed before a newer one was written
             grown = found["plan"] != manifest.get("plan") and grows(found["plan"])
             for key in ("data",) if grown else ("plan", "data", "files"):
                 if found.get(key) != manifest.get(key):
@@ -109,15 +86,29 @@ class Run:
                     raise InputError(f"{folder} holds a run of another {'plan' if key == 'files' else key}: {differs}; "
                                      "choose another folder with --out, or delete this one")
         else:
-            run._check_empty()
-            write_json(run.manifest_file, manifest)
+            run.begin(manifest, "began")
+        if run.folder.stat().st_uid == os.geteuid():
+            run.folder.chmod(0o700)  # also a folder that was made before, by somebody else's umask
         return run
 
-    def _check_empty(self) -> None:
+    def begin(self, manifest: dict[str, Any], event: str) -> None:
+        """Write the manifest into a new or an empty folder.
+
+        Raises:
+            InputError: Something is there.
+        """
         folder = self.folder
+        # killed in its first breath, a run has left its seal without a manifest
         if folder.exists() and (not folder.is_dir() or any(
-                not file.name.startswith(f".{self.manifest_file.name}.") for file in folder.iterdir())):
+                not is_part(file) and file.name != NAME for file in folder.iterdir())):
             raise InputError(f"{folder} exists and is not a run folder; choose another with --out")
+        self.write_manifest(manifest, event)
+
+    def write_manifest(self, manifest: dict[str, Any], event: str) -> None:
+        """Replace the manifest, and seal it."""
+        data = json_bytes(manifest)
+        self.seal.append(event, files={self.manifest_file.name: sha256(data)})
+        write_atomic(self.manifest_file, lambda f: f.write(data))
 
     @classmethod
     def open(cls, folder: Path) -> Run:
@@ -127,6 +118,7 @@ class Run:
             InputError: There is none.
         """
         run = cls(folder)
+        refuse_links(run.folder, (*FOLDERS, *FILES))
         if not run.manifest_file.is_file():
             raise InputError(f"{folder} is not a run folder: it has no {run.manifest_file.name}")
         return run
@@ -146,92 +138,225 @@ class Run:
         return found
 
     @property
+    def seal(self) -> Seal:
+        """The digests of all files.
+
+        Raises:
+            InputError: The list itself was changed.
+        """
+        return Seal.of(self.folder)
+
+    @property
     def measurements_file(self) -> Path:
-        return self.folder / "measurements.jsonl"
+        return self.folder / DERIVED
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Keep a second process from working in the same folder, and clear away what a killed one left unfinished."""
+        """Keep a second process from working in the same folder, and clear away what a killed one left unfinished, and
+        what is not as it was sealed."""
         file = self.folder / ".lock"
-        with _writing(file):
-            handle = file.open("w")
+        with writing(file):  # what a link leads to must not be touched
+            handle = os.fdopen(open_private(file, os.O_RDWR), "rb+", buffering=0)
         with handle:
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise InputError(f"another audit is working in {self.folder}") from None
-            for leftover in [*self.folder.glob(".*.*"), *self.folder.glob("cells/.*"), *self.folder.glob("models/.*")]:
-                if leftover.is_dir():
-                    shutil.rmtree(leftover, ignore_errors=True)
-                else:
-                    leftover.unlink(missing_ok=True)
+            remove_parts([self.folder, *(self.folder / name for name in FOLDERS), *(self.folder / "checkpoints").glob(
+                "*")])
+            self._mend()
             self.collect()
             yield
 
-    def done(self, key: str) -> bool:
-        """Whether a cell is finished (with rows, or with an error as its row)."""
-        return (self.folder / "cells" / f"{key}.json").is_file()
+    def _mend(self) -> None:
+        """Delete what is not as it was sealed, so that it is made again; what was found stays in the seal."""
+        checked = self.seal.check()
+        wrong = [*checked.changed, *(name for name in checked.missing if not name.startswith("report."))]
+        wrong += filter(_forged, checked.extra)
+        keys = {key for name in wrong if (key := self._key(name)) is not None}
+        for key in sorted(keys):
+            self.discard(key, "not as it was sealed")
+        if other := [name for name in wrong if self._key(name) is None and name.startswith("shadows/")]:
+            self._delete(other, "discarded", why="not as it was sealed")
 
-    def discard(self, key: str) -> None:
-        """Make a finished cell an unfinished one."""
-        for suffix in ("json", "npz"):
-            (self.folder / "cells" / f"{key}.{suffix}").unlink(missing_ok=True)
+    def _key(self, name: str) -> str | None:
+        """The cell that a file belongs to."""
+        top, _, rest = name.partition("/")
+        if top == "models":
+            return rest.partition("/")[0]
+        return rest.rpartition(".")[0] if top in ("cells", "logs") else None
+
+    def _of(self, key: str, seal: Seal | None = None) -> list[str]:
+        """The sealed files of a cell."""
+        seal = seal or self.seal
+        if self._index[0] != seal.entries:
+            files: dict[str, list[str]] = {}
+            for name in seal.files():
+                files.setdefault(self._key(name) or "", []).append(name)
+            self._index = seal.entries, files
+        return self._index[1].get(key, [])
+
+    def _delete(self, names: Iterable[str], event: str, **facts: Any) -> None:
+        """Delete files, and seal that they are gone."""
+        names, seal = list(names), self.seal
+        found = {name: seal.digest(name) for name in names}
+        for name in names:
+            remove(self.folder / name)
+        seal.append(event, files=dict.fromkeys(names, GONE), found=found, **facts)
+
+    def discard(self, key: str, why: str) -> None:
+        """Make a cell unfinished: its files are deleted, its log only where it is not as it was sealed."""
+        seal = self.seal
+        states = {name: seal.state(name) for name in (f"cells/{key}.json", f"cells/{key}.npz", *self._of(key, seal))}
+        kept = [name for name, state in states.items() if name.startswith("logs/") and state == "whole"]
+        self._delete([name for name, state in states.items() if state and name not in kept], "discarded", cell=key,
+                     why=why)
+
+    def done(self, key: str) -> bool:
+        """Whether a cell is finished (with rows, or with an error as its row), and nothing of it was changed."""
+        own = self._of(key, seal := self.seal)
+        return f"cells/{key}.json" in own and all(seal.state(name) == "whole" for name in own)
 
     def seconds(self, key: str) -> float:
         """How long a finished cell took."""
         rows = json.loads((self.folder / "cells" / f"{key}.json").read_text(encoding="utf-8"))
         return next((row["value"] for row in rows if row["metric"] == "cell_seconds"), 0.0)
 
-    def finish(self, key: str, rows: list[Measurement], arrays: dict[str, np.ndarray] | None = None) -> None:
-        """Make a cell's outcome durable."""
+    def failed(self) -> list[str]:
+        """Finished cells that have an error as their row."""
+        return list(dict.fromkeys(row.cell for row in self.rows() if row.error))
+
+    def finish(self, key: str, rows: list[Measurement], arrays: dict[str, np.ndarray] | None = None,
+               cleaned: Callable[[dict[str, Any]], dict[str, Any]] = lambda row: row) -> None:
+        """Make a cell's outcome durable, and seal all its files.
+
+        Args:
+            key: Of the cell.
+            rows, arrays: Its outcome.
+            cleaned: What each row becomes before it is written.
+        """
+        # a user's attack may have parameters that JSON does not know
+        dumped = [cleaned(row.model_dump(mode="json", fallback=str)) for row in rows]
+        contents = {}
         if arrays:
             buffer = io.BytesIO()
             np.savez_compressed(buffer, **arrays)
-            write_atomic(self.folder / "cells" / f"{key}.npz", lambda f: f.write(buffer.getbuffer()))
-        # a user's attack may have parameters that JSON does not know
-        dumped = [row.model_dump(mode="json", fallback=str) for row in rows]
-        write_json(self.folder / "cells" / f"{key}.json", dumped)
-        lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in dumped).encode()
-        with _writing(self.measurements_file), self.measurements_file.open("ab", buffering=0) as f:
-            f.write(lines)  # at once: other processes append too
+            contents[f"cells/{key}.npz"] = buffer.getvalue()
+        contents[f"cells/{key}.json"] = json_bytes(dumped)  # last, as it says that the cell is finished
+        model, log = self.model(key), self.folder / "logs" / f"{key}.jsonl"
+        made = [file for file in model.rglob("*") if file.is_file() and not is_part(file)]
+        files = digests(self.folder, [*made, *([log] if log.is_file() else [])])
+        files |= {name: sha256(data) for name, data in contents.items()}
+        self.seal.append("finished", cell=key, files=dict.fromkeys(self._of(key), GONE) | files)
+        for name, data in contents.items():
+            write_atomic(self.folder / name, lambda f, data=data: f.write(data))
+        append_line(self.measurements_file, b"".join(_line(row) for row in dumped))
 
     def arrays(self, key: str) -> dict[str, np.ndarray]:
         """The arrays of a finished cell; empty if it left none."""
-        file = self.folder / "cells" / f"{key}.npz"
-        if not file.is_file():
+        name = f"cells/{key}.npz"
+        if self.seal.state(name) != "whole":
             return {}
-        with np.load(file, allow_pickle=False) as stored:
+        with np.load(self.folder / name, allow_pickle=False) as stored:
             return dict(stored)
 
     def rows(self) -> list[Measurement]:
         """All rows of all finished cells, in the order of the plan."""
         order = {key: i for i, key in enumerate(self.manifest.get("cells", []))}
-        files = sorted((self.folder / "cells").glob("*.json"), key=lambda f: (order.get(f.stem, len(order)), f.stem))
-        return [Measurement.model_validate(row) for f in files for row in json.loads(f.read_text(encoding="utf-8"))]
+        found = sorted(filter(self._there, self._cells()), key=lambda key: (order.get(key, len(order)), key))
+        return [Measurement.model_validate(row) for key in found
+                for row in json.loads((self.folder / "cells" / f"{key}.json").read_text(encoding="utf-8"))]
+
+    def _cells(self) -> list[str]:
+        """Keys of all cells that were finished at some time."""
+        return [self._key(name) for name in self.seal.files() if name.startswith("cells/") and name.endswith(".json")]
+
+    def _there(self, key: str) -> bool:
+        """Whether rows and arrays of a cell can be used, whatever became of its model and its log."""
+        own = self._of(key, seal := self.seal)
+        return all(seal.state(name) == "whole" for name in own if name.startswith("cells/"))
+
+    def missing(self) -> list[str]:
+        """Cells of the plan that have no rows: not carried out yet, or with a file that is gone or cannot be read."""
+        there = {key for key in self._cells() if self._there(key)}
+        return [key for key in self.manifest["cells"] if key not in there]
+
+    def require_seal(self) -> None:
+        """Raise `InputError` unless whatever is in the folder and can be read is as it was sealed.
+
+        A cell whose file is gone or damaged is one of `missing`, and no error here; nor is a report that was changed,
+        as it is made from the cells.
+        """
+        seal = Seal.of(self.folder, again=True)
+        if not seal.entries:
+            raise InputError(f"{self.folder} has no seal ({NAME}), so that nothing shows that its files are as the run "
+                             "wrote them; run the audit again with another --out")
+        checked = seal.check()
+        wrong = [name for name in checked.changed if name != "report.html" and not self._unreadable(name)]
+        wrong += filter(_forged, checked.extra)
+        if wrong:
+            more = f", nor are {len(wrong) - 1} other files" if wrong[1:] else ""
+            raise InputError(f"{self.folder}: {wrong[0]} is not as the run wrote it{more}; medsec verify {self.folder} "
+                             "names all, and the same audit command again computes changed cells again")
+
+    def _unreadable(self, name: str) -> bool:
+        """Whether a file of a cell is damaged, rather than changed to say something else."""
+        file = self.folder / name
+        if not name.startswith("cells/") or file.is_symlink():
+            return False
+        try:
+            if file.suffix == ".json":
+                [Measurement.model_validate(row) for row in json.loads(file.read_text(encoding="utf-8"))]
+            else:
+                with np.load(file, allow_pickle=False) as stored:
+                    dict(stored)
+        except (ValueError, TypeError, OSError, EOFError, KeyError, RecursionError, zipfile.BadZipFile):
+            return True
+        return False
+
+    def verify(self, head: str | None = None) -> Checked:
+        """Compare every file with the seal, and `measurements.jsonl` with the cells.
+
+        Raises:
+            InputError: The seal itself is broken, or does not end at `head`.
+        """
+        checked = Seal.of(self.folder, again=True).check(head)
+        derived = self.measurements_file
+        if any(name.startswith(("manifest", "cells/")) for name in (*checked.changed, *checked.missing)):
+            return checked  # there is nothing to compare it with
+        if derived.is_file() and derived.read_bytes() == b"".join(map(_line_of, self.rows())):
+            return checked
+        wrong = {"changed": (*checked.changed, DERIVED)} if derived.is_file() else {
+            "missing": (*checked.missing, DERIVED)}
+        return replace(checked, **wrong)
 
     def collect(self) -> None:
         """Make `measurements.jsonl` again from the finished cells."""
-        text = "".join(json.dumps(row.model_dump(mode="json"), ensure_ascii=False) + "\n" for row in self.rows())
-        write_atomic(self.measurements_file, lambda f: f.write(text.encode()))
+        write_atomic(self.measurements_file, lambda f: f.writelines(map(_line_of, self.rows())))
 
     @contextmanager
     def model_folder(self, key: str) -> Iterator[Path]:
         """A folder to write a model into; it appears under `models/KEY` only when the block ends well."""
-        target = self.folder / "models" / key
-        with _writing(target):
-            target.parent.mkdir(parents=True, exist_ok=True)
-            staging = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{key}."))
-        try:
-            yield staging
-            shutil.rmtree(target, ignore_errors=True)
-            with _writing(target):
-                staging.rename(target)
-        finally:
-            shutil.rmtree(staging, ignore_errors=True)
+        with staging(self.model(key)) as folder:
+            yield folder
 
     def model(self, key: str) -> Path:
         """Where a finished model lies."""
         return self.folder / "models" / key
+
+
+def _forged(extra: str) -> bool:
+    """Whether an extra file looks like one of a cell."""
+    return extra.startswith("cells/") and extra.endswith((".json", ".npz"))
+
+
+def _line(row: dict[str, Any]) -> bytes:
+    """A dumped row as a line of `measurements.jsonl`."""
+    return json.dumps(row, ensure_ascii=False).encode() + b"\n"
+
+
+def _line_of(row: Measurement) -> bytes:
+    return _line(row.model_dump(mode="json"))
 
 
 def _difference(old: Any, new: Any, where: str = "") -> str:

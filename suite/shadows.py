@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import inspect
-import os
 import sys
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -30,6 +29,7 @@ from suite.defenses.regularization import Regularization
 from suite.errors import InputError
 from suite.progress import advance
 from suite.recipe import Defense, Front, Recipe
+from suite.seal import keep, read_kept
 from suite.stack import fit_many
 
 LIBRARIES = ("torch", "scikit-learn", "xgboost", "opacus")
@@ -163,18 +163,16 @@ class Shadowing:
         return self.shelf and self.shelf / f"{self._key()}.npy"
 
     def _kept(self) -> np.ndarray:
-        """(k, n) what is on the shelf, of k >= 0 models."""
-        if self._file and self._file.is_file():
-            return np.load(self._file)
-        return np.empty((0, len(self.members) + len(self.others) + len(self._further()[0])))
+        """(k, n) what is on the shelf, of k >= 0 models; none of it where it is not as it was put there."""
+        n = len(self.members) + len(self.others) + len(self._further()[0])
+        found = read_kept(self._file) if self._file else None
+        usable = found is not None and found.ndim == 2 and found.shape[1] == n and np.isfinite(found).all()
+        return found if usable else np.empty((0, n))
 
     def _keep(self, odds: np.ndarray) -> None:
         """Put answers on the shelf, unless more are there: another process may have the same target."""
         if self._file and len(self._kept()) < len(odds):
-            self._file.parent.mkdir(parents=True, exist_ok=True)
-            draft = self._file.with_suffix(f".{os.getpid()}.npy")
-            np.save(draft, odds)
-            draft.replace(self._file)
+            keep(self._file, odds)
 
     def _splits(self, inside: np.ndarray) -> Iterator[Split]:
         """What each model learns from."""

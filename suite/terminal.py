@@ -34,7 +34,7 @@ FAILED = 3
 """Exit code of an audit of which cells failed."""
 
 
-def run_audit(plan: Plan, folder: Path, jobs: int | None = None) -> int:
+def run_audit(plan: Plan, folder: Path, jobs: int | None = None, retry_errors: bool = False) -> int:
     """Carry out a plan with a progress bar, write the report, and print the findings and where it is.
 
     Returns:
@@ -75,12 +75,13 @@ def run_audit(plan: Plan, folder: Path, jobs: int | None = None) -> int:
     watch = Watch(Forecast(audit, jobs), Run(folder), audit.cells)
     # of several cells at once, nobody could tell which one has come so far
     with shown(watch, console), listening(watch.step) if jobs == 1 else nullcontext():
-        run = audit.run(folder, lambda cell, *_: watch.started(cell), jobs)
+        run = audit.run(folder, lambda cell, *_: watch.started(cell), jobs, retry_errors)
     page = write_report(run)
     show_findings(run)
     console.print(f"\n[bold]{_count(audit.cells, 'cells')}[/] in {time.perf_counter() - began:.0f} s")
     console.print(f"report        {plain(page)}", soft_wrap=True)
     console.print(f"measurements  {plain(run.measurements_file)}", soft_wrap=True)
+    show_head(run)
     if plan.later:
         console.print(f"not run yet   {plain(', '.join(plan.later))}", soft_wrap=True)
         console.print("              the same command with --full adds them to this run", soft_wrap=True)
@@ -89,6 +90,12 @@ def run_audit(plan: Plan, folder: Path, jobs: int | None = None) -> int:
         console.print(f"[red]{failed} of {_count(audit.cells, 'cells')} failed[/]: nothing is known there; exit code "
                       f"{FAILED}")
     return FAILED if failed else 0
+
+
+def show_head(run: Run) -> None:
+    """The last hash of a run's seal, and what it is good for."""
+    console.print(f"head          {run.seal.head}  [dim](keep it elsewhere: medsec verify RUN --head HASH)[/]",
+                  soft_wrap=True)
 
 
 def _count(things: Sized, plural: str) -> str:
@@ -171,6 +178,40 @@ def show_gate(folder: Path, requirements: Iterable[str], lenient: bool) -> int:
         mark = "[green]PASS[/]" if verdict.met else "[red]FAIL[/]"
         console.print(f"{mark}  {plain(verdict.text)}", soft_wrap=True)
     return 0 if all(v.met for v in verdicts) else 1
+
+
+def show_verified(folder: Path, head: str | None) -> int:
+    """`medsec verify`: what is not as it was sealed; the exit code."""
+    run = Run.open(folder)
+    try:
+        if not run.seal.entries:
+            raise InputError(f"{folder} has no {run.seal.path.name}: there is nothing to compare its files with")
+        checked = run.verify(head)
+    except InputError as e:
+        console.print(f"[red]BROKEN[/]   {plain(e)}", soft_wrap=True)
+        return 1
+    for what in ("changed", "missing", "extra"):
+        for name in getattr(checked, what):
+            console.print(f"[red]{what:<8}[/] {plain(ascii(name)[1:-1])}", soft_wrap=True)
+    console.print(f"seal          {checked.entries} entries for {_count(range(checked.files), 'files')}"
+                  + (", all as the run wrote them" if checked.whole else ""))
+    if head is None:
+        console.print("end           [yellow]unproven[/] without --head: whoever can write the folder can write a new "
+                      "seal", soft_wrap=True)
+    show_head(run)
+    return 0 if checked.whole else 1
+
+
+def show_exported(copy: Run) -> None:
+    """`medsec export`: what the copy has not, and where it is."""
+    said = copy.manifest["shared"]
+    console.print(f"copy          {plain(copy.folder)}", soft_wrap=True)
+    left_out = [*said["left_out"], f"subgroups of fewer than {said['smallest_group']} people"]
+    console.print(f"without       {plain(', '.join(left_out))}", soft_wrap=True)
+    console.print(f"of            the run with head {plain(said['head'])}", soft_wrap=True)
+    show_head(copy)
+    console.print("Read the report before you send it: figures and names of classes, columns and hospitals are in it.",
+                  soft_wrap=True)
 
 
 def show_data(name: str, options: dict[str, Any], write_schema: Path | None) -> None:

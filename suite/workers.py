@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import queue
+import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import get_context, parent_process
+from contextlib import contextmanager
+from multiprocessing import active_children, get_context, parent_process
 from typing import TYPE_CHECKING, Any
 
 from suite.errors import InputError
@@ -39,9 +41,13 @@ def carry_out(audit: Audit, chains: list[Chain], after: list[set[int]], run: Run
         heard: Told `(cell key, None, None)` when a cell starts, and what happens inside it as
             `suite.progress.Listener` is told.
 
+    Whatever ends this early, Ctrl-C among it, ends the processes at once: what they were at is not finished, and is
+    carried out when the run goes on.
+
     Raises:
         InputError: What stopped one of the processes: a full disk, or the system for want of memory.
     """
+    others = set(active_children())
     # read by whatever starts threads in the new processes, which would otherwise each use all cores
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores() // jobs)))
     # nothing is forked: a process that outlived a killed parent would hold on to the lock of the run folder
@@ -53,9 +59,10 @@ def carry_out(audit: Audit, chains: list[Chain], after: list[set[int]], run: Run
         finished: set[int] = set()
         try:
             while waiting or pending:
-                for number in sorted(n for n in waiting if after[n] <= finished):
-                    pending[pool.submit(_work, run, chains[number])] = number
-                    waiting.remove(number)
+                with _deaf():
+                    for number in sorted(n for n in waiting if after[n] <= finished):
+                        pending[pool.submit(_work, run, chains[number])] = number
+                        waiting.remove(number)
                 done, _ = wait(pending, timeout=0.1, return_when=FIRST_COMPLETED)
                 for future in done:
                     future.result()
@@ -64,8 +71,23 @@ def carry_out(audit: Audit, chains: list[Chain], after: list[set[int]], run: Run
         except BrokenProcessPool:
             raise InputError("a process was killed, probably for want of memory; run again to go on, "
                              "with --jobs 1") from None
+        except BaseException:
+            for process in set(active_children()) - others:
+                process.kill()  # they finish a cell whole or not at all, so that nothing is lost
+            raise
         finally:
             pool.shutdown(cancel_futures=True)
+
+
+@contextmanager
+def _deaf() -> Iterator[None]:
+    """Processes that are started inside the block do not hear Ctrl-C, which the terminal sends to them, too: this
+    process ends them."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def cores() -> int:

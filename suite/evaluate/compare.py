@@ -13,6 +13,7 @@ from suite.data import Split
 from suite.evaluate.subject import Arrays, subgroups
 from suite.evaluate.worst_case import Part, withstood
 from suite.measurement import Sheet
+from suite.plan import SMALLEST_GROUP
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ class Outcome:
 
 
 def measure_gains(sheet: Sheet, test: Split, plain: Outcome, defended: Outcome, eps: float, attack: str,
-                  seed: int = 0) -> None:
+                  seed: int = 0, smallest: int = SMALLEST_GROUP) -> None:
     """Add `gain[...]` rows: the defended model less the plain one, on the same patients and under the same attacks.
 
     A defense that fewer attacks were tried on would otherwise look strong for it.
@@ -56,11 +57,12 @@ def measure_gains(sheet: Sheet, test: Split, plain: Outcome, defended: Outcome, 
         eps: The budget of the worst case.
         attack: Name of the worst case in rows.
         seed: Of the bootstrap.
+        smallest: People of a subgroup below which nothing is told about it.
     """
     before, after, y = plain.fit["pred"] == test.y, defended.fit["pred"] == test.y, test.y
     sheet.add("gain[accuracy]", metrics.paired(after, before))
     sheet.add("gain[balanced_accuracy]", metrics.balanced_change(after, before, y, seed))
-    for label, which in subgroups(test):
+    for label, which in subgroups(test, smallest):
         sheet.add("gain[accuracy]", metrics.paired(after[which], before[which]), subgroup=label)
     if len(test.classes) == 2:
         for name, k in (("sensitivity", 1), ("specificity", 0)):

@@ -137,7 +137,7 @@ def evasion(attack: EvasionAttack, subject: Subject, sheet: Sheet, rows: int | N
     right = torch.from_numpy(~wrong).to(model.device)
     if isinstance(attack, QueryAttack):
         _as_claimed(attack, subject, sheet, x[right], y[right], at)
-    shown = picture(model, x, there, within[main], wrong, test.y, test.classes)
+    shown = picture(model, x, there, within[main], wrong, test.y, test.classes) if subject.pictures else {}
     if patterns:  # under a name of its own, as it is of one perturbation and not of one for each row
         sheet.add("pattern_success_rate", metrics.proportion(within[main][~wrong]), **at)
         sheet.add("crafting_queries", crafted / len(patterns), len(own[0]), **at)
@@ -203,7 +203,7 @@ def _describe(attack: EvasionAttack, subject: Subject, sheet: Sheet, test: Split
         for metric, number in {"median_perturbation": np.median(distance[hit]), **seen,
                                "features_changed": space.distance(found, clean, "l0").mean()}.items():
             sheet.add(metric, float(number), int(hit.sum()), **at)
-    for label, members in subgroups(test):
+    for label, members in subgroups(test, subject.smallest_group):
         sheet.add("robust_accuracy", metrics.proportion(~fooled[members]), subgroup=label, **at)
 
 

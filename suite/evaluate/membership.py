@@ -64,7 +64,7 @@ def membership(attack: MembershipAttack, subject: Subject, sheet: Sheet, rows: i
               **at)
     sheet.add("membership_null", told_apart(score[member], np.arange(len(members)) % 2 == 0, seed), **at)
     tell_rates(score, member, seed, sheet, at)
-    groups = list(_groups(members, others))
+    groups = list(_groups(members, others, max(FEWEST, subject.smallest_group)))
     for name, which in groups:
         sheet.add("membership_auroc", told_apart(score[which], member[which], seed), subgroup=name, **at)
     kept = {"score": score, "member": member, "row": row}
@@ -132,12 +132,12 @@ def _strangers(split: Split, train: Split, positions: np.ndarray) -> np.ndarray:
     return positions[new]
 
 
-def _groups(members: Split, others: Split) -> Iterator[tuple[str, np.ndarray]]:
+def _groups(members: Split, others: Split, fewest: int) -> Iterator[tuple[str, np.ndarray]]:
     """`("sex=F", mask)` over members and others, by class and by subgroup, where there are enough of both."""
-    both = [{f"class={name}": split.y == k for k, name in enumerate(split.classes)} | dict(subgroups(split))
+    both = [{f"class={name}": split.y == k for k, name in enumerate(split.classes)} | dict(subgroups(split, fewest))
             for split in (members, others)]
     for name in both[0]:
-        if name in both[1] and min(group[name].sum() for group in both) >= FEWEST:
+        if name in both[1] and min(group[name].sum() for group in both) >= fewest:
             yield name, np.concatenate([group[name] for group in both])
 
 

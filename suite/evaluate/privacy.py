@@ -96,7 +96,7 @@ def inversion(attack: InversionAttack, subject: Subject, sheet: Sheet, rows: int
                 sheet.add(f"{prefix}_{score}[{name}]", float(values[k]), int((train.y == k).sum()), **at)
     for k, name in enumerate(train.classes):
         sheet.add(f"inversion_confidence[{name}]", float(confidence[k, k]), 1, **at)
-    return {"reconstructions": found} | inverted(found, start, train)
+    return {"reconstructions": found} | (inverted(found, start, train) if subject.pictures else {})
 
 
 def evaluator(subject: Subject) -> Classifier | None:

@@ -17,7 +17,9 @@ from suite.classifier import Classifier
 from suite.data import Dataset, Split
 from suite.errors import InputError
 from suite.measurement import Sheet
+from suite.plan import SMALLEST_GROUP
 from suite.recipe import Defense, Recipe
+from suite.shadows import patients_of
 
 Arrays = dict[str, np.ndarray]
 CERTIFIED = 100
@@ -43,6 +45,8 @@ class Subject:
         device: Where new models are trained.
         shelf: Folder for what attacks on the same model share; None for nowhere.
         log: File for what the trainings of an attack tell of themselves; None for nowhere.
+        pictures: Whether images of patients may be kept beside the rows.
+        smallest_group: People of a subgroup below which nothing is told about it.
     """
 
     classifier: Classifier
@@ -57,6 +61,8 @@ class Subject:
     norms: Mapping[str, tuple[float, tuple[float, ...]]] = field(default_factory=dict)
     shelf: Path | None = None
     log: Path | None = None
+    pictures: bool = False
+    smallest_group: int = SMALLEST_GROUP
 
     @property
     def training_known(self) -> bool:
@@ -120,10 +126,11 @@ def measure_clean(subject: Subject, sheet: Sheet) -> Arrays:
             sheet.add(f"note[{name}]", float(value), attack_params=about)
     if model.certified_norm:
         _certify(subject, sheet)
-    for label, members in subgroups(test):
+    tell_withheld(test, subject.smallest_group, sheet)
+    for label, members in subgroups(test, subject.smallest_group):
         sheet.add("accuracy", metrics.proportion(pred[members] == test.y[members]), subgroup=label)
-        if len(test.classes) == 2:
-            sick = members & (test.y == 1)
+        sick = members & (test.y == 1)
+        if len(test.classes) == 2 and people(test, sick) >= subject.smallest_group:
             sheet.add("sensitivity", metrics.proportion(pred[sick] == 1), subgroup=label)
     return {"pred": pred}
 
@@ -147,7 +154,25 @@ def _certify(subject: Subject, sheet: Sheet) -> None:
                   attack_params={"norm": model.certified_norm})
 
 
-def subgroups(split: Split) -> list[tuple[str, np.ndarray]]:
-    """`("age=<30", mask)` for each value of each subgroup column."""
+def subgroups(split: Split, smallest: int) -> list[tuple[str, np.ndarray]]:
+    """`("age=<30", mask)` for each value of each subgroup column that at least `smallest` people have: a figure about
+    fewer could be about one of them whom somebody knows."""
+    return [(label, members) for label, members in _valued(split) if people(split, members) >= smallest]
+
+
+def people(split: Split, members: np.ndarray) -> int:
+    """How many people some rows (a mask) are of."""
+    return len(np.unique(patients_of(split)[members]))
+
+
+def tell_withheld(split: Split, smallest: int, sheet: Sheet) -> None:
+    """Add a row for each subgroup column of which values are withheld: how many, and not how many people have them."""
+    for name in split.subgroups:
+        own = [members for label, members in _valued(split) if label.startswith(f"{name}=")]
+        if few := sum(people(split, members) < smallest for members in own):
+            sheet.add(f"withheld_groups[{name}]", float(few))
+
+
+def _valued(split: Split) -> list[tuple[str, np.ndarray]]:
     return [(f"{name}={value}", values == value) for name, values in split.subgroups.items()
             for value in dict.fromkeys(sorted(values.tolist()))]

@@ -14,7 +14,7 @@ from suite.attacks.gradient import FGSM, PGD
 from suite.classifier import TorchClassifier
 from suite.errors import InputError
 from suite.evaluate.evasion import SLACK
-from suite.evaluate.subject import Arrays, Subject, subgroups
+from suite.evaluate.subject import Arrays, Subject, people, subgroups
 from suite.measurement import Sheet
 from suite.space import Space
 
@@ -105,8 +105,9 @@ def measure_worst_case(subject: Subject, sheet: Sheet, parts: list[Part]) -> Arr
             at = {"attack_params": {"eps": eps}}
             here = np.isin(np.arange(len(test)), rows)
             sheet.add("attack_success_rate", metrics.proportion(fooled[rows][~wrong[rows]]), **at)
-            for label, members in subgroups(test):
-                sheet.add("robust_accuracy", metrics.proportion(~fooled[members & here]), subgroup=label, **at)
+            for label, members in subgroups(test, subject.smallest_group):
+                if people(test, members & here) >= subject.smallest_group:
+                    sheet.add("robust_accuracy", metrics.proportion(~fooled[members & here]), subgroup=label, **at)
             robust = ~fooled
             for part in parts:
                 _against(part, parts, fooled, wrong, subject, sheet, at)

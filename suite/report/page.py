@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -40,13 +41,15 @@ SECTIONS = {"errors": "errors", "trust": "robustness", "evasion": "robustness", 
 """Topic of a finding -> id of the section with its numbers."""
 
 
-def render(rows: list[Measurement], manifest: dict[str, Any], arrays: pictures.Arrays = lambda _: {}) -> str:
+def render(rows: list[Measurement], manifest: dict[str, Any], arrays: pictures.Arrays = lambda _: {},
+           unfinished: Sequence[str] = ()) -> str:
     """The report as HTML.
 
     Args:
         rows: `Run.rows()`.
         manifest: `Run.manifest`.
         arrays: `Run.arrays`: where cells kept pictures.
+        unfinished: `Run.missing()`.
     """
     environment = Environment(loader=FileSystemLoader(HERE), autoescape=True, trim_blocks=True, lstrip_blocks=True,
                               undefined=StrictUndefined)
@@ -54,6 +57,7 @@ def render(rows: list[Measurement], manifest: dict[str, Any], arrays: pictures.A
     table, found = Rows(rows, manifest), findings(rows, manifest)
     return environment.get_template("template.html.j2").render(
         style=Markup((HERE / "style.css").read_text(encoding="utf-8")), m=manifest, rows=table,
+        unfinished=unfinished,
         synthetic=manifest.get("provenance", {}).get("synthetic") or any(r.synthetic for r in rows),
         findings=merged(found), levels=LEVELS, section=SECTIONS,
         thresholds={topic: t for topic, t in THRESHOLDS.items() if any(f.topic == topic for f in found)},

@@ -17,12 +17,12 @@ from federated import certificates
 from federated.aggregate import Mean, TrimmedMean
 from federated.deployment import PATIENTS, Agreement, carry_out, fingerprint, hospital_app
 from federated.grid import FIRST, InProcessGrid
-from federated.journal import verify
 from federated.loopback import Loopback
 from federated.roster import Roster
 from federated.secure import SecAggPlus
 from suite import artifacts
 from suite.errors import InputError
+from suite.journal import verify
 from tests.federated._deployed import NAMES, alone, configured, journal_of, make_place
 
 

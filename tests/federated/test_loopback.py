@@ -18,11 +18,11 @@ from flwr.common.constant import ErrorCode
 
 from federated import certificates
 from federated.deployment import Agreement, fingerprint
-from federated.journal import verify
 from federated.loopback import HOST, PROGRAMS, Loopback, free_port
 from federated.secure import SecAggPlus
 from suite import artifacts
 from suite.errors import InputError
+from suite.journal import verify
 from tests.federated._deployed import NAMES, alone, configured, journal_of, make_place
 
 pytestmark = pytest.mark.filterwarnings("ignore:GitWildMatchPattern:DeprecationWarning")  # in `flwr build`

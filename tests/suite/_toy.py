@@ -33,7 +33,8 @@ class Never(Recipe):
 
 
 def subject(classifier, data, recipe=None, **terms):
-    return Subject(classifier, recipe or Never(), Plain(), data, **{"eps": 0.1, "budgets": BUDGETS} | terms)
+    usual = {"eps": 0.1, "budgets": BUDGETS, "smallest_group": 1, "pictures": True}
+    return Subject(classifier, recipe or Never(), Plain(), data, **usual | terms)
 
 
 def sheet():

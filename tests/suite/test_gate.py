@@ -98,7 +98,7 @@ def test_a_requirement_that_cannot_be_judged_is_an_error(run, text, message):
 
 def test_a_run_that_is_not_complete_is_an_error(tmp_path):
     run = make(tmp_path / "r", {"mlp": ROWS["mlp"]})
-    with pytest.raises(InputError, match=r"not complete, 1 cells are missing \(net, ...\)"):
+    with pytest.raises(InputError, match=r"not complete, 1 cell is missing or cannot be read \(net\)"):
         check(run, ["mlp: accuracy >= 0.1"])
 
 

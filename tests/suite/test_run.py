@@ -31,11 +31,16 @@ def files(folder):
 
 
 class TestAtomic:
-    def test_a_file_is_written_whole_and_readable_to_others(self, tmp_path):
-        write_atomic(tmp_path / "a" / "b.txt", lambda f: f.write(b"hello"))
-        assert (tmp_path / "a" / "b.txt").read_bytes() == b"hello"
-        assert (tmp_path / "a" / "b.txt").stat().st_mode & 0o777 == 0o666 & ~_umask()
-        assert files(tmp_path) == ["a", "a/b.txt"]
+    @pytest.mark.parametrize("umask", [0o000, 0o022, 0o077])
+    def test_a_file_is_written_whole_and_for_its_owner_only(self, tmp_path, umask):
+        before = os.umask(umask)
+        try:
+            write_atomic(tmp_path / "a" / "b" / "c.txt", lambda f: f.write(b"hello"))
+        finally:
+            os.umask(before)
+        assert (tmp_path / "a" / "b" / "c.txt").read_bytes() == b"hello"
+        assert files(tmp_path) == ["a", "a/b", "a/b/c.txt"]
+        assert [(tmp_path / name).stat().st_mode & 0o777 for name in files(tmp_path)] == [0o700, 0o700, 0o600]
 
     @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
     @pytest.mark.parametrize("where", ["write", "fsync", "replace"])
@@ -69,12 +74,6 @@ class TestAtomic:
     def test_json_has_no_nan(self, tmp_path):
         with pytest.raises(ValueError, match="JSON"):
             write_json(tmp_path / "x.json", {"a": float("nan")})
-
-
-def _umask():
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 class TestRows:
@@ -158,23 +157,23 @@ class TestFolder:
             Run.open(tmp_path).manifest  # noqa: B018
 
     def test_a_run_killed_in_its_first_breath_can_start(self, tmp_path):
-        (tmp_path / ".manifest.json.x7").write_text("{")
+        (tmp_path / ".manifest.json.x7.medsec-part").write_text("{")
         run = Run.create(tmp_path, MANIFEST)
         with run.locked():
-            assert files(tmp_path) == [".lock", "manifest.json", "measurements.jsonl"]
+            assert files(tmp_path) == [".lock", "manifest.json", "measurements.jsonl", "seal.jsonl"]
 
     def test_only_one_works_in_a_folder_and_the_other_touches_nothing(self, tmp_path):
         run = Run.create(tmp_path / "r", MANIFEST)
         with run.locked():
             (tmp_path / "r" / "cells").mkdir()
-            (tmp_path / "r" / "cells" / ".a.json.tmp").write_text("half")  # the first one is writing it
+            (tmp_path / "r" / "cells" / ".a.json.x7.medsec-part").write_text("half")  # the first one is writing it
             before = files(tmp_path)
             with pytest.raises(InputError, match="another audit is working in"), \
                     Run.create(tmp_path / "r", MANIFEST).locked():
                 pass
             assert files(tmp_path) == before
         with run.locked():  # the first one has been killed: now it is a leftover
-            assert "r/cells/.a.json.tmp" not in files(tmp_path)
+            assert "r/cells/.a.json.x7.medsec-part" not in files(tmp_path)
 
     def test_a_model_appears_only_when_it_is_whole(self, tmp_path):
         run = Run.create(tmp_path / "r", MANIFEST)
@@ -196,14 +195,14 @@ class TestFolder:
     def test_a_full_disk_while_appending_loses_nothing(self, tmp_path, monkeypatch):
         run = Run.create(tmp_path / "r", MANIFEST)
         run.collect()
-        real = Path.open
+        real = os.open
 
-        def full(self, mode="r", *args, **kwargs):
-            if "a" in mode:
+        def full(path, *args, **kwargs):
+            if Path(path).name == "measurements.jsonl":
                 raise OSError(errno.ENOSPC, "No space left on device")
-            return real(self, mode, *args, **kwargs)
+            return real(path, *args, **kwargs)
 
-        monkeypatch.setattr(Path, "open", full)
+        monkeypatch.setattr(os, "open", full)
         with pytest.raises(WriteError, match=r"measurements.jsonl: no space left on the disk"):
             run.finish("a", [row("a")])
         monkeypatch.undo()

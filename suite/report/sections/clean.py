@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from suite.report import known
 from suite.report.rows import WORST, Rows, robustness
-from suite.report.show import percent
+from suite.report.show import percent, plural
 from suite.report.tables import Table, amount, bounded, confusion, est, plain, report_per_class, words
 
 METRICS = {"accuracy": "accuracy", "balanced_accuracy": "balanced accuracy", "sensitivity": "sensitivity",
@@ -85,6 +85,15 @@ def subgroups(rows: Rows) -> Table:
                               bounded(robust.get(group), whole is not None and whole.partial), amount(n),
                               amount(robust[group].n if group in robust else None)])
     return table.pruned()
+
+
+def withheld(rows: Rows) -> str:
+    """Which columns have groups of too few people to be told."""
+    found = {r.metric[len("withheld_groups["):-1]: int(r.value) for r in rows.all
+             if r.metric.startswith("withheld_groups[")}
+    least = rows.manifest.get("plan", {}).get("smallest_group")
+    return f"Of fewer than {least} people, and withheld: " + ", ".join(
+        f"{plural(count, 'group')} of {name}" for name, count in found.items()) + "." if found else ""
 
 
 def _by_number(group: str) -> tuple[str, float, bool]:

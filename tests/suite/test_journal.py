@@ -6,8 +6,8 @@ import os
 
 import pytest
 
-from federated.journal import Journal, verify
 from suite.errors import InputError
+from suite.journal import Journal, verify
 from suite.run import WriteError
 
 

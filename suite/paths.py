@@ -1,0 +1,63 @@
+"""Folders of this machine, which are nobody's business: what a run keeps names files only."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from suite import registry
+from suite.plan import Plan
+
+ANY = re.compile(r"(?<![\w/.~])(?:~|\.{1,2})?/(?:[^\s/:,;'\"()<>]+/)*(?=[^\s/])")
+"""The folders of a path that stands in a text."""
+
+
+def short_names(plan: Plan) -> dict[str, str]:
+    """Every path of a plan, as it was typed and in full -> the name of the file or folder.
+
+    A run can so be continued from another working directory, and with paths typed in another way; whether the files
+    are the same is seen by their digests.
+    """
+    out = {}
+    for text in _texts(plan.model_dump(mode="json")):
+        file, colon, rest = text.rpartition(":") if registry.is_file(text) else (text, "", "")
+        path = Path(file)
+        name = path.name or path.resolve().name
+        if file and file != name and path.exists():
+            out[text] = name + colon + rest
+            out |= dict.fromkeys((str(path), str(path.absolute()), str(path.resolve())), name)
+    return dict(sorted(out.items(), key=lambda pair: -len(pair[0])))
+
+
+def without_folders(value: Any, names: Mapping[str, str]) -> Any:
+    """A JSON value in which every path of `short_names` is a name, in the keys of dictionaries, too."""
+    if isinstance(value, str):
+        if value in names:
+            return names[value]
+        for path, name in names.items():
+            if len(Path(path).parts) > 1:  # "." is in many a text that is no path
+                value = value.replace(path, name)
+        return value
+    if isinstance(value, Mapping):
+        return {without_folders(k, names): without_folders(v, names) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [without_folders(v, names) for v in value]
+    return value
+
+
+def without_any_folder(text: str) -> str:
+    """A message in which no path has a folder, such as what an error says of files that nobody typed."""
+    return ANY.sub("", text)
+
+
+def _texts(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for inner in value.values():
+            yield from _texts(inner)
+    elif isinstance(value, list | tuple):
+        for inner in value:
+            yield from _texts(inner)

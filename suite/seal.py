@@ -1,0 +1,223 @@
+"""The seal of a run folder: one list of the digests of all its files, in which no entry can be changed unnoticed.
+
+`seal.jsonl` is a `suite.journal.Journal`. Each entry names files and their SHA-256; the last one that names a file
+counts. An entry is on the disk before the files that it names, so that a file without one was not written by the run; a
+killed process leaves at most an entry whose files are missing, and the run goes on.
+
+What it proves: whoever kept the head (in another place) can show that all files are those of that moment. Without a
+kept head it shows accidents and careless edits, but whoever can write the folder can write a new list.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import stat
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from suite.files import is_part, write_atomic
+from suite.journal import START, Journal, check_end
+
+NAME = "seal.jsonl"
+DERIVED = "measurements.jsonl"
+"""Made from the cells, with which it is compared."""
+UNSEALED = (NAME, DERIVED, ".lock")
+GONE = ""
+"""Stands for the digest of a file that the run itself has deleted."""
+LINK = "link"
+"""Stands for the digest of what is no file of the folder, such as a symbolic link."""
+
+
+@dataclass(frozen=True)
+class Checked:
+    """What a check of a run folder found; paths are relative to it.
+
+    Attributes:
+        entries, files: Of the list: its entries, and the files that it names.
+        head: Hash of the last entry.
+        changed, missing, extra: Files whose content is another, that are not there, and that the run did not write.
+    """
+
+    entries: int
+    files: int
+    head: str
+    changed: tuple[str, ...]
+    missing: tuple[str, ...]
+    extra: tuple[str, ...]
+
+    @property
+    def whole(self) -> bool:
+        """Whether all is as it was sealed."""
+        return not (self.changed or self.missing or self.extra)
+
+
+class Seal(Journal):
+    """The list of the files of a run folder; see the module. Several processes may add to it.
+
+    Args:
+        folder: Of the run.
+
+    Raises:
+        InputError: A line of the list was changed, removed, inserted or moved.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = Path(folder)
+        self._hashes = [START]
+        self._sealed: dict[str, list[str]] = {}
+        self._known: dict[str, tuple[tuple[int, ...], str]] = {}
+        super().__init__(self.folder / NAME, shared=True)
+
+    @classmethod
+    def of(cls, folder: Path, again: bool = False) -> Seal:
+        """The seal of a folder, of which this process reads each entry only once, unless `again`."""
+        file = Path(folder).absolute() / NAME
+        at = (file, file.stat().st_ino if file.exists() else 0)
+        found = _open.get(file)
+        if again or found is None or found[0] != at:
+            seal = cls(folder)
+            if at[1]:
+                _open[file] = (at, seal)
+            return seal
+        found[1].read_on()
+        return found[1]
+
+    def learn(self, entry: dict[str, Any]) -> None:
+        self._hashes.append(entry["hash"])
+        for name, digest in entry.get("files", {}).items():
+            self._sealed.setdefault(name, []).append(digest)
+
+    @property
+    def entries(self) -> int:
+        """How many there are."""
+        return len(self._hashes) - 1
+
+    def files(self) -> dict[str, str]:
+        """Path -> digest of every file that should be there."""
+        return {name: digests[-1] for name, digests in self._sealed.items() if digests[-1] != GONE}
+
+    def state(self, name: str) -> str:
+        """ "whole", "changed" or "missing" of a sealed file; "extra" or "" of another one, as it is there or not."""
+        sealed = self._sealed.get(name, [GONE])[-1]
+        found = self.digest(name)
+        if sealed == GONE:
+            return "extra" if found else ""
+        return "whole" if found == sealed else "changed" if found else "missing"
+
+    def once(self, name: str, data: bytes) -> bool:
+        """Whether a file had this content at some time: a process may have been killed before it wrote a newer one."""
+        return hashlib.sha256(data).hexdigest() in self._sealed.get(name, ())
+
+    def digest(self, name: str) -> str:
+        """SHA-256 of a file that is there, `GONE` where it is not, `LINK` where it is none."""
+        parts = name.split("/")
+        if any(self.folder.joinpath(*parts[:i]).is_symlink() for i in range(1, len(parts) + 1)):
+            return LINK
+        path = self.folder / name
+        try:
+            at = path.stat()
+        except OSError:
+            return GONE
+        if not stat.S_ISREG(at.st_mode):
+            return LINK
+        stamp = (at.st_ino, at.st_size, at.st_mtime_ns, at.st_ctime_ns)
+        if self._known.get(name, ((), ""))[0] != stamp:
+            with path.open("rb") as file:
+                self._known[name] = (stamp, hashlib.file_digest(file, "sha256").hexdigest())
+        return self._known[name][1]
+
+    def check(self, head: str | None = None) -> Checked:
+        """Compare the folder with the list. All files are read again.
+
+        Args:
+            head: What was printed before: the list must end there.
+
+        Raises:
+            InputError: The list does not end there.
+        """
+        self._known.clear()
+        if head is not None:
+            check_end(self._hashes, head, self.path)
+        states = {name: self.state(name) for name in sorted({*self.files(), *self.present()})}
+        changed, missing, extra = (tuple(name for name, state in states.items() if state == wanted)
+                                   for wanted in ("changed", "missing", "extra"))
+        return Checked(self.entries, len(self.files()), self.head, changed, missing, extra)
+
+    def present(self) -> list[str]:
+        """Paths of all that is in the folder, without what is no result or still being written."""
+        out = []
+        for at, folders, names in os.walk(self.folder):
+            place = Path(at)
+            links = [name for name in folders if (place / name).is_symlink()]
+            folders[:] = [name for name in folders if name not in links and not is_part(place / name)
+                          and (place != self.folder or name != "checkpoints")]
+            out += [(place / name).relative_to(self.folder).as_posix() for name in (*names, *links)
+                    if not is_part(place / name) and not (place == self.folder and name in UNSEALED)]
+        return out
+
+
+_open: dict[Path, tuple[tuple[Path, int], Seal]] = {}
+
+
+def digests(folder: Path, paths: Iterable[Path]) -> dict[str, str]:
+    """Path relative to a folder -> SHA-256."""
+    out = {}
+    for path in sorted(paths):
+        with path.open("rb") as file:
+            out[path.relative_to(folder).as_posix()] = hashlib.file_digest(file, "sha256").hexdigest()
+    return out
+
+
+def sha256(data: bytes) -> str:
+    """Hex digest."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def read_kept(file: Path) -> np.ndarray | None:
+    """An array that was kept in a subfolder of a run, such as the answers of shadow models.
+
+    Args:
+        file: As of `keep`.
+
+    Returns:
+        The array; None where there is none, or where it is not as it was written, so that it must be made again.
+    """
+    try:
+        data = file.read_bytes()
+    except OSError:
+        return None
+    seal = _around(file)
+    if seal and not (seal.digest(_name(file)) != LINK and seal.once(_name(file), data)):
+        return None
+    try:
+        return np.load(io.BytesIO(data), allow_pickle=False)
+    except (ValueError, EOFError, OSError):
+        return None
+
+
+def keep(file: Path, array: np.ndarray) -> None:
+    """Keep an array in a subfolder of a run, and seal it."""
+    buffer = io.BytesIO()
+    np.save(buffer, array)
+    data = buffer.getvalue()
+    if not (seal := _around(file)):
+        write_atomic(file, lambda f: f.write(data))
+        return
+    with seal.adding("kept", files={_name(file): sha256(data)}):  # nobody else may write it between the two
+        write_atomic(file, lambda f: f.write(data))
+
+
+def _around(file: Path) -> Seal | None:
+    """The seal of the run in whose subfolder a file lies; None outside of runs."""
+    folder = file.parent.parent
+    return Seal.of(folder) if (folder / NAME).is_file() else None
+
+
+def _name(file: Path) -> str:
+    return f"{file.parent.name}/{file.name}"
