@@ -130,11 +130,29 @@ def test_a_federation_from_the_command_line_and_back(monkeypatch, capsys, tmp_pa
     page = (out / "report.html").read_text()
     assert "balanced accuracy under hostile hospitals" in page and "hospital-7" in page
 
-    head = re.search(r"head\s+([0-9a-f]{64})", said)[1]
+    head = re.search(r"logs' head\s+([0-9a-f]{64})", said)[1]
     code, said, _ = medsec(monkeypatch, capsys, "federate", "--verify", str(out), "--head", head)
     assert code == 0 and "none changed; 2 models as logged" in " ".join(said.split())
     code, _, error = medsec(monkeypatch, capsys, "federate", "--verify", str(out), "--head", "0" * 64)
     assert code == 2 and error.count("\n") == 1 and "head is" in error
+
+    code, said, _ = medsec(monkeypatch, capsys, "export", str(out), "--share", str(tmp_path / "copy"))
+    assert code == 0 and not (tmp_path / "copy" / "logs").exists()
+    wanted = ["--require", "/mean: federated_accuracy in every hospital >= 0", "--require", "/krum: accuracy >= 0"]
+    code, said, _ = medsec(monkeypatch, capsys, "gate", str(tmp_path / "copy"), *wanted)
+    assert code == 0 and said.count("PASS") == 2
+    page = (tmp_path / "copy" / "report.html").read_text()
+    assert "Shared copy" in page and "balanced accuracy under hostile hospitals" in page
+
+    log = next((out / "logs").glob("*mean--fit.jsonl"))
+    lines = log.read_bytes().splitlines(keepends=True)
+    log.write_bytes(b"".join(lines[:-1]))  # a tail cut off at an entry shows only against the head, and in the seal
+    code, said, _ = medsec(monkeypatch, capsys, "federate", "--verify", str(out))
+    flat = " ".join(said.split())
+    assert code == 0 and "none changed before their ends" in flat and "end unproven without --head" in flat
+    assert medsec(monkeypatch, capsys, "federate", "--verify", str(out), "--head", head)[0] == 2
+    code, said, _ = medsec(monkeypatch, capsys, "verify", str(out))
+    assert code == 1 and f"changed logs/{log.name}" in " ".join(said.split())
 
 
 @pytest.mark.parametrize("args, why", [

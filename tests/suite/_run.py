@@ -60,7 +60,7 @@ def carry_out(plan: Path, folder: Path, **options) -> Run:
 def written(folder: Path) -> Path:
     """A plan and its table in a folder."""
     plan = folder / "plan.toml"
-    plan.write_text(PLAN.format(data=write_table(folder / "deep" / "patients.csv")))
+    plan.write_text(PLAN.format(data=write_table(folder / "ward7" / "patients.csv")))
     return plan
 
 

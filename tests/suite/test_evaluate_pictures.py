@@ -2,6 +2,7 @@
 
 import base64
 import io
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,12 +13,14 @@ from torch import nn
 from imaging.space import ImageSpace
 from suite.attacks.gradient import PGD
 from suite.attacks.noise import RandomNoise
+from suite.audit import Audit
 from suite.classifier import EstimatorClassifier, TorchClassifier
 from suite.data import Dataset, Provenance, Split
 from suite.evaluate import measure
 from suite.evaluate.pictures import inverted, picture, saliency
 from suite.measurement import Measurement
-from suite.report import pictures
+from suite.plan import Plan
+from suite.report import pictures, write_report
 from suite.report.page import render
 from suite.report.rows import Rows
 from suite.space import Space
@@ -125,6 +128,24 @@ def test_measured_images_have_their_visibility_and_their_place_in_the_report():
     assert page.count("<img ") == page.count('alt="pgd, ') == 10
     robustness = page.split('id="robustness"')[1].split('id="defenses"')[0]
     assert "image" in robustness and "patient" not in robustness and "column" not in robustness
+
+
+@pytest.mark.parametrize(("synthetic", "asked", "kept"), [(False, False, False), (False, True, True),
+                                                          (True, False, True)])
+def test_images_of_real_patients_are_kept_and_shown_only_when_asked_for(tmp_path, synthetic, asked, kept):
+    """The arrays of a whole audit's cell, from the plan's word to the page's."""
+    data = dataset()
+    data = replace(data, provenance=replace(data.provenance, synthetic=synthetic))
+    (tmp_path / "net.py").write_text("from tests.suite.test_evaluate_pictures import bright\nmodel = bright().module\n")
+    plan = Plan(data="toy", models=[f"{tmp_path}/net.py:model"], attacks=["pgd"], eps=0.1, budgets=[0.1],
+                pictures=asked)
+    run = Audit(plan, data, "why").run(tmp_path / "run")
+    arrays = run.arrays("net.py-model--none--pgd")
+    assert ("picture_clean" in arrays) == kept and "distance" in arrays
+    page = write_report(run).read_text()
+    assert ("<img " in page) == kept
+    assert ("Images of real patients, kept because the audit ran with --pictures" in page) == (kept and not synthetic)
+    assert ("Synthetic images: no patient stands behind them" in page) == (kept and synthetic)
 
 
 def test_a_universal_pattern_is_shown_with_its_amplification():

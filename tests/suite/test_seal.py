@@ -285,9 +285,9 @@ def test_files_are_for_their_owner_only(whole):
 def test_a_run_goes_on_from_another_folder_and_stores_no_path(whole, copy, monkeypatch):
     plan, *_ = whole
     text = "".join(f.read_text(errors="replace") for f in copy.rglob("*") if f.suffix in (".json", ".jsonl", ".html"))
-    assert str(plan.parent) not in text and "deep" not in text and "patients.csv" in text
-    monkeypatch.chdir(plan.parent / "deep")
-    relative = plan.read_text().replace(str(plan.parent / "deep" / "patients.csv"), "./patients.csv")
+    assert str(plan.parent) not in text and "ward7" not in text and "patients.csv" in text
+    monkeypatch.chdir(plan.parent / "ward7")
+    relative = plan.read_text().replace(str(plan.parent / "ward7" / "patients.csv"), "./patients.csv")
     (copy.parent / "plan.toml").write_text(relative)
     started = []
     carry_out(copy.parent / "plan.toml", copy, started=lambda cell, *_: started.append(cell.key))
