@@ -78,6 +78,8 @@ def test_the_most_exposed_are_named_by_row_and_only_where_somebody_surely_is(row
     assert listed[:4] == [("100", "strong", "0 of 10"), ("101", "strong", "0 of 10"), ("102", "strong", "0 of 10"),
                           ("103", "strong", "1 of 10")]
     assert len(listed) == 10 and all(int(number) < 110 for number, *_ in listed)  # members only
+    shadowed = membership.exposed(rows, lambda _: KEPT | {"patient_auroc": np.linspace(1, 0, 20)})
+    assert shadowed.head[3] == "AUROC over shadow models" and shadowed.groups[0][1][1][3].text == "0.95"
     unsure = Rows([*clean(), *attack("lucky", 0.9, 0.45, 0.99)], manifest())
     assert not membership.exposed(unsure, lambda _: KEPT)
 

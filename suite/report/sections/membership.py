@@ -9,7 +9,7 @@ from suite.measurement import Measurement
 from suite.report import known
 from suite.report.findings import widened
 from suite.report.rows import Rows
-from suite.report.show import NONE, join, percent
+from suite.report.show import NONE, join, number, percent
 from suite.report.tables import Cell, Table, amount, est, words
 
 FPRS = ("0.001", "0.01", "0.05", "0.1")
@@ -94,7 +94,8 @@ def groups(rows: Rows) -> Table:
 
 def exposed(rows: Rows, arrays: Callable[[str], Mapping[str, Any]]) -> Table:
     """The training patients that the strongest attack on each undefended model is surest of."""
-    made = Table(f"The most exposed {rows.cases}", ["row in the source", "attack", "others ranked above, of all"],
+    head = ["row in the source", "attack", "others ranked above, of all", "AUROC over shadow models"]
+    made = Table(f"The most exposed {rows.cases}", head,
                  note=f"At most {LISTED} of each model, by number and never by value. Nobody above: the attack finds "
                       "this one without a single false accusation.")
     for model in rows.models:
@@ -102,9 +103,10 @@ def exposed(rows: Rows, arrays: Callable[[str], Mapping[str, Any]]) -> Table:
         kept = arrays(found[0].cell) if found else {}
         if "row" not in kept or widened(found[0], len(found))[0] <= 0.5:
             continue  # where it is not sure that anyone is found, nobody is
-        score, member = kept["score"], kept["member"]
+        score, member, own = kept["score"], kept["member"], kept.get("patient_auroc")
         for i in sorted(member.nonzero()[0], key=lambda i: -score[i])[:LISTED]:
             above = int((score[~member] >= score[i]).sum())
             made.add(model, [Cell(str(int(kept["row"][i])), num=True), words(called(found[0])),
-                             Cell(f"{above} of {int((~member).sum())}", num=True)])
-    return made
+                             Cell(f"{above} of {int((~member).sum())}", num=True),
+                             Cell(NONE if own is None else number(own[i]), num=True)])
+    return made.pruned()
