@@ -174,15 +174,16 @@ class TestTransfers:
         ("fab", 4, {}), ("deepfool", 1, {}), ("carlini-wagner", 2, {"search": 1}),
         ("warp", 0, {"early_stop": False}), ("bias-field", 0, {"early_stop": False}),
         ("adversarial-speckle", 0, {"early_stop": False}),
-        ("black-box-universal", 2, {"frequencies": 1.0}),  # each score is compared before the next query
-        ("simba", 3, {"eps": 0.01}), ("nes", 0, {"early_stop": False})])
+        # queries: each answer is looked at, and two scores are compared before the next query
+        ("black-box-universal", 4, {"frequencies": 1.0}), ("simba", 6, {"eps": 0.01}),
+        ("nes", 2, {"early_stop": False})])
     def test_of_a_step(self, target, name, waits, terms):
         few, many = (self._run(target, name, terms | {"steps": steps}) for steps in (10, 20))
         extra = many - few
         assert extra["to device"] + extra["to host"] == 0, extra
-        assert sum(extra.values()) <= 10 * waits, extra
+        assert sum(extra.values()) <= 10 * waits + 1, extra  # and one look at the answers of many passes
 
-    @pytest.mark.parametrize(("early_stop", "waits"), [(False, 0), (True, 1)])
+    @pytest.mark.parametrize(("early_stop", "waits"), [(False, 1), (True, 2)])
     def test_of_a_query_of_square(self, target, early_stop, waits):
         few, many = (self._run(target, "square", {"queries": queries, "early_stop": early_stop, "eps": 1e-4})
                      for queries in (50, 100))
