@@ -31,7 +31,7 @@ from tests.suite import _images, _models
 
 SMALL = {"epochs": 2, "widths": [4, 8], "grid": [0.02], "steps": 3, "queries": 20, "search": 1, "constants": 1,
          "passes": 1, "samples": 4, "max_iter": 2, "init_size": 8, "init_eval": 5, "max_eval": 10, "population": 4,
-         "generations": 2, "draws": 4, "angles": 2, "shifts": 2, "rounds": 2, "shadows": 4, "runs": 12, "members": 2,
+         "generations": 2, "draws": 4, "angles": 2, "shifts": 2, "rounds": 2, "shadows": 4, "runs": 20, "members": 2,
          "teachers": 2, "hidden": [8], "iterations": 2, "canaries": 16, "trees": 5, "components": 2, "own": 10,
          "start": 4, "k": 3, "trusted": 10, "personal": 1, "copies": 1, "folds": 2, "replays": 2, "coordinates": 4,
          "reference": 10}
