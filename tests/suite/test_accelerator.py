@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 
+from federated.form import Form
 from imaging.space import ImageSpace
 from suite import metrics, registry
 from suite.attacks.gradient import PGD
@@ -152,6 +153,14 @@ def test_networks_agree_forwards_and_backwards(name):
         other, _, way = far.gradient(x.to(accelerator.NAME), lambda z: z[:, 0])
         torch.testing.assert_close(other.cpu(), logits)
         torch.testing.assert_close(way.cpu(), grad)
+
+
+@pytest.mark.parametrize("make", [images, table])
+def test_rebuilt_rows_are_rounded_where_they_are(make):
+    rows = make()
+    form, x = Form(rows.space, rows.x.shape[1:]), torch.from_numpy(rows.x[:4]).double() + 0.3
+    with accelerator.Pretend():
+        assert torch.equal(form.rounded(x.to(accelerator.NAME)).cpu(), form.rounded(x))
 
 
 @pytest.fixture(scope="module")
