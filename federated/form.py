@@ -65,9 +65,9 @@ class Form:
     def rounded(self, x: Tensor) -> Tensor:
         """(n, ...) float64, the nearest inputs whose columns are possible, each by itself."""
         if not isinstance(self.space, PatientSpace):
-            lower, upper = self.bounds
+            lower, upper = (b.to(x.device) for b in self.bounds)
             return torch.minimum(torch.maximum(x.double(), lower), upper)
         columns = {name: c.model_copy(update={"change": "any"}) for name, c in self.space.schema.columns.items()}
-        free = Schema(columns=columns).space()  # an unknown patient did not change from another one
+        free = Schema(columns=columns).space().to(x.device)  # an unknown patient did not change from another one
         lower = free.lower.expand(x.shape).contiguous()
         return free.snap(x.float(), lower).double()

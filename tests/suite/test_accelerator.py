@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 
+from federated.form import Form
 from imaging.space import ImageSpace
 from suite import metrics, registry
 from suite.attacks.gradient import PGD
@@ -31,7 +32,7 @@ from tests.suite import _images, _models
 
 SMALL = {"epochs": 2, "widths": [4, 8], "grid": [0.02], "steps": 3, "queries": 20, "search": 1, "constants": 1,
          "passes": 1, "samples": 4, "max_iter": 2, "init_size": 8, "init_eval": 5, "max_eval": 10, "population": 4,
-         "generations": 2, "draws": 4, "angles": 2, "shifts": 2, "rounds": 2, "shadows": 4, "runs": 12, "members": 2,
+         "generations": 2, "draws": 4, "angles": 2, "shifts": 2, "rounds": 2, "shadows": 4, "runs": 20, "members": 2,
          "teachers": 2, "hidden": [8], "iterations": 2, "canaries": 16, "trees": 5, "components": 2, "own": 10,
          "start": 4, "k": 3, "trusted": 10, "personal": 1, "copies": 1, "folds": 2, "replays": 2, "coordinates": 4,
          "reference": 10}
@@ -154,6 +155,14 @@ def test_networks_agree_forwards_and_backwards(name):
         torch.testing.assert_close(way.cpu(), grad)
 
 
+@pytest.mark.parametrize("make", [images, table])
+def test_rebuilt_rows_are_rounded_where_they_are(make):
+    rows = make()
+    form, x = Form(rows.space, rows.x.shape[1:]), torch.from_numpy(rows.x[:4]).double() + 0.3
+    with accelerator.Pretend():
+        assert torch.equal(form.rounded(x.to(accelerator.NAME)).cpu(), form.rounded(x))
+
+
 @pytest.fixture(scope="module")
 def target():
     """A network on the accelerator, and what an attack on it takes."""
@@ -174,15 +183,16 @@ class TestTransfers:
         ("fab", 4, {}), ("deepfool", 1, {}), ("carlini-wagner", 2, {"search": 1}),
         ("warp", 0, {"early_stop": False}), ("bias-field", 0, {"early_stop": False}),
         ("adversarial-speckle", 0, {"early_stop": False}),
-        ("black-box-universal", 2, {"frequencies": 1.0}),  # each score is compared before the next query
-        ("simba", 3, {"eps": 0.01}), ("nes", 0, {"early_stop": False})])
+        # queries: each answer is looked at, and two scores are compared before the next query
+        ("black-box-universal", 4, {"frequencies": 1.0}), ("simba", 6, {"eps": 0.01}),
+        ("nes", 2, {"early_stop": False})])
     def test_of_a_step(self, target, name, waits, terms):
         few, many = (self._run(target, name, terms | {"steps": steps}) for steps in (10, 20))
         extra = many - few
         assert extra["to device"] + extra["to host"] == 0, extra
-        assert sum(extra.values()) <= 10 * waits, extra
+        assert sum(extra.values()) <= 10 * waits + 1, extra  # and one look at the answers of many passes
 
-    @pytest.mark.parametrize(("early_stop", "waits"), [(False, 0), (True, 1)])
+    @pytest.mark.parametrize(("early_stop", "waits"), [(False, 1), (True, 2)])
     def test_of_a_query_of_square(self, target, early_stop, waits):
         few, many = (self._run(target, "square", {"queries": queries, "early_stop": early_stop, "eps": 1e-4})
                      for queries in (50, 100))
