@@ -286,6 +286,5 @@ def _show_verified(run: Path, head: str | None) -> None:
     if not head:
         console.print("end           [yellow]unproven[/] without --head: last entries may have been cut off, or all "
                       "logs written anew", soft_wrap=True)
-    console.print(f"logs' head    {plain(found.head)}  [dim](keep it elsewhere: medsec federate --verify RUN --head "
-                  "HASH)[/]",
-                  soft_wrap=True)
+    console.print(f"logs' head    {plain(found.head)}", soft_wrap=True)
+    console.print("              [dim]keep it elsewhere, for medsec federate --verify RUN --head HASH[/]")

@@ -68,7 +68,7 @@ class Journal:
             with self.path.open("rb") as file:
                 fcntl.flock(file, fcntl.LOCK_SH)
                 self._catch_up(file)
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             if self._n:
                 raise InputError(f"{self.path} was deleted") from None
         except OSError as e:

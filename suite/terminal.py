@@ -94,8 +94,8 @@ def run_audit(plan: Plan, folder: Path, jobs: int | None = None, retry_errors: b
 
 def show_head(run: Run) -> None:
     """The last hash of a run's seal, and what it is good for."""
-    console.print(f"head          {run.seal.head}  [dim](keep it elsewhere: medsec verify RUN --head HASH)[/]",
-                  soft_wrap=True)
+    console.print(f"head          {run.seal.head}", soft_wrap=True)
+    console.print("              [dim]keep it elsewhere, for medsec verify RUN --head HASH[/]")
 
 
 def _count(things: Sized, plural: str) -> str:
@@ -210,7 +210,7 @@ def show_exported(copy: Run) -> None:
     console.print(f"without       {plain(', '.join(left_out))}", soft_wrap=True)
     console.print(f"of            the run with head {plain(said['head'])}", soft_wrap=True)
     show_head(copy)
-    console.print("Read the report before you send it: figures and names of classes, columns and hospitals are in it.",
+    console.print("Read its report before you send it: names of classes, columns and hospitals are in it.",
                   soft_wrap=True)
 
 

@@ -397,7 +397,7 @@ class TestBadWords:
 
     def test_a_place_that_cannot_be_written(self, refused):
         Path("file").write_text("")
-        refused("cannot write file/r/manifest.json", *audit("--data", "breast-cancer"), "--out", "file/r")
+        refused("cannot write file/r/seal.jsonl", *audit("--data", "breast-cancer"), "--out", "file/r")
 
     def test_a_real_process_ends_the_same_way(self):
         done = subprocess.run([sys.executable, "-m", "suite.cli", "audit", "--data", "nope.csv", "--target", "y"],
