@@ -47,7 +47,7 @@ def save(classifier: Classifier, folder: Path, name: str) -> None:
         InputError: The classifier is of a kind that cannot be stored.
         WriteError: The disk is full.
     """
-    about = {"recipe": name, "params": asdict(classifier.recipe), "notes": classifier.notes}
+    about = {"recipe": _without_folder(name), "params": asdict(classifier.recipe), "notes": classifier.notes}
     if isinstance(classifier, TorchClassifier):
         from safetensors.torch import save as packed
 
@@ -82,7 +82,7 @@ def load(folder: Path, name: str, classes: int, space: Space, device: str = "cpu
     about = _opened(file, lambda: json.loads(file.read_text(encoding="utf-8")))
     if not isinstance(about, dict) or not {"recipe", "params", "notes"} <= about.keys():
         raise InputError(f"model {file}: cannot be read: it describes no model")
-    if about["recipe"] != name:
+    if about["recipe"] != _without_folder(name):
         raise InputError(f"model {file}: holds the model '{str(about['recipe'])[:80]}', and the plan says '{name}'; "
                          "nothing of it was run. Use the run with its own plan, or delete this folder to train again")
     recipe = registry.make("models", name, about["params"])
@@ -107,6 +107,11 @@ def load(folder: Path, name: str, classes: int, space: Space, device: str = "cpu
         classifier = EstimatorClassifier(read_estimator(file), classes, space, recipe=recipe)
     classifier.notes.update(about["notes"])
     return classifier
+
+
+def _without_folder(name: str) -> str:
+    """A recipe as a model folder names it: a run can go on from elsewhere, and its manifest has the file's digest."""
+    return name.replace("\\", "/").rpartition("/")[2] if registry.is_file(name) else name
 
 
 def _shaped(recipe: Any, inputs: tuple[int, ...], classes: int, notes: dict[str, Any], folded: bool) -> nn.Module:

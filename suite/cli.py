@@ -176,7 +176,11 @@ def report(run: RunFolder) -> None:
     from suite.report import write_report
     from suite.run import Run
 
-    print(printable(write_report(Run.open(run))))
+    opened = Run.open(run)
+    print(printable(write_report(opened)))
+    if missing := opened.missing():
+        print(f"medsec: not complete, no result of {', '.join(missing[:5])}{', ...' if missing[5:] else ''}; the same "
+              "audit command again computes what is missing", file=sys.stderr)
 
 
 @app.command("verify")

@@ -144,8 +144,8 @@ def test_images_of_real_patients_are_kept_and_shown_only_when_asked_for(tmp_path
     assert ("picture_clean" in arrays) == kept and "distance" in arrays
     page = write_report(run).read_text()
     assert ("<img " in page) == kept
-    assert ("Images of real patients, kept because the audit ran with --pictures" in page) == (kept and not synthetic)
-    assert ("Synthetic images: no patient stands behind them" in page) == (kept and synthetic)
+    assert ("Images of real people, kept because the audit ran with --pictures" in page) == (kept and not synthetic)
+    assert ("Synthetic images: they show no real person" in page) == (kept and synthetic)
 
 
 def test_a_universal_pattern_is_shown_with_its_amplification():

@@ -300,3 +300,20 @@ def test_a_run_goes_on_from_another_folder_and_stores_no_path(whole, copy, monke
         make_audit(Path("plan.toml")).run(copy)
 
 
+
+
+def test_a_recipe_from_a_file_is_known_again_from_another_folder(whole, tmp_path, monkeypatch):
+    plan, *_ = whole
+    (tmp_path / "mine.py").write_text("from tabular.models import LogisticRegression\n\nMine = LogisticRegression()\n")
+    text = plan.read_text().replace("logistic-regression", "{}")
+    (tmp_path / "a.toml").write_text(text.replace("{}", f"{tmp_path / 'mine.py'}:Mine"))
+    first = carry_out(tmp_path / "a.toml", tmp_path / "r")
+    (tmp_path / "r" / "cells" / "mine.py-Mine--none--fgsm.json").unlink()
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "b.toml").write_text(text.replace("{}", "./mine.py:Mine"))
+    started = []
+    again = carry_out(tmp_path / "b.toml", tmp_path / "r", started=lambda cell, *_: started.append(cell.key))
+    assert started == ["mine.py-Mine--none--fgsm"] and not again.failed() and again.verify().whole
+    assert {r.model for r in first.rows()} == {"mine.py:Mine"}
+    kept = b"".join(f.read_bytes() for f in (tmp_path / "r").rglob("*.json*"))
+    assert str(tmp_path).encode() not in kept
