@@ -300,7 +300,7 @@ def test_odd_numbers_and_numbers_that_are_not_finite_are_refused(people):
         def fit(self, train, val, seed=0, device="cpu"):
             return EstimatorClassifier(Says(float("nan"), 0.5), 2, train.space)
 
-    with pytest.raises(InputError, match="shadow model 1 answers with numbers that are not finite"):
+    with pytest.raises(InputError, match=r"shadow model 1: .*does not return probabilities"):
         shadowing(people, Broken([]))(2)
 
     @dataclass(frozen=True)
