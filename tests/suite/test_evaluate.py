@@ -206,7 +206,7 @@ class TestEvasion:
 
             def search(self, classifier, x, y, seed=0):
                 half = np.arange(len(x)) < len(x) // 2
-                return Certified(x, np.full(len(x), 0.1), np.where(half, 0.3, np.inf))
+                return Certified(x, np.full(len(x), 0.1), np.where(half, 0.3, np.inf), np.full(len(x), ""))
 
         out = sheet()
         measure(AtTheBudget(), replace(line, budgets=(0.05, 0.1)), out)
