@@ -67,7 +67,7 @@ def parameters(attack: str, params: dict[str, Any]) -> str:
     """Hyper-parameters that differ from the defaults, as "steps = 20"; budgets and sweeps are left out."""
     own = found(attack)
     fields = dataclasses.fields(own) if dataclasses.is_dataclass(own) else ()
-    defaults = {f.name: _as_stored(f.default) for f in fields}
+    defaults = {f.name: _as_stored(getattr(own, f.name, f.default)) for f in fields}
     swept = {"eps", "budget", "column"}
     return ", ".join(f"{k} = {v:g}" if isinstance(v, float) else f"{k} = {v}" for k, v in params.items()
                      if k not in swept and (k not in defaults or defaults[k] != _as_stored(v)))
