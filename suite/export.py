@@ -36,6 +36,8 @@ def export_shared(run: Run, target: Path, models: bool = False, smallest_group: 
     from suite.report import write_report
 
     run.require_seal()
+    if Path(target).resolve().is_relative_to(run.folder.resolve()):
+        raise InputError(f"{target} lies in the run's own folder; choose another place for the copy")
     manifest = run.manifest
     least = smallest_group or max(SMALLEST_GROUP, manifest["plan"].get("smallest_group", SMALLEST_GROUP))
     rows = [_shown(row) for row in run.rows() if not row.subgroup or not 0 < row.n < least]

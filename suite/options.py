@@ -57,8 +57,8 @@ TimeLimit = Annotated[float | None, typer.Option(metavar="SECONDS", show_default
 RetryErrors = Annotated[bool, typer.Option("--retry-errors", help="Carry out again what failed before.")]
 Pictures = Annotated[bool, typer.Option("--pictures", help="Images of real patients: keep those that attacks succeeded "
                                         "on, and show them in the report. Of synthetic data they always are.")]
-SmallestGroup = Annotated[int | None, typer.Option("--smallest-group", metavar="N", help="People below which no figure "
-                                                   "of a subgroup is written; 10 when left out.")]
+SmallestGroup = Annotated[int | None, typer.Option("--smallest-group", metavar="N", min=1, help="People below which no "
+                                                   "figure of a subgroup is written; 10 when left out.")]
 
 
 def names(text: str | None) -> list[str] | None:

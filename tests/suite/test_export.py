@@ -70,6 +70,8 @@ def test_a_copy_is_not_continued_nor_copied_nor_put_upon_something(run, tmp_path
         carry_out(run.folder.parent / "plan.toml", copy.folder)
     with pytest.raises(InputError, match="is a shared copy already"):
         export_shared(copy, tmp_path / "again")
+    with pytest.raises(InputError, match="lies in the run's own folder"):
+        export_shared(run, run.folder / "copy")
     with pytest.raises(InputError, match="exists and is not a run folder"):
         export_shared(run, run.folder.parent)
 
