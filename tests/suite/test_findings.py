@@ -73,6 +73,14 @@ def test_an_attack_on_few_patients_leaves_open_what_it_would_do_to_the_others():
     assert f.level == "inconclusive" and "Not settled by art-zoo: at this value it takes about 75 cases" in f.text
 
 
+def test_a_rate_above_the_threshold_is_settled_by_the_most_cases_and_not_by_a_few():
+    rows = clean() + evasion((0.18, 0.08, 0.3), (0.6, 0.5, 0.7), attack="apgd")
+    few = [row("robust_accuracy", 0.7, 0.5, 0.9, n=16, attack="art-zoo", eps=0.05),
+           row("attack_success_rate", 0.25, 0.08, 0.5, n=12, attack="art-zoo", eps=0.05)]
+    # 75 * (0.1 / 0.08)^2 = 117.2
+    assert "Not settled: at this value it takes about 120 cases in place of 75." in only(rows + few, "evasion").text
+
+
 def lift(attack, value, low, high):
     return row(f"lift[{attack}]", value, low, high, attack="worst-case", eps=0.05)
 

@@ -86,7 +86,7 @@ def weigh(rows: Rows, topic: str, results: Sequence[Result], attacks: Iterable[M
     worst = max((r for g, r in graded if g == level), key=lambda r: r.value)
     if level not in ("inconclusive", "low"):
         return Weighed(level, worst)
-    why = [settled_by(topic, worst, [r for g, r in graded if g == level])] if level == "inconclusive" else []
+    why = [settled_by(topic, [r for g, r in graded if g == level])] if level == "inconclusive" else []
     missing = None if attacks is None else missing_strong(rows, topic, worst.row.model, attacks)
     todo = ""
     if missing is not None and worst.value < medium:
@@ -99,10 +99,15 @@ def weigh(rows: Rows, topic: str, results: Sequence[Result], attacks: Iterable[M
     return Weighed(level, worst, "".join(f" {sentence}" for sentence in why), todo)
 
 
-def settled_by(topic: str, worst: Result, open_: Sequence[Result]) -> str:
-    """How many cases would settle results that reach across the lower threshold, as a sentence."""
+def settled_by(topic: str, unsettled: Sequence[Result]) -> str:
+    """How many cases would settle results that reach across the lower threshold, as a sentence.
+
+    One above it would show a risk by itself, of several the one with most cases; where all lie below, each of them must
+    be settled.
+    """
     medium = THRESHOLDS[topic].medium
-    asked = [worst] if worst.value >= medium else open_
+    above = [r for r in unsettled if r.value >= medium]
+    asked = [max(above, key=lambda r: (r.row.n, r.value))] if above else unsettled
     needed = [cases_needed(r, medium) for r in asked]
     if None in needed:
         return "Not settled: the value is so close to the threshold that no realistic number of cases settles it."
