@@ -8,7 +8,7 @@ from suite.report.show import join, plural
 
 SAYS = {"evasion": "{} misclassified", "natural changes": "{} misclassified", "performance": "misses {}",
         "membership": "AUROC {}", "single patients": "{} found almost surely", "curious server": "AUROC {}",
-        "extraction": "{} agreement",
+        "extraction": "{} added",
         "rebuilt patients": "{} rebuilt", "reconstruction": "{} rebuilt"}
 """Topic -> what its key figure is."""
 
