@@ -43,7 +43,7 @@ def test_report_gate_and_seal_of_a_copy_work(run, tmp_path):
         assert mine == theirs
     page = write_report(copy).read_text()
     assert "Shared copy" in page and run.seal.head in page and "Treat this report" not in page
-    assert "most exposed" not in page.lower()
+    assert "row in the source" not in page
     file = copy.folder / "cells" / f"{WORST}.json"
     file.write_text(file.read_text().replace('"value": 0.', '"value": 0.9'))
     with pytest.raises(InputError, match="is not as the run wrote it"):
