@@ -5,13 +5,16 @@ JOBS ?= 2
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test bench lint catalog lock setup clean
+.PHONY: demo test test-matrix bench lint catalog lock setup clean
 
 demo: $(READY)  ## set up, audit the diabetes table, print where the report is
 	$(BIN)/medsec audit tabular --out runs/demo
 
 test: $(READY)  ## all tests
 	$(BIN)/python -m pytest -n $(JOBS)
+
+test-matrix: $(READY)  ## all tests, or TESTS="PATH ...", under other instruction sets, two threads and load: a line for each
+	$(BIN)/python tests/matrix.py -n $(JOBS) $(TESTS)
 
 bench: $(READY)  ## side-by-side benchmarks; peers that are not dependencies come from tests/benchmarks/requirements*.txt
 	$(BIN)/python -m pip install -q -c constraints.txt -r tests/benchmarks/requirements.txt

@@ -156,7 +156,7 @@ def compare(name: str, model: Any, x: np.ndarray, y: np.ndarray, width: np.ndarr
 
         for who, space in reach.items():
             found, seconds = timed(lambda space=space, row=row, label=label: solve(
-                ensemble, model.predict, space, row, seconds=args.seconds, label=label), args.repeats)
+                ensemble, model.predict, space, row, nodes=1 << 62, seconds=args.seconds, label=label), args.repeats)
             times[who].append(seconds)
             bounds[who].append((found.lower, found.upper))
         if veritas:

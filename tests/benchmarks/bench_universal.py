@@ -2,8 +2,8 @@
 
     MEDSEC_DATA=... python tests/benchmarks/bench_universal.py [--seeds 5] [--only NAME]
 
-For each data set and seed: a small CNN is trained, both attacks craft one pattern on the same 100 validation images at
-eps 0.03 (Linf, pixels in [0, 1]), and it is added to the same 300 test images. ART's `UniversalPerturbation` and
+For each data set and seed: a small CNN is trained, both attacks craft one pattern on the same 100 validation images
+with eps 0.03 (Linf, pixels in [0, 1]), and it is added to the same 300 test images. ART's `UniversalPerturbation` and
 `TargetedUniversalPerturbation` take FGSM steps of eps / 5 and as many passes over the images as cost no less than ours:
 cost is images sent forward plus images differentiated, both counted at the network. "hits" are the test images that are
 misclassified (without a target) or classified as the target. The last lines are the ratios, ours over ART's, with the
