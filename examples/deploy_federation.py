@@ -1,9 +1,8 @@
 """Three hospitals in processes of their own, over TLS: Flower's SuperLink and a SuperNode at each, on this machine.
 
-Threat: whoever reaches the port of a federation could read what hospitals send, pose as one of them or the server, or
-have a program of their own run at each hospital. Here the server shows a certificate, hospitals sign with keys that
-were registered, each runs the one app whose digest it has allowed and reads its own folder, and a journal chained by
-hash says what happened. How to do this on three machines: docs/federation-deployment.md.
+Threat: whoever reaches the port could read what hospitals send, pose as one of them or the server, or run a program at
+each hospital. Here the server shows a certificate, hospitals sign with registered keys and run the one app whose digest
+they allow, and a journal chained by hash says what happened. On three machines: docs/federation-deployment.md.
 
 Run: python examples/deploy_federation.py [DATASET]
 """
@@ -43,8 +42,7 @@ with tempfile.TemporaryDirectory() as folder:
     config = configuration(app) | {"hospitals": ", ".join(names), "target": "label", "classes": ", ".join(data.classes),
                                    "rounds": 3, "epochs": 12, "out": str(folder / "out")}
     with Loopback(folder) as here:
-        console.print(f"SuperLink on port {here.port} for hospitals, with TLS and a new authority; controlled on port "
-                      f"{here.control}, with a token")
+        console.print(f"SuperLink on {here.port} for hospitals (TLS, new authority); control on {here.control} (token)")
         console.print(f"each hospital allows one app: {digest(app)}", soft_wrap=True)
         here.register(*names)
         for name in [*names, "stranger"]:
@@ -57,8 +55,7 @@ with tempfile.TemporaryDirectory() as folder:
         lines = here.run(app, config)
     console.print("\n".join(line for line in lines if line.startswith(("round", "refused", "absent", "head"))))
     head, journal = next(line[5:] for line in lines if line.startswith("head ")), folder / "out" / "journal.jsonl"
-    entries, last = verify(journal, head), journal.read_text().splitlines()[-1]
-    agreed = Agreement.of(config, app)
+    entries, last, agreed = verify(journal, head), journal.read_text().splitlines()[-1], Agreement.of(config, app)
     model = artifacts.load(folder / "out" / "model", agreed.model, len(data.classes), data.space)
     read = [agreed.read(folder / name) for name in names]
 *alone, same = (federate(agreed.task, [own.train for own in who], agreed.joining(), agreed.rounds)

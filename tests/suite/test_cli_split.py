@@ -44,7 +44,7 @@ def write(name="t.csv", labels=("no", "yes"), column="Sugar", patient=None):
     (["--data", "t.csv", "--split", "prat"], "no column 'prat'; did you mean 'part'"),
     (["--data", "breast-cancer", "--split", "part"], "'split' means nothing"),
     (["--data", "ab.csv"], "are 'alpha' and 'beta', and neither name says which is the disease; give --positive alpha"),
-    (["--data", "x\udcff.csv"], r"x\udcff.csv: its name is not UTF-8 text"),
+    (["--data", "x\udcff.csv"], r"'x\udcff.csv': is not UTF-8; rename"),
     (["--data", "esc.csv"], r"the name of column 2, 'Sug\x1b[2Jar', holds control characters"),
 ])
 def test_what_is_refused_in_one_line(medsec, args, message):

@@ -287,7 +287,7 @@ class TestInAnAudit:
     @pytest.mark.parametrize(("detectors", "message"), [
         (["mahalanobi"], "unknown detector 'mahalanobi'; did you mean 'mahalanobis'"),
         ([{"name": "lid", "kk": 3}], "'lid' has no parameter 'kk'"),
-        ([{"name": "lid", "k": 1}], "'lid': .*k must be at least 2"),
+        ([{"name": "lid", "k": 1}], "'lid': k: .*greater than or equal to 2, got 1"),
         ([{"name": "lid", "models": ["xgboost"]}], "detectors: 'lid' is for model 'xgboost'"),
         (["lid", "lid"], "'lid' is there twice")])
     def test_wrong_ones_are_refused_before_any_compute(self, detectors, message):

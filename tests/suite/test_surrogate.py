@@ -138,4 +138,4 @@ def test_a_run_does_not_go_on_with_a_changed_recipe_of_shadow_models(data, tmp_p
     skops.io.dump(DecisionTreeClassifier(max_depth=2).fit(data.train.x, data.train.y), fitted)
     own.write_text("from tabular.models import DecisionTree\n\nTREE = DecisionTree(3)\n")
     audit = Audit(plan(models=[{"name": str(fitted), "shadow": f"{own}:TREE"}], attacks=["lira-offline"]), data, "")
-    assert audit.manifest()["files"].keys() == {str(fitted), str(own)}
+    assert audit.manifest()["files"].keys() == {fitted.name, own.name}
