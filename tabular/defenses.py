@@ -9,7 +9,7 @@ from typing import ClassVar
 import numpy as np
 
 from suite.attack import Info
-from suite.bounds import Count, Positive, Whole
+from suite.bounds import Nodes, Positive, Whole
 from suite.classifier import EstimatorClassifier
 from suite.data import Split, joined
 from suite.errors import InputError, NotApplicable
@@ -46,7 +46,7 @@ class RobustTrees(Defense):
     eps: Positive = 0.05
     rounds: Whole = 6
     margin: Positive = 2.0
-    nodes_per_row: Count = 250_000
+    nodes_per_row: Nodes = 250_000
     seconds_per_row: Positive = 30.0
 
     def __post_init__(self) -> None:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from suite.attack import Certified, CertifiedAttack, Info
-from suite.bounds import Count, Positive, Unbounded
+from suite.bounds import Count, Nodes, Positive, Unbounded
 from suite.classifier import Classifier, EstimatorClassifier
 from suite.errors import InputError, NotApplicable
 from suite.progress import advance
@@ -35,7 +35,7 @@ class _ExactTrees(CertifiedAttack):
     """
 
     eps: Unbounded = float("inf")
-    nodes_per_row: Count = NODES
+    nodes_per_row: Nodes = NODES
     seconds_per_row: Positive = SECONDS
     workers: Count = 1
 

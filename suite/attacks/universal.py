@@ -10,14 +10,18 @@ import torch
 from torch import Tensor
 
 from suite.attack import EvasionAttack, GradientAttack, Info
-from suite.attacks._search import Goal, project, uphill
+from suite.attacks._search import Goal, per_row, project, uphill
 from suite.batches import in_batches
-from suite.bounds import Count, Label, Positive, Share
+from suite.bounds import Count, Fraction, Label, Positive, Share
 from suite.classifier import Classifier, TorchClassifier
 from suite.errors import InputError
 from suite.seeding import torch_generator
 from suite.space import Lp, Reach
 from suite.training import shuffled
+
+SOFT = 0.25
+"""Width, in units of a batch's mean log odds, over which an input's vote fades once it is at the label: with a sharp
+end the pattern swings between inputs on the boundary, and unseen inputs are reached less often."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +77,8 @@ class UniversalGradient(Universal, GradientAttack):
         passes: Most passes over the inputs; the pattern that fools most after a pass is kept.
         step: Length of a step, in units of `eps`; it falls linearly to 0.
         batch: Inputs that vote on a step.
+        momentum: What is left of the earlier votes in the next (0: nothing), as in MI-FGSM (Dong et al. 2018, arXiv
+            1710.06081).
         rate: Share of the inputs that must be fooled to stop.
     """
 
@@ -81,18 +87,22 @@ class UniversalGradient(Universal, GradientAttack):
         "Hirano, Minagi and Takemoto 2021, doi 10.1186/s12880-020-00530-y", "white-box", ("evasion",),
         "`passes` x (1 forward and input-gradient pass and 1 forward pass) of `own` inputs of the attacker's, without "
         "a target for each label, fewer when enough are fooled; then none",
-        "steps along the summed gradient of the log odds of a batch's inputs that are not at the label yet, where the "
-        "paper adds up one DeepFool step (and the targeted one FGSM step) an input; without a target it is the best of "
+        "steps along the momentum of the gradients of the log odds of a batch, in which an input counts less the "
+        "further it is beyond the boundary, where the paper adds up one DeepFool step (and the targeted one FGSM "
+        "step) an input; without a target it is the best of "
         "the patterns towards each label, as inputs that flee to different labels pull against each other; goes on "
         "until all are fooled, where the paper stops at 80 %; keeps the best pattern, not the last; fooled means "
         "judged wrongly, where the paper means otherwise than before")
     own: Count = 500
     passes: Count = 10
     step: Positive = 0.2
-    batch: Count = 32
+    batch: Count = 16
+    momentum: Fraction = 0.9
     rate: Share = 1.0
 
     def __post_init__(self) -> None:
+        if not 0 <= self.momentum <= 1:
+            raise InputError(f"{type(self).__name__}: momentum must lie between 0 and 1, got {self.momentum!r}")
         if not 0 < self.rate <= 1:
             raise InputError(f"{type(self).__name__}: rate must lie above 0 and be at most 1, got {self.rate!r}")
 
@@ -108,15 +118,18 @@ class UniversalGradient(Universal, GradientAttack):
         """The best pattern of all passes on the way to `goal`, and the share that it `fools`."""
         ball, scale = self.ball(classifier, x), classifier.space.scale
         v = best = ball.x
-        most = -1.0
+        votes, most = torch.zeros_like(v), -1.0
         for k in range(self.passes):
             pace = self.step * (1 - k / self.passes) * self.eps * scale
             for rows in shuffled(len(x), self.batch, generator):
                 rows = rows.to(x.device)
                 some = goal.take(rows)
                 logits, grad = some.gradient(classifier, self.apply(classifier, x[rows], v))
-                vote = grad[some.lead(logits) <= 0].sum(0, keepdim=True)
-                v = project(v + pace * uphill(vote, ball, scale, self.norm), ball, scale, self.eps, self.norm)
+                odds = some.loss(logits, "ce")
+                weight = torch.sigmoid(-odds / (SOFT * odds.abs().mean()).clamp(min=1e-12))
+                vote = (grad * per_row(weight, grad)).sum(0, keepdim=True)
+                votes = self.momentum * votes + vote / vote.abs().mean().clamp(min=1e-12)
+                v = project(v + pace * uphill(votes.clone(), ball, scale, self.norm), ball, scale, self.eps, self.norm)
             scores = in_batches(classifier, lambda part, v=v: classifier.scores(self.apply(classifier, part, v)), x)
             share = float((fools.lead(scores) > 0).float().mean())
             if share >= most:  # of patterns that fool as many, the last has gone furthest

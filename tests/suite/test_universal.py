@@ -1,5 +1,6 @@
 """Universal perturbations: against the closed form on linear models, ART, and how an audit measures them."""
 
+import itertools
 from dataclasses import replace
 
 import numpy as np
@@ -113,6 +114,8 @@ def test_passes_are_counted_and_end_when_enough_are_fooled():
     assert classifier.gradients == 50
     with pytest.raises(InputError, match="rate must lie above 0"):
         UniversalGradient(rate=0.0)
+    with pytest.raises(InputError, match="momentum must lie between 0 and 1"):
+        UniversalGradient(momentum=-0.1)
     with pytest.raises(InputError, match="target 2 is no label"):
         UniversalGradient(target=2).craft(classifier, x, y)
     with pytest.raises(NotApplicable, match="needs gradients"):
@@ -129,32 +132,55 @@ def test_holds_for_images_that_it_has_not_seen_and_beats_noise_and_smaller_budge
     assert more > 2 * share(classifier, new, label, noise, large)
 
 
-@pytest.mark.parametrize("target", [None, 1])
+def draw(n, seed):
+    """60 images for the attacker."""
+    return torch.randperm(n, generator=torch.Generator().manual_seed(seed))[:60]
+
+
+@pytest.mark.parametrize("target", [None, 0, 1, 2])
 def test_fools_no_fewer_than_art(target):
+    """Paired over draws of the attacker's images; how it compares on real ones: tests/benchmarks/bench_universal.py."""
     evasion = pytest.importorskip("art.attacks.evasion")
     from art.estimators.classification import PyTorchClassifier
 
-    classifier, (x, y), (new, label) = figures()
-    x, y, attack = x[:60], y[:60], UniversalGradient(eps=0.06, target=target)
+    classifier, (every, labels), (new, label) = figures()
+    attack = UniversalGradient(eps=0.06, target=target)
     wrapped = PyTorchClassifier(classifier.module, nn.CrossEntropyLoss(), (1, 16, 16), 3, clip_values=(0.0, 1.0),
                                 device_type="cpu")
     # ART's own eps is 10, of images from 0 to 255
     terms = {"attacker": "fgsm", "eps": 0.06, "norm": np.inf, "delta": 0.0, "max_iter": 2,
              "attacker_params": {"eps": 0.012, "targeted": target is not None}}
-    with seeded(0):
-        if target is None:
-            theirs = evasion.UniversalPerturbation(wrapped, verbose=False, **terms)
-            theirs.generate(x.numpy(), y.numpy())
-        else:
-            theirs = evasion.TargetedUniversalPerturbation(wrapped, **terms)
-            theirs.generate(x.numpy(), np.eye(3)[np.full(60, target)])
-    assert np.abs(theirs.noise).max() <= 0.06 + 1e-6
 
     def hits(v):
         judged = classifier.judge(attack.apply(classifier, new, v))
         return int(((judged != label) if target is None else (judged == target)).sum())
 
-    assert hits(attack.craft(classifier, x, y)) >= hits(torch.from_numpy(theirs.noise[0]))
+    more = []
+    for seed in range(4):
+        drawn = draw(len(every), seed)
+        x, y = every[drawn], labels[drawn]
+        with seeded(seed):
+            if target is None:
+                theirs = evasion.UniversalPerturbation(wrapped, verbose=False, **terms)
+                theirs.generate(x.numpy(), y.numpy())
+            else:
+                theirs = evasion.TargetedUniversalPerturbation(wrapped, **terms)
+                theirs.generate(x.numpy(), np.eye(3)[np.full(60, target)])
+        assert np.abs(theirs.noise).max() <= 0.06 + 1e-6
+        more.append(hits(attack.craft(classifier, x, y, seed)) - hits(torch.from_numpy(theirs.noise[0])))
+    assert np.mean(more) > 0
+
+
+def test_reaches_more_unseen_images_than_with_a_vote_that_ends_at_the_boundary_and_no_momentum():
+    """So it was once, and then fooled 112 of 160 against ART's 127 where the processor rounded so."""
+    classifier, (every, labels), (new, _) = figures()
+    hits = []
+    for target, seed in itertools.product(range(3), range(6)):
+        drawn, attack = draw(len(every), seed), UniversalGradient(eps=0.06, target=target)
+        v = attack.craft(classifier, every[drawn], labels[drawn], seed)
+        hits.append(int((classifier.judge(attack.apply(classifier, new, v)) == target).sum()))
+    # mean of the 18; on four instruction sets it was 107.2 to 108.4, and 101.0 to 102.1 before
+    assert np.mean(hits) > 104.7
 
 
 def test_it_crafts_on_as_many_of_the_inputs_as_the_attacker_owns():
