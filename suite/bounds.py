@@ -17,7 +17,7 @@ MAX_REAL = 1e12
 Count = Annotated[int, Field(strict=True, ge=1, le=MAX_COUNT)]
 Several = Annotated[int, Field(strict=True, ge=2, le=MAX_COUNT)]
 Even = Annotated[int, Field(strict=True, ge=2, le=MAX_COUNT, multiple_of=2)]
-Nodes = Annotated[int, Field(strict=True, ge=1, le=10**12)]
+Nodes = Annotated[int, Field(strict=True, ge=1, le=1_000_000_000)]
 """Of an exact search, whose boxes take microseconds."""
 Whole = Annotated[int, Field(strict=True, ge=0, le=MAX_COUNT)]
 Label = Annotated[int, Field(strict=True, ge=0, le=9_999)]
