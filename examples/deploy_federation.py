@@ -43,7 +43,7 @@ with tempfile.TemporaryDirectory() as folder:
                                    "rounds": 3, "epochs": 12, "out": str(folder / "out")}
     with Loopback(folder) as here:
         console.print(f"SuperLink on {here.port} for hospitals (TLS, new authority); control on {here.control} (token)")
-        console.print(f"each hospital allows one app: {digest(app)}", soft_wrap=True)
+        console.print(f"each hospital allows one app, with this digest:\n{digest(app)}")
         here.register(*names)
         for name in [*names, "stranger"]:
             here.start(name, folder / (name if name in names else names[0]), app, patience=1)
