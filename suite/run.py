@@ -131,7 +131,7 @@ class Run:
     def manifest(self) -> dict[str, Any]:
         try:
             found = json.loads(self.manifest_file.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as e:
+        except (OSError, ValueError, RecursionError) as e:
             raise InputError(f"{self.manifest_file} is damaged: {e}") from None
         if not isinstance(found, dict) or not {"plan", "data", "cells"} <= found.keys():
             raise InputError(f"{self.folder} is not a run folder: its {self.manifest_file.name} is of something else")

@@ -227,7 +227,7 @@ def _mesh(epsilon: float) -> float:
 def _read(file: Path) -> dict[str, float]:
     try:
         return json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
 
 

@@ -148,7 +148,7 @@ class TestFolder:
         with pytest.raises(InputError, match=r"is not a run folder: it has no manifest.json"):
             Run.open(tmp_path)
 
-    @pytest.mark.parametrize("text", ["{", "[1]", '{"name": "an app"}'])
+    @pytest.mark.parametrize("text", ["{", "[1]", '{"name": "an app"}', "[" * 100_000])
     def test_a_manifest_that_is_damaged_or_of_another_program(self, tmp_path, text):
         (tmp_path / "manifest.json").write_text(text)
         with pytest.raises(InputError, match=r"manifest\.json"):
