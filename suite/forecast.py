@@ -1,14 +1,17 @@
 """How long an audit still takes: from what like cells took, and from a count of passes until there are any.
 
 A cell that has not run is like one of the same kind, attack and hyper-parameters on another model or behind another
-defense. Where none of these has finished, the passes that it may take at most stand for it, in the time that the passes
-of finished cells took.
+defense. Where none of these has finished, the passes that it may take at most stand for it, in the median time that a
+pass of finished cells took. Behind another defense fewer rows may fall early, so that an evasion attack takes longer
+than the like cell did: its time is the geometric mean of that and of its passes.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import asdict
+from statistics import median
 from typing import Any
 
 from suite.attack import (
@@ -48,6 +51,9 @@ class Forecast:
         self.jobs = jobs
         self._kinds = {cell.key: _kind(cell) for cell in layout.cells}
         self._work = {cell.key: work(cell, layout) for cell in layout.cells}
+        self._defense = {cell.key: cell.defense.name for cell in layout.cells}
+        self._evasion = {cell.key for cell in layout.cells
+                         if cell.attack and isinstance(layout.attacks[id(cell.attack)], EvasionAttack)}
         self._done: dict[str, float] = {}
 
     def finished(self, key: str, seconds: float) -> None:
@@ -63,13 +69,18 @@ class Forecast:
         """Seconds that a cell takes in all."""
         if key in self._done:
             return self._done[key]
+        usual = median([self._pace([k]) for k in self._done if self._work[k] > 1] or [0.0])
         like = [other for other in self._done if self._kinds[other] == self._kinds[key]]
-        if like:
-            pace = sum(self._done[k] for k in like) / max(sum(self._work[k] for k in like), 1e-9)
-        else:
-            done = [k for k in self._done if self._work[k] > 1]
-            pace = sum(self._done[k] for k in done) / max(sum(self._work[k] for k in done), 1e-9)
+        if not like:
+            return usual * self._work[key]
+        pace = self._pace(like)
+        if key in self._evasion and self._defense[key] not in {self._defense[k] for k in like}:
+            pace = math.sqrt(pace * max(pace, usual))
         return pace * self._work[key]
+
+    def _pace(self, keys: list[str]) -> float:
+        """Seconds that a pass of some finished cells took."""
+        return sum(self._done[k] for k in keys) / max(sum(self._work[k] for k in keys), 1e-9)
 
     def left(self, running: dict[str, float] | None = None) -> float:
         """Seconds until all cells are finished.

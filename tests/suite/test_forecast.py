@@ -2,7 +2,9 @@
 
 import io
 import threading
+from dataclasses import replace
 
+import numpy as np
 import pytest
 from rich.console import Console
 
@@ -12,7 +14,7 @@ from suite.registry import make
 from suite.request import make_plan, open_data
 from suite.show_progress import Watch, duration, shown
 
-TOOK = {
+ALL = {
     "fit": 37.5, "noise": 0.2, "fgsm": 1.7, "pgd": 1.1, "mi-fgsm": 0.4, "autoattack": 8.8, "deepfool": 2.7,
     "carlini-wagner": 4.1, "fab": 0.9, "square": 11.5, "simba": 11.6, "nes": 19.1, "hopskipjump": 5.1,
     "genattack": 10.7, "few-pixels": 11.0, "universal": 11.5, "black-box-universal": 53.7, "transfer": 4.4,
@@ -21,34 +23,51 @@ TOOK = {
     "trades--fgsm": 0.1, "trades--pgd": 1.6, "trades--mi-fgsm": 0.5, "trades--autoattack": 21.4,
     "trades--deepfool": 0.1, "trades--carlini-wagner": 5.2, "trades--fab": 0.9, "trades--square": 15.6,
     "trades--universal": 12.3, "trades--transfer": 4.3, "trades--worst-case": 0.6}
-"""Seconds of the cells of the imaging preset, 40 images attacked, on PneumoniaMNIST with one thread of a busy CPU."""
+"""Seconds of the cells of the imaging preset in full, 40 images attacked, on PneumoniaMNIST with one thread of a busy
+CPU. Every attack finds most images of the undefended network within a few steps, and few behind TRADES."""
+FIRST_STAGE = {
+    "fit": 53.4, "noise": 3.9, "fgsm": 0.4, "pgd": 10.9, "autoattack": 70.6, "deepfool": 3.0, "square": 25.0,
+    "universal": 18.0, "vertical-stripes": 13.3, "speckle": 2.0, "adversarial-speckle": 3.5, "bias-field": 4.9,
+    "rotation-translation": 39.4, "warp": 7.0, "rmia": 182.1, "worst-case": 2.2, "trades--fit": 217.3,
+    "trades--noise": 1.6, "trades--fgsm": 0.5, "trades--pgd": 13.7, "trades--autoattack": 191.8,
+    "trades--deepfool": 0.9, "trades--square": 39.9, "trades--universal": 19.3, "trades--worst-case": 1.2}
+"""The same of its first stage, 385 images, two processes."""
+SIZES = {"train": 4708, "val": 524, "test": 624}
+
+
+def preset(took, rows, full):
+    """The imaging preset with the attacks that ran, for as many images (of the phantom, repeated)."""
+    plan = make_plan("imaging", {"data": ["chest-phantom"], "detectors": []}, full=full)
+    ran = {key.removeprefix("trades--") for key in took}
+    attacks = tuple(a.model_copy(update={"rows": min(rows, a.rows or rows)}) for a in plan.attacks if a.name in ran)
+    data, _ = open_data(plan)
+    splits = {name: (split := getattr(data, name)).take(np.arange(n) % len(split)) for name, n in SIZES.items()}
+    plan = plan.model_copy(update={"attacks": attacks, "defenses": plan.defenses[:1], "rows": rows})
+    return Layout(plan, replace(data, **splits))
 
 
 @pytest.fixture(scope="module")
 def layout():
-    """The imaging preset as it was when `TOOK` was measured, on as many images of the phantom."""
-    plan = make_plan("imaging", {"data": ["chest-phantom"], "detectors": []}, full=True)
-    ran = {key.removeprefix("trades--") for key in TOOK}
-    attacks = tuple(a.model_copy(update={"rows": 40}) for a in plan.attacks if a.name in ran)
-    plan = plan.model_copy(update={"attacks": attacks, "defenses": plan.defenses[:1], "rows": 40})
-    data, _ = open_data(plan)
-    return Layout(plan, data)
+    return preset(ALL, 40, full=True)
 
 
-def took(layout):
-    """Seconds by key of a cell; training by the rows that there are here."""
-    share = len(layout.data.train) / 4708
-    keys = {c.key: c.key.removeprefix("resnet-small--").removeprefix("none--") for c in layout.cells}
-    return {key: TOOK.get(short, 0.3) * (share if short.endswith("fit") else 1) for key, short in keys.items()}
+def seconds_of(layout, took):
+    """Seconds by key of a cell."""
+    return {c.key: took.get(c.key.removeprefix("resnet-small--").removeprefix("none--"), 0.3) for c in layout.cells}
 
 
-def test_the_time_left_of_a_real_run_is_within_a_factor_of_two_once_a_training_is_done(layout):
-    seconds, ratios = took(layout), []
-    replay(layout, seconds, [c.key for c in layout.cells],
-           at=lambda gone, left, expected: ratios.append((left, expected / max(left, 1e-9))))
-    assert len(ratios) == len(seconds)
-    meant = [ratio for left, ratio in ratios if left > 10]
-    assert len(meant) > 20
+@pytest.mark.parametrize(("took", "rows", "full"), [(ALL, 40, True), (FIRST_STAGE, 385, False)], ids=["all", "first"])
+@pytest.mark.parametrize("order", ["one process", "two processes"])
+def test_the_time_left_of_a_real_run_is_within_a_factor_of_two_after_a_minute(took, rows, full, order):
+    layout, ratios = preset(took, rows, full), []
+    keys = [c.key for c in layout.cells]
+    if order == "two processes":  # which train both models side by side
+        keys.sort(key=lambda key: not key.endswith("--fit"))
+    replay(layout, seconds_of(layout, took), keys,
+           at=lambda gone, left, expected: ratios.append((gone, left, expected / max(left, 1e-9))))
+    assert len(ratios) == len(layout.cells)
+    meant = [ratio for gone, left, ratio in ratios if gone > 60 and left > 10]
+    assert len(meant) > 15
     assert min(meant) > 0.5, min(meant)
     assert max(meant) < 2, max(meant)
 
@@ -66,7 +85,7 @@ def test_a_cell_takes_what_like_cells_took(layout):
 
 def test_a_running_cell_counts_for_what_is_left_of_it_and_several_processes_share_the_rest(layout):
     alone, shared = Forecast(layout), Forecast(layout, 2)
-    for key, seconds in took(layout).items():
+    for key, seconds in seconds_of(layout, ALL).items():
         for forecast in (alone, shared):
             if key != "resnet-small--trades--square":
                 forecast.finished(key, seconds)
