@@ -12,11 +12,10 @@ import numpy as np
 
 from suite import metrics
 from suite.classifier import Classifier
-from suite.data import Split
+from suite.data import Split, patients_of
 from suite.evaluate.subject import Subject
 from suite.measurement import Sheet
 from suite.seal import keep, read_kept
-from suite.shadows import patients_of
 
 OfHospital = Callable[[Split, int], Classifier]
 """`(training rows of a hospital, its number) -> a model of its own`."""

@@ -16,7 +16,7 @@ from suite.classifier import Classifier
 from suite.data import Split, joined
 from suite.defenses.accounting import privacy_curve, usual_delta
 from suite.errors import InputError
-from suite.shadows import log_odds
+from suite.odds import log_odds
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from suite.bounds import Count, Positive
 from suite.classifier import Classifier, EstimatorClassifier, TorchClassifier
 from suite.data import Split
 from suite.errors import InputError
-from suite.training import Normalize
+from suite.normalize import Normalize
 
 Query = Callable[[np.ndarray], np.ndarray]
 

@@ -13,7 +13,7 @@ from suite.attack import Info, Leaked, MembershipAttack
 from suite.bounds import Even, Fraction
 from suite.classifier import Classifier
 from suite.errors import NotApplicable
-from suite.shadows import Shadows, log_odds
+from suite.odds import Shadows, log_odds
 
 FEW = 64
 """Shadow models below which the spread of a row's odds is taken from all rows together (Carlini et al., sec. IV-C)."""

@@ -17,8 +17,8 @@ from suite.classifier import Classifier
 from suite.data import Split, joined
 from suite.defenses.accounting import usual_delta
 from suite.errors import InputError
+from suite.odds import log_odds
 from suite.progress import advance
-from suite.shadows import log_odds
 
 
 @dataclass(frozen=True)

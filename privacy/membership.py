@@ -15,8 +15,8 @@ from suite.bounds import Count, Positive
 from suite.classifier import Classifier
 from suite.data import Split
 from suite.errors import InputError
+from suite.odds import log_odds
 from suite.seeding import torch_generator
-from suite.shadows import log_odds
 
 FEWEST = 10
 """Known rows of each kind below which nothing is learned from them."""

@@ -51,7 +51,7 @@ def save(classifier: Classifier, folder: Path, name: str) -> None:
     if isinstance(classifier, TorchClassifier):
         from safetensors.torch import save as packed
 
-        from suite.training import Normalize
+        from suite.normalize import Normalize
 
         about["inputs"] = next(m.inputs for m in classifier.module.modules() if isinstance(m, Normalize))
         file, data = "weights.safetensors", packed({k: v.detach().cpu().contiguous()

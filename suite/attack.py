@@ -17,8 +17,8 @@ from suite.errors import InputError, NotApplicable
 from suite.space import Kind, Norm
 
 if TYPE_CHECKING:
+    from suite.odds import Shadows
     from suite.recipe import Defense, Recipe
-    from suite.shadows import Shadows
 
 Knowledge = Literal["white-box", "score", "label-only", "no-box", "data", "training"]
 

@@ -192,7 +192,7 @@ class TorchClassifier(Classifier):
         as that of all networks trained here."""
         module = self.module
         if self._looked_at[0] is not module:
-            from suite.training import Normalize
+            from suite.normalize import Normalize
 
             first = next(iter(module), None) if type(module) is nn.Sequential else module
             fresh = type(first) in (Normalize, nn.Linear, nn.Conv2d) and not any(

@@ -10,6 +10,9 @@ import numpy as np
 from suite.errors import InputError
 from suite.space import Space
 
+SMALLEST_GROUP = 10
+"""People of a subgroup below which its figures could be about one of them whom somebody knows."""
+
 
 @dataclass(frozen=True)
 class Provenance:
@@ -149,3 +152,8 @@ def fewer(data: Dataset, rows: int | None, seed: int) -> Dataset:
     for k in sorted({*np.unique(data.train.y).tolist()} - {*np.unique(train.y).tolist()}):
         raise InputError(f"train_rows {rows}: no row of class '{train.classes[k]}' is among them; take more")
     return replace(data, train=train)
+
+
+def patients_of(split: Split) -> np.ndarray:
+    """(n,) int64, equal for rows of one patient; where nobody knows them, each row is one."""
+    return split.patients if split.patients is not None else np.arange(len(split))

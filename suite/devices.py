@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import torch
 from torch import Tensor
 
@@ -34,12 +36,15 @@ def resolve_device(name: str) -> torch.device:
 
 def describe_device(device: torch.device) -> str:
     """For people."""
-    from suite.workers import cores
-
     if device.type == "cpu":
         return f"CPU with {cores()} cores"
     name = getattr(torch.get_device_module(device), "get_device_name", None)
     return name(device) if name else str(device)
+
+
+def cores() -> int:
+    """Processors that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def random_state(device: torch.device) -> Tensor | None:

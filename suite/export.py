@@ -6,11 +6,11 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from suite.data import SMALLEST_GROUP
 from suite.errors import InputError
 from suite.files import make_folder, write_atomic
 from suite.measurement import Measurement
 from suite.paths import without_any_folder
-from suite.plan import SMALLEST_GROUP
 from suite.run import Run
 
 LEFT_OUT = ("arrays with a value for each patient", "pictures", "answers of shadow models", "logs")

@@ -10,9 +10,10 @@ from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from suite.cells import WORST
+from suite.data import SMALLEST_GROUP
 from suite.errors import InputError
 from suite.measurement import Measurement
-from suite.plan import SMALLEST_GROUP, Item
+from suite.plan import Item
 from suite.run import Run
 
 OPERATORS = {">=": operator.ge, "<=": operator.le, ">": operator.gt, "<": operator.lt}

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from suite.training import Normalize
+from suite.normalize import Normalize
 
 Pull = Callable[[Tensor, Callable[[Tensor], Sequence[Tensor]]], tuple[Tensor, list[Tensor]]]
 """As `suite.classifier.TorchClassifier.pull`."""

@@ -24,7 +24,7 @@ from scipy.stats import beta, binom, norm, rankdata
 from suite import metrics
 from suite.attack import ShadowScore
 from suite.metrics import Estimate
-from suite.shadows import Shadows
+from suite.odds import Shadows
 
 ABOVE = 0.9
 """AUROC above which a patient counts as found."""

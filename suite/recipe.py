@@ -78,7 +78,7 @@ class TorchRecipe(Recipe):
     def network(self, inputs: tuple[int, ...], classes: int) -> nn.Module:
         """An untrained module `(n, *inputs) standardised float32 -> (n, classes) logits`.
 
-        Training puts a `suite.training.Normalize` before it, so that the whole takes data units.
+        Training puts a `suite.normalize.Normalize` before it, so that the whole takes data units.
         """
 
     def fit(self, train: Split, val: Split, seed: int = 0, device: str = "cpu") -> TorchClassifier:

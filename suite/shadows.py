@@ -22,11 +22,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from suite.classifier import Classifier, TorchClassifier
-from suite.data import Split, joined
+from suite.classifier import Classifier
+from suite.data import Split, joined, patients_of
 from suite.defenses.plain import Plain
 from suite.defenses.regularization import Regularization
 from suite.errors import InputError
+from suite.odds import Shadows, log_odds
 from suite.progress import advance
 from suite.recipe import Defense, Front, Recipe
 from suite.seal import keep, read_kept
@@ -34,47 +35,6 @@ from suite.stack import fit_many
 
 LIBRARIES = ("torch", "scikit-learn", "xgboost", "opacus")
 """Another version of these may train other models."""
-SURE = 1e-6
-"""Where only probabilities are known, they are kept this far from 0: a forest's may be 0 or 1 exactly."""
-
-
-@dataclass(frozen=True)
-class Shadows:
-    """What shadow models answer about n rows.
-
-    Attributes:
-        inside: (k, n) bool: which rows each of k models has learned from.
-        odds: (k, n) float64: how sure each model is of each row's label, as `log_odds`.
-        further: (k, f) float64: the same of the other rows of the patients whom the n rows are of; None for none.
-        owner: (f,) int64: which of the n rows is of the same patient, and known to the same models; None for none.
-    """
-
-    inside: np.ndarray
-    odds: np.ndarray
-    further: np.ndarray | None = None
-    owner: np.ndarray | None = None
-
-    @property
-    def by_row(self) -> Shadows:
-        """All n + f rows alike."""
-        if self.further is None:
-            return self
-        return Shadows(np.hstack([self.inside, self.inside[:, self.owner]]), np.hstack([self.odds, self.further]))
-
-
-def log_odds(classifier: Classifier, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """(n,) float64 `ln p - ln (1 - p)` of the probability p of each row's label.
-
-    Of networks from their logits, as a probability near 1 has no digits left to tell rows apart.
-    """
-    if isinstance(classifier, TorchClassifier):
-        logits = classifier.scores(torch.from_numpy(np.ascontiguousarray(x, np.float32)).to(classifier.device)).double()
-        label = torch.from_numpy(y).to(logits.device)[:, None]
-        others = logits.scatter(1, label, -torch.inf).logsumexp(1)
-        return (logits.gather(1, label)[:, 0] - others).cpu().numpy()
-    proba = classifier.predict_proba(x)
-    own = proba[np.arange(len(y)), y]
-    return np.log(np.maximum(own, SURE)) - np.log(np.maximum(proba.sum(1) - own, SURE))
 
 
 @dataclass(frozen=True)
@@ -239,11 +199,6 @@ def halves(count: int, n: int, seed: int) -> np.ndarray:
     rng = np.random.default_rng([seed, 1])
     first = np.stack([rng.permutation(n) < n // 2 for _ in range(count // 2)])
     return np.stack([first, ~first], 1).reshape(count, n)
-
-
-def patients_of(split: Split) -> np.ndarray:
-    """(n,) int64, equal for rows of one patient; where nobody knows them, each row is one."""
-    return split.patients if split.patients is not None else np.arange(len(split))
 
 
 @cache

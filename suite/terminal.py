@@ -50,12 +50,11 @@ def run_audit(plan: Plan, folder: Path, jobs: int | None = None, retry_errors: b
     import torch
 
     from suite.audit import Audit
-    from suite.devices import describe_device
+    from suite.devices import cores, describe_device
     from suite.forecast import Forecast
     from suite.progress import listening
     from suite.report import write_report
     from suite.show_progress import Watch, shown
-    from suite.workers import cores
 
     audit = Audit(plan, data, why)
     if jobs is None:  # one accelerator is not shared

@@ -8,7 +8,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Protocol, runtime_checkable
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -19,32 +18,11 @@ from suite.classifier import TorchClassifier
 from suite.data import Split
 from suite.devices import random_state, set_random_state
 from suite.folding import fold
+from suite.normalize import Normalize
 from suite.operating import balance
 from suite.progress import advance
 from suite.recipe import TorchRecipe
 from suite.seeding import seeded, torch_generator
-
-
-class Normalize(nn.Module):
-    """Standardises data units, per column for tables and per channel for images; constant columns pass unscaled."""
-
-    def __init__(self, inputs: tuple[int, ...]) -> None:
-        super().__init__()
-        self.inputs = tuple(inputs)
-        shape = (1, inputs[0], *[1] * (len(inputs) - 1))
-        self.register_buffer("mean", torch.zeros(shape))
-        self.register_buffer("std", torch.ones(shape))
-
-    def fit(self, x: np.ndarray) -> Normalize:
-        """Take mean and standard deviation from (n, ...) training inputs."""
-        axes = (0, *range(2, x.ndim))
-        std = x.std(axis=axes, keepdims=True, dtype=np.float64)
-        self.mean.copy_(torch.from_numpy(x.mean(axis=axes, keepdims=True, dtype=np.float64)))
-        self.std.copy_(torch.from_numpy(np.where(std > 0, std, 1.0)))
-        return self
-
-    def forward(self, x: Tensor) -> Tensor:
-        return (x - self.mean) / self.std
 
 
 def build(recipe: TorchRecipe, inputs: tuple[int, ...], classes: int, seed: int = 0) -> nn.Sequential:

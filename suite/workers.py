@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from multiprocessing import active_children, get_context, parent_process
 from typing import TYPE_CHECKING, Any
 
+from suite.devices import cores
 from suite.errors import InputError
 from suite.progress import listening
 from suite.run import Run
@@ -88,11 +89,6 @@ def _deaf() -> Iterator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-def cores() -> int:
-    """Processors that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _pass_on(messages: Any, heard: Callable[[Message], None]) -> None:

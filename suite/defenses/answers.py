@@ -16,8 +16,8 @@ from suite.bpda import straight_through
 from suite.classifier import Classifier, TorchClassifier
 from suite.data import Split
 from suite.defenses.around import Around, around
+from suite.odds import SURE
 from suite.recipe import Front
-from suite.shadows import SURE
 
 
 @dataclass(frozen=True)

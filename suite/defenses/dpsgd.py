@@ -16,12 +16,13 @@ from suite.data import Split
 from suite.defenses.accounting import claim, noise_multiplier, public_size, usual_delta
 from suite.defenses.clipping import BookKeeping, PerRow, clipped_sum
 from suite.errors import InputError
+from suite.normalize import Normalize
 from suite.operating import balance
 from suite.progress import advance
 from suite.recipe import TorchDefense, TorchRecipe
 from suite.seeding import seeded, torch_generator
 from suite.space import Space
-from suite.training import Normalize, build, tensors
+from suite.training import build, tensors
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,8 @@ from suite.attack import Info
 from suite.classifier import Classifier
 from suite.data import Split
 from suite.defenses.answers import Discretion
+from suite.odds import SURE
 from suite.recipe import Front
-from suite.shadows import SURE
 
 TEMPERATURES = np.r_[1.0, np.geomspace(0.125, 8, 49)]
 """Among which an answer is bent; unbent first, so that it stays so where nothing is better."""

@@ -15,9 +15,9 @@ from suite.batches import in_batches
 from suite.classifier import Classifier, TorchClassifier
 from suite.errors import InputError, NotApplicable
 from suite.features import Penultimate
+from suite.normalize import Normalize
 from suite.recipe import Detector
 from suite.seeding import torch_generator
-from suite.training import Normalize
 
 
 @dataclass

@@ -9,11 +9,10 @@ import numpy as np
 
 from suite import metrics
 from suite.attack import Attack, PoisoningAttack
-from suite.data import Split
+from suite.data import SMALLEST_GROUP, Split
 from suite.evaluate.subject import Arrays, subgroups
 from suite.evaluate.worst_case import Part, withstood
 from suite.measurement import Sheet
-from suite.plan import SMALLEST_GROUP
 
 
 @dataclass(frozen=True)

@@ -13,14 +13,15 @@ import numpy as np
 from suite import metrics
 from suite.artifacts import Fitted
 from suite.attack import Leaked, MembershipAttack, ShadowScore
-from suite.data import Split
+from suite.data import Split, patients_of
 from suite.errors import InputError
 from suite.evaluate.patients import measure_patients
 from suite.evaluate.subject import Arrays, Subject, measure, subgroups
 from suite.measurement import Sheet
 from suite.metrics import Estimate
+from suite.odds import log_odds
 from suite.patients import by_person
-from suite.shadows import Shadowing, log_odds, patients_of
+from suite.shadows import Shadowing
 from suite.surrogate import described
 
 FPRS = (0.001, 0.01, 0.05, 0.1)

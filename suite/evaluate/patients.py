@@ -12,6 +12,7 @@ from suite.attack import ShadowScore
 from suite.evaluate.subject import Arrays
 from suite.measurement import Sheet
 from suite.metrics import Estimate
+from suite.odds import Shadows
 from suite.patients import (
     ABOVE,
     auroc_interval,
@@ -24,7 +25,6 @@ from suite.patients import (
     share_above,
     tpr_interval,
 )
-from suite.shadows import Shadows
 
 FPR = 0.01
 """False positive rate, over all patients and models, at which it is told in what share of models a patient is found."""

@@ -7,9 +7,8 @@ import torch
 from torch import Tensor
 
 from suite.classifier import Classifier, TorchClassifier
-from suite.data import Split
+from suite.data import Split, patients_of
 from suite.evaluate.subject import Arrays
-from suite.shadows import patients_of
 
 MOST = 3
 """Inputs that are shown of each attack: the first that it fooled, so that nobody chose the prettiest."""

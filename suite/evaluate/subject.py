@@ -14,12 +14,10 @@ from suite import metrics
 from suite.artifacts import Fitted
 from suite.attack import Attack, EvasionAttack
 from suite.classifier import Classifier
-from suite.data import Dataset, Split
+from suite.data import SMALLEST_GROUP, Dataset, Split, patients_of
 from suite.errors import InputError
 from suite.measurement import Sheet
-from suite.plan import SMALLEST_GROUP
 from suite.recipe import Defense, Recipe
-from suite.shadows import patients_of
 
 Arrays = dict[str, np.ndarray]
 CERTIFIED = 100

@@ -12,7 +12,8 @@ from privacy.likelihood import RMIA, CalibratedLoss, LiRA
 from suite import registry
 from suite.attack import Leaked
 from suite.errors import InputError, NotApplicable
-from suite.shadows import Shadows, halves
+from suite.odds import Shadows
+from suite.shadows import halves
 
 ALL = (LiRA(), LiRA(offline=True), RMIA(), RMIA(offline=True), CalibratedLoss())
 

@@ -8,7 +8,7 @@ from torch import nn
 from suite.attacks.gradient import PGD
 from suite.classifier import EstimatorClassifier, TorchClassifier
 from suite.defenses.answers import ClippedAnswers, LabelAnswers, RoundedAnswers, TopAnswer
-from suite.shadows import log_odds
+from suite.odds import log_odds
 from suite.space import Space
 from tests.suite._toy import split
 

@@ -20,9 +20,10 @@ from suite.defenses.accounting import epsilon_pld, epsilon_prv, epsilon_replaced
 from suite.defenses.clipping import BookKeeping
 from suite.defenses.dpsgd import DPSGD, PrivateGradient, per_row, rows_of_patients, standardise
 from suite.errors import InputError, NotApplicable
+from suite.normalize import Normalize
 from suite.recipe import TorchRecipe
 from suite.space import Space
-from suite.training import Normalize, build
+from suite.training import build
 from tabular.models import MLP, LogisticRegression, RandomForest
 from tests.suite._images import SmallCNN
 

@@ -9,8 +9,9 @@ from privacy.likelihood import RMIA, LiRA
 from suite.classifier import EstimatorClassifier
 from suite.evaluate import measure
 from suite.evaluate.patients import measure_patients
+from suite.odds import Shadows
 from suite.recipe import Recipe
-from suite.shadows import Shadows, halves
+from suite.shadows import halves
 from tests.suite._toy import dataset, sheet, split, subject, value
 
 

@@ -5,9 +5,9 @@ import torch
 from torch import nn
 
 from suite.classifier import TorchClassifier
+from suite.normalize import Normalize
 from suite.passes import direct
 from suite.space import Space
-from suite.training import Normalize
 
 
 def chain(*layers, width=6):

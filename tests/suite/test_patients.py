@@ -8,6 +8,7 @@ from scipy.stats import norm
 
 from privacy.likelihood import RMIA, LiRA
 from suite.metrics import auroc
+from suite.odds import Shadows
 from suite.patients import (
     ABOVE,
     auroc_interval,
@@ -21,7 +22,7 @@ from suite.patients import (
     share_above,
     tpr_interval,
 )
-from suite.shadows import Shadows, halves
+from suite.shadows import halves
 
 ATTACKS = (LiRA(), LiRA(offline=True), RMIA(), RMIA(offline=True))
 

@@ -15,8 +15,9 @@ from suite.defenses.adversarial import Trades
 from suite.defenses.plain import Plain
 from suite.errors import InputError
 from suite.metrics import auroc
+from suite.odds import log_odds
 from suite.recipe import Defense, Front, Recipe
-from suite.shadows import Shadowing, halves, log_odds, trained
+from suite.shadows import Shadowing, halves, trained
 from suite.space import Space
 from tabular.models import DEEP, DecisionTree, XGBoost
 from tests.suite._toy import Says, split
