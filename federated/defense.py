@@ -26,7 +26,7 @@ from suite.bounds import Count, LearningRate, NonNegative, Positive, Whole
 from suite.classifier import TorchClassifier
 from suite.data import Split
 from suite.errors import InputError
-from suite.evaluate.subject import Subject
+from suite.evaluate.subject import Subject, measure_training
 from suite.logs import log_file
 from suite.measurement import Sheet
 from suite.operating import balance
@@ -246,26 +246,28 @@ class FederatedTraining(TorchDefense):
                 made.notes["rows_per_patient"] = int(np.unique(train.patients, return_counts=True)[1].max())
         return made
 
-    def tell(self, subject: Subject, sheet: Sheet) -> None:
-        data = subject.data
-        federation = self.federation(subject.recipe, data.train, data.val, subject.seed, subject.device)
-        task = federation.task
-        came, alone = task.weights(subject.classifier), replace(task, proximal=0.0, private=None)
-        fitted = replace(alone, epochs=self.personal)
 
-        def by_itself(rows: Split, _: int) -> TorchClassifier:
-            key = repr((replace(alone, device=""), self.rounds))
-            return federation.model(kept(subject.shelf, key, rows,
-                                         lambda: federate(alone, [rows], Mean(), self.rounds)))
+@measure_training.register
+def _(defense: FederatedTraining, subject: Subject, sheet: Sheet) -> None:
+    data = subject.data
+    federation = defense.federation(subject.recipe, data.train, data.val, subject.seed, subject.device)
+    task = federation.task
+    came, alone = task.weights(subject.classifier), replace(task, proximal=0.0, private=None)
+    fitted = replace(alone, epochs=defense.personal)
 
-        def personal(rows: Split, number: int) -> TorchClassifier:
-            return federation.model(fitted.train(came, rows, number, self.rounds + 1) if self.personal else came)
+    def by_itself(rows: Split, _: int) -> TorchClassifier:
+        key = repr((replace(alone, device=""), defense.rounds))
+        return federation.model(kept(subject.shelf, key, rows,
+                                     lambda: federate(alone, [rows], Mean(), defense.rounds)))
 
-        tell_hospitals(self.column, subject, sheet, by_itself, personal)
-        for name, rows, claim in zip(federation.names, federation.rows, promised(federation), strict=False):
-            at = {"subgroup": f"{self.column}={name}", "attack_params": {
-                "unit": "row" if self.hides == "row" else "hospital", "neighbors": claim.neighbors}}
-            sheet.add("hospital_epsilon_replace_one", claim.replaced, len(rows), **at)
-            sheet.add("hospital_epsilon", claim.epsilon, len(rows), **at)
-            sheet.add("hospital_epsilon_independent", claim.independent, len(rows), **at)
-            sheet.add("hospital_delta", claim.delta, len(rows), **at)
+    def personal(rows: Split, number: int) -> TorchClassifier:
+        return federation.model(fitted.train(came, rows, number, defense.rounds + 1) if defense.personal else came)
+
+    tell_hospitals(defense.column, subject, sheet, by_itself, personal)
+    for name, rows, claim in zip(federation.names, federation.rows, promised(federation), strict=False):
+        at = {"subgroup": f"{defense.column}={name}", "attack_params": {
+            "unit": "row" if defense.hides == "row" else "hospital", "neighbors": claim.neighbors}}
+        sheet.add("hospital_epsilon_replace_one", claim.replaced, len(rows), **at)
+        sheet.add("hospital_epsilon", claim.epsilon, len(rows), **at)
+        sheet.add("hospital_epsilon_independent", claim.independent, len(rows), **at)
+        sheet.add("hospital_delta", claim.delta, len(rows), **at)

@@ -18,7 +18,8 @@ from federated.private import LocalDP, RecordDP, Terms
 from suite.classifier import TorchClassifier
 from suite.data import Split
 from suite.defenses.clipping import clipped_sum
-from suite.defenses.dpsgd import PrivateGradient, per_row, standardise
+from suite.defenses.dpsgd import PrivateGradient, standardise
+from suite.groupnorm import without_batch_norm
 from suite.recipe import TorchRecipe
 from suite.seeding import torch_generator, torch_seeded
 from suite.space import Space
@@ -67,7 +68,7 @@ class Task:
         """The untrained module, and what was replaced in it."""
         module = build(self.recipe, self.inputs, len(self.classes), self.seed)
         standardise(module[0], self.space, self.inputs)
-        module[1], replaced = per_row(module[1])
+        module[1], replaced = without_batch_norm(module[1])
         return module.to(self.device), replaced
 
     @cached_property

@@ -25,7 +25,7 @@ from suite.bounds import Count
 from suite.classifier import EstimatorClassifier
 from suite.data import Split
 from suite.errors import InputError, NotApplicable
-from suite.evaluate.subject import Subject
+from suite.evaluate.subject import Subject, measure_training
 from suite.logs import log_file
 from suite.measurement import Sheet
 from suite.progress import advance
@@ -213,9 +213,11 @@ class FederatedTrees(Defense):
     def check_data(self, train: Split) -> None:
         hospital_of(train, self.column, "the training split")
 
-    def tell(self, subject: Subject, sheet: Sheet) -> None:
-        def by_itself(rows: Split, _: int) -> EstimatorClassifier:
-            boosting = Boosting(subject.recipe, rows.x.shape[1], len(rows.classes), self.trees)
-            return boosting.classifier(boost_here(boosting, [rows], self.how, self.rounds), rows.space)
 
-        tell_hospitals(self.column, subject, sheet, by_itself)
+@measure_training.register
+def _(defense: FederatedTrees, subject: Subject, sheet: Sheet) -> None:
+    def by_itself(rows: Split, _: int) -> EstimatorClassifier:
+        boosting = Boosting(subject.recipe, rows.x.shape[1], len(rows.classes), defense.trees)
+        return boosting.classifier(boost_here(boosting, [rows], defense.how, defense.rounds), rows.space)
+
+    tell_hospitals(defense.column, subject, sheet, by_itself)

@@ -116,13 +116,13 @@ def _without_folder(name: str) -> str:
 
 def _shaped(recipe: Any, inputs: tuple[int, ...], classes: int, notes: dict[str, Any], folded: bool) -> nn.Module:
     """The network of a recipe with the layers that its training left: see `suite.folding` and DP-SGD."""
-    from suite.defenses.dpsgd import per_row
     from suite.folding import fold
+    from suite.groupnorm import without_batch_norm
     from suite.training import build
 
     module = build(recipe, inputs, classes)
     if "replaced" in notes:
-        module[1], _ = per_row(module[1])
+        module[1], _ = without_batch_norm(module[1])
     return fold(module.eval()) if folded else module
 
 

@@ -19,7 +19,7 @@ from suite.classifier import Classifier
 from suite.data import Dataset
 from suite.devices import describe_device
 from suite.errors import UNTRAINED, InputError
-from suite.evaluate import Outcome, Subject, measure, measure_clean, measure_gains
+from suite.evaluate import Outcome, Subject, measure, measure_clean, measure_gains, measure_training
 from suite.evaluate.compare import Poisoning
 from suite.evaluate.detection import measure_detection
 from suite.evaluate.subject import Arrays
@@ -226,7 +226,7 @@ class Audit(Layout):
                 artifacts.save(trained, folder, cell.model.source)
         subject = self._subject(cell, run)
         arrays = measure_clean(subject, sheet)
-        defense.tell(subject, sheet)
+        measure_training(defense, subject, sheet)
         return arrays
 
     def _classifier(self, cell: Cell, run: Run) -> Classifier:

@@ -10,9 +10,6 @@ import numpy as np
 from suite.errors import InputError
 from suite.space import Space
 
-SMALLEST_GROUP = 10
-"""People of a subgroup below which its figures could be about one of them whom somebody knows."""
-
 
 @dataclass(frozen=True)
 class Provenance:

@@ -6,9 +6,9 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from suite.data import SMALLEST_GROUP
 from suite.errors import InputError
 from suite.files import make_folder, write_atomic
+from suite.limits import SMALLEST_GROUP
 from suite.measurement import Measurement
 from suite.paths import without_any_folder
 from suite.run import Run

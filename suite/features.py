@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
-from suite.defenses.randomized import Chance, Randomized
 from suite.errors import NotApplicable
+from suite.randomized import Chance, Randomized
 
 
 class Penultimate(nn.Module):

@@ -10,8 +10,8 @@ from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from suite.cells import WORST
-from suite.data import SMALLEST_GROUP
 from suite.errors import InputError
+from suite.limits import SMALLEST_GROUP
 from suite.measurement import Measurement
 from suite.plan import Item
 from suite.run import Run

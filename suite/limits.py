@@ -10,6 +10,8 @@ from types import FrameType
 
 from suite.errors import InputError
 
+SMALLEST_GROUP = 10
+"""People of a subgroup below which its figures could be about one of them whom somebody knows."""
 DEFAULT_TIME_LIMIT = 120.0
 """Seconds that a fitted model may take for one query, and for its trial."""
 

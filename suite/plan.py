@@ -11,9 +11,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from suite.data import SMALLEST_GROUP
 from suite.errors import InputError
-from suite.limits import DEFAULT_TIME_LIMIT
+from suite.limits import DEFAULT_TIME_LIMIT, SMALLEST_GROUP
 
 Modality = Literal["xray", "ct", "mri", "ultrasound", "dermoscopy", "microscopy", "other", "none"]
 """The kind of image, which decides what augmentation may change; "other" is one without rules of its own, and nothing

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal, Self
+from typing import ClassVar, Literal, Self
 
 import numpy as np
 import torch
@@ -17,10 +17,6 @@ from suite.classifier import Classifier, TorchClassifier
 from suite.data import Split
 from suite.errors import NotApplicable
 from suite.space import Kind
-
-if TYPE_CHECKING:
-    from suite.evaluate.subject import Subject
-    from suite.measurement import Sheet
 
 
 @dataclass(frozen=True)
@@ -106,12 +102,13 @@ class Defense(ABC):
     def check_data(self, train: Split) -> None:
         """Raise `InputError` if this defense wants of the training split what it does not have."""
 
+    def as_recipe(self, recipe: Recipe) -> Recipe | None:
+        """What to train plainly to get what this defense trains; None where it trains in a way of its own."""
+        return None
+
     @abstractmethod
     def __call__(self, recipe: Recipe, train: Split, val: Split, seed: int = 0, device: str = "cpu") -> Classifier:
         """A trained, defended classifier. It never sees a test row."""
-
-    def tell(self, subject: Subject, sheet: Sheet) -> None:
-        """Add to the rows of a training what is particular to this defense."""
 
 
 @dataclass(frozen=True)
@@ -135,6 +132,9 @@ class TorchDefense(Defense):
 @dataclass(frozen=True)
 class Front(Defense):
     """A defense that stands in front of a trained model and leaves its training alone."""
+
+    def as_recipe(self, recipe: Recipe) -> Recipe:
+        return recipe
 
     @abstractmethod
     def wrap(self, classifier: Classifier, train: Split, val: Split) -> Classifier:

@@ -24,8 +24,6 @@ import torch
 
 from suite.classifier import Classifier
 from suite.data import Split, joined, patients_of
-from suite.defenses.plain import Plain
-from suite.defenses.regularization import Regularization
 from suite.errors import InputError
 from suite.odds import Shadows, log_odds
 from suite.progress import advance
@@ -166,16 +164,14 @@ def trained(recipe: Recipe, defense: Defense, trains: Iterable[Split], val: Spli
 
     No more splits are taken than are trained at once, and one more.
     """
-    if isinstance(defense, Regularization):
-        recipe, defense = defense.changed(recipe), Plain()
-    if not isinstance(defense, Plain | Front):
+    if (plain := defense.as_recipe(recipe)) is None:
         for train, seed in zip(trains, seeds, strict=True):
             yield defense(recipe, train, val, seed, device)
         return
     own, theirs = tee(trains)
-    made = _in_threads if "trees" in recipe.offers else fit_many  # trees let go of the interpreter's lock
+    made = _in_threads if "trees" in plain.offers else fit_many  # trees let go of the interpreter's lock
     # the models come first, as they take many splits at once
-    for found, train in zip(made(recipe, theirs, val, seeds, device), own, strict=True):
+    for found, train in zip(made(plain, theirs, val, seeds, device), own, strict=True):
         yield defense.wrap(found, train, val) if isinstance(defense, Front) else found
 
 

@@ -16,6 +16,7 @@ from suite.data import Split
 from suite.defenses.accounting import claim, noise_multiplier, public_size, usual_delta
 from suite.defenses.clipping import BookKeeping, PerRow, clipped_sum
 from suite.errors import InputError
+from suite.groupnorm import without_batch_norm
 from suite.normalize import Normalize
 from suite.operating import balance
 from suite.progress import advance
@@ -101,7 +102,7 @@ class DPSGD(TorchDefense):
 
         module = build(recipe, train.x.shape[1:], len(train.classes), seed)
         standardise(module[0], train.space, train.x.shape[1:])
-        module[1], replaced = per_row(module[1])
+        module[1], replaced = without_batch_norm(module[1])
         self._train(module.to(device), train, rate, steps, sigma, seed, device)
 
         classifier = TorchClassifier(module, len(train.classes), train.space, device=device, recipe=recipe)
@@ -198,26 +199,6 @@ def rows_of_patients(patients: np.ndarray, cap: int, seed: int) -> tuple[Tensor,
     at = who[together][kept], rank[kept]
     rows[at], there[at] = order[together][kept], 1.0
     return torch.from_numpy(rows), torch.from_numpy(there / there.sum(1, keepdims=True))
-
-
-def per_row(network: nn.Module) -> tuple[nn.Module, str]:
-    """A network whose rows do not mix, and what was replaced for it: batch by group normalisation."""
-    from opacus.validators import ModuleValidator
-
-    for layer in network.modules():
-        if getattr(layer, "inplace", False):  # Opacus listens to what layers return, which nobody may overwrite
-            layer.inplace = False
-    if ModuleValidator.is_valid(network.train()):
-        return network, ""
-    fixed = ModuleValidator.fix(network)
-    for name, layer in network.named_modules():
-        if type(layer) is nn.BatchNorm1d:
-            # Opacus makes groups of one value, of which nothing is left once they are normalised
-            fixed.set_submodule(name, nn.GroupNorm(1, layer.num_features, layer.eps, layer.affine))
-    old, new = dict(network.named_modules()), dict(fixed.named_modules())
-    changed = [f"{type(old[name]).__name__} by {type(new[name]).__name__}"
-               for name in new if name in old and type(old[name]) is not type(new[name])]
-    return fixed, ", ".join(sorted(set(changed)))
 
 
 def standardise(normalize: Normalize, space: Space, inputs: tuple[int, ...]) -> None:

@@ -14,13 +14,11 @@ from suite.bounds import Count, ProperShare, Several
 from suite.classifier import TorchClassifier, frozen
 from suite.data import Split
 from suite.defenses.around import around
-from suite.defenses.randomized import Chance, LeftOut, Randomized, RandomizedClassifier, mean_log_proba
 from suite.errors import InputError, NotApplicable
 from suite.features import last_linear
+from suite.randomized import RandomizedClassifier, Together, drawing
 from suite.recipe import TorchDefense, TorchRecipe
 from suite.training import fit
-
-DROPOUT = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
 
 
 @dataclass(frozen=True)
@@ -53,21 +51,6 @@ class Ensemble(TorchDefense):
 
 def _joined(members: list[TorchClassifier]) -> TorchClassifier:
     return around(members[0], Together([m.module for m in members]))
-
-
-class Together(nn.Module):
-    """Logarithm of the mean probabilities of several networks `(n, ...) -> (n, classes)` logits."""
-
-    def __init__(self, members: list[nn.Module]) -> None:
-        super().__init__()
-        self.members = nn.ModuleList(members)
-
-    def draw(self, x: Tensor) -> Tensor:
-        """(members, n, classes) logits of (n, ...) inputs."""
-        return torch.stack([member(x) for member in self.members])
-
-    def forward(self, x: Tensor) -> Tensor:
-        return mean_log_proba(self.draw(x))
 
 
 @dataclass(frozen=True)
@@ -116,15 +99,6 @@ class MCDropout(TorchDefense):
 
     def _drawn(self, classifier: TorchClassifier) -> TorchClassifier:
         return around(classifier, drawing(classifier.module, self.draws), RandomizedClassifier)
-
-
-def drawing(network: nn.Module, draws: int) -> Randomized:
-    """The mean of so many draws of a network, whose dropout, replaced in place, goes on after training."""
-    chance = Chance(draws)
-    for name, layer in [*network.named_modules()]:
-        if isinstance(layer, DROPOUT):
-            network.set_submodule(name, LeftOut(layer.p, type(layer) is not nn.Dropout, chance))
-    return Randomized(network, chance)
 
 
 @dataclass(frozen=True)

@@ -17,5 +17,8 @@ class Plain(Defense):
 
     info: ClassVar[Info] = Info("No defense", "none", cost="one training")
 
+    def as_recipe(self, recipe: Recipe) -> Recipe:
+        return recipe
+
     def __call__(self, recipe: Recipe, train: Split, val: Split, seed: int = 0, device: str = "cpu") -> Classifier:
         return recipe.fit(train, val, seed, device)

@@ -19,13 +19,13 @@ class Regularization(TorchDefense):
     """Base: plain training of another recipe."""
 
     @abstractmethod
-    def changed(self, recipe: TorchRecipe) -> TorchRecipe:
+    def as_recipe(self, recipe: TorchRecipe) -> TorchRecipe:
         """What is trained in place of a recipe."""
 
     def __call__(self, recipe: TorchRecipe, train: Split, val: Split, seed: int = 0,
                  device: str = "cpu") -> TorchClassifier:
         self.check(recipe)
-        return self.changed(recipe).fit(train, val, seed, device)
+        return self.as_recipe(recipe).fit(train, val, seed, device)
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class WeightDecay(Regularization):
         if type(recipe).fit is not TorchRecipe.fit:
             raise NotApplicable(f"{type(recipe).__name__} has a solver of its own, which knows no weight decay")
 
-    def changed(self, recipe: TorchRecipe) -> TorchRecipe:
+    def as_recipe(self, recipe: TorchRecipe) -> TorchRecipe:
         return replace(recipe, weight_decay=self.strength)
 
 
@@ -66,7 +66,7 @@ class Dropout(Regularization):
         if "dropout" not in {f.name for f in fields(recipe)}:
             raise NotApplicable(f"{type(recipe).__name__} has no dropout")
 
-    def changed(self, recipe: TorchRecipe) -> TorchRecipe:
+    def as_recipe(self, recipe: TorchRecipe) -> TorchRecipe:
         return replace(recipe, dropout=self.rate)
 
 
@@ -88,5 +88,5 @@ class EarlyStopping(Regularization):
         if type(recipe).fit is not TorchRecipe.fit:
             raise NotApplicable(f"{type(recipe).__name__} has a solver of its own, which knows no epochs")
 
-    def changed(self, recipe: TorchRecipe) -> TorchRecipe:
+    def as_recipe(self, recipe: TorchRecipe) -> TorchRecipe:
         return replace(recipe, early_stopping=True, patience=self.patience)

@@ -17,8 +17,8 @@ from suite.bounds import Count, Positive
 from suite.classifier import REJECTED, Classifier, TorchClassifier
 from suite.data import Split
 from suite.defenses.around import around
-from suite.defenses.randomized import Chance, GaussianNoise, Randomized, RandomizedClassifier
 from suite.errors import InputError, NotApplicable
+from suite.randomized import Chance, GaussianNoise, Randomized, RandomizedClassifier
 from suite.recipe import Defense, Front, Recipe, TorchDefense, TorchRecipe
 from suite.seeding import torch_generator
 from suite.training import Batch, fit

@@ -12,10 +12,9 @@ from torch import Tensor, nn
 from suite.attack import Info
 from suite.bounds import Several
 from suite.classifier import TorchClassifier
-from suite.defenses.ensemble import DROPOUT, Together, drawing
-from suite.defenses.randomized import Randomized
 from suite.detectors._torch import TorchDetector
 from suite.errors import InputError, NotApplicable
+from suite.randomized import DROPOUT, Randomized, Together, drawing
 
 
 @dataclass

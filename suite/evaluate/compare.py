@@ -9,9 +9,10 @@ import numpy as np
 
 from suite import metrics
 from suite.attack import Attack, PoisoningAttack
-from suite.data import SMALLEST_GROUP, Split
+from suite.data import Split
 from suite.evaluate.subject import Arrays, subgroups
 from suite.evaluate.worst_case import Part, withstood
+from suite.limits import SMALLEST_GROUP
 from suite.measurement import Sheet
 
 

@@ -16,7 +16,6 @@ from suite.attacks.gradient import PGD
 from suite.batches import in_batches
 from suite.classifier import TorchClassifier
 from suite.defenses.guard import GuardedModule
-from suite.defenses.randomized import Randomized
 from suite.detectors import TorchDetector
 from suite.errors import InputError, NotApplicable
 from suite.evaluate.evasion import SLACK, fools
@@ -25,6 +24,7 @@ from suite.evaluate.worst_case import CONTROL, Part, withstood
 from suite.features import Penultimate
 from suite.measurement import Sheet
 from suite.metrics import Estimate
+from suite.randomized import Randomized
 from suite.recipe import Detector, exceeded
 
 FPRS = (0.01, 0.05)

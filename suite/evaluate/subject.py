@@ -14,8 +14,9 @@ from suite import metrics
 from suite.artifacts import Fitted
 from suite.attack import Attack, EvasionAttack
 from suite.classifier import Classifier
-from suite.data import SMALLEST_GROUP, Dataset, Split, patients_of
+from suite.data import Dataset, Split, patients_of
 from suite.errors import InputError
+from suite.limits import SMALLEST_GROUP
 from suite.measurement import Sheet
 from suite.recipe import Defense, Recipe
 
@@ -107,6 +108,11 @@ def measure(attack: Attack, subject: Subject, sheet: Sheet, rows: int | None = N
         Arrays to keep beside the rows.
     """
     raise InputError(f"{type(attack).__name__} is of no kind that can be measured")
+
+
+@singledispatch
+def measure_training(defense: Defense, subject: Subject, sheet: Sheet) -> None:
+    """Add to the rows of a training what is particular to its defense, dispatched on it; nothing for most."""
 
 
 def measure_clean(subject: Subject, sheet: Sheet) -> Arrays:

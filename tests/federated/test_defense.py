@@ -24,7 +24,7 @@ from suite import artifacts
 from suite.attack import PoisoningAttack
 from suite.audit import Audit
 from suite.errors import InputError
-from suite.evaluate.subject import Subject, measure
+from suite.evaluate.subject import Subject, measure, measure_training
 from suite.measurement import Sheet
 from suite.metrics import balanced_accuracy
 from suite.plan import Plan
@@ -145,7 +145,7 @@ class TestHospitals:
     @pytest.fixture
     def told(self, data):
         made, rows = TRAINING(RECIPE, data.train, data.val), sheet()
-        TRAINING.tell(Subject(made, RECIPE, TRAINING, data, 0.05, (0.05,)), rows)
+        measure_training(TRAINING, Subject(made, RECIPE, TRAINING, data, 0.05, (0.05,)), rows)
         return rows
 
     def test_counts_by_hand(self, told, data):
@@ -159,7 +159,7 @@ class TestHospitals:
     def test_one_hospital_gets_nothing_from_itself(self, whole):
         alone = IID(1).deal(whole)
         made, rows = TRAINING(RECIPE, alone.train, alone.val), sheet()
-        TRAINING.tell(Subject(made, RECIPE, TRAINING, alone, 0.05, (0.05,)), rows)
+        measure_training(TRAINING, Subject(made, RECIPE, TRAINING, alone, 0.05, (0.05,)), rows)
         found = values(rows, "hospital=hospital-1")
         assert found["federation_gain"] == 0 and found["local_accuracy"] == found["federated_accuracy"]
         assert "label_distance" not in found
@@ -168,15 +168,15 @@ class TestHospitals:
         made = TRAINING(RECIPE, data.train, data.val)
         subject = Subject(made, RECIPE, TRAINING, data, 0.05, (0.05,), shelf=tmp_path)
         first, second = sheet(), sheet()
-        TRAINING.tell(subject, first)
+        measure_training(TRAINING, subject, first)
         monkeypatch.setattr("federated.defense.federate", None)
-        TRAINING.tell(replace(subject, defense=replace(TRAINING, rule="median")), second)
+        measure_training(TRAINING, replace(subject, defense=replace(TRAINING, rule="median")), second)
         assert values(first, "hospital=hospital-2") == values(second, "hospital=hospital-2")
 
     def test_no_personal_epochs_leave_the_common_model(self, data):
         training, rows = replace(TRAINING, personal=0), sheet()
         made = training(RECIPE, data.train, data.val)
-        training.tell(Subject(made, RECIPE, training, data, 0.05, (0.05,)), rows)
+        measure_training(training, Subject(made, RECIPE, training, data, 0.05, (0.05,)), rows)
         assert values(rows, "hospital=hospital-1")["personal_gain"] == 0
 
 
@@ -376,7 +376,8 @@ class TestLogs:
     def test_hospitals_of_an_empty_log_have_sent_nothing_known(self, data, tmp_path):
         (tmp_path / "empty.jsonl").write_text("")
         made, rows = TRAINING(RECIPE, data.train, data.val), sheet()
-        TRAINING.tell(Subject(made, RECIPE, TRAINING, data, 0.05, (0.05,), log=tmp_path / "empty.jsonl"), rows)
+        subject = Subject(made, RECIPE, TRAINING, data, 0.05, (0.05,), log=tmp_path / "empty.jsonl")
+        measure_training(TRAINING, subject, rows)
         assert "bytes_sent" not in values(rows, "hospital=hospital-1")
 
     def test_no_logs_no_verdict(self, copy):

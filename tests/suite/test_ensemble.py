@@ -13,8 +13,8 @@ from suite.attack import Info
 from suite.attacks.gradient import PGD
 from suite.defenses.dpsgd import DPSGD
 from suite.defenses.ensemble import Ensemble, MCDropout
-from suite.defenses.randomized import LeftOut, mean_log_proba
 from suite.errors import InputError, NotApplicable
+from suite.randomized import LeftOut, mean_log_proba
 from suite.recipe import TorchRecipe
 from tabular.models import MLP, RandomForest
 from tests.suite._images import SmallCNN, squares
@@ -88,7 +88,7 @@ def test_dropout_stays_on_and_is_the_same_for_every_row(recipe):
 
 
 def test_units_are_left_out_at_the_rate_and_the_mean_stays():
-    from suite.defenses.randomized import Chance
+    from suite.randomized import Chance
 
     chance, x = Chance(4000), torch.ones(4000 * 3, 5, 2, 2)
     chance.start(x.device, fresh=True)

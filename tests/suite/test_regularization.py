@@ -108,6 +108,6 @@ def test_dropout_needs_a_network_that_has_some():
         Dropout().check(LogisticRegression())
     with pytest.raises(NotApplicable, match="networks only"):
         Dropout().check(RandomForest())
-    network = Dropout(0.3).changed(SimpleCNN()).network((1, 28, 28), 2)
+    network = Dropout(0.3).as_recipe(SimpleCNN()).network((1, 28, 28), 2)
     assert [m.p for m in network.modules() if isinstance(m, nn.Dropout)] == [0.3]
     assert not [m for m in SimpleCNN().network((1, 28, 28), 2).modules() if isinstance(m, nn.Dropout)]

@@ -11,13 +11,14 @@ from torch import nn
 from suite import registry
 from suite.attacks.gradient import PGD
 from suite.classifier import EstimatorClassifier, TorchClassifier
-from suite.defenses.ensemble import Ensemble, MCDropout, Together
+from suite.defenses.ensemble import Ensemble, MCDropout
 from suite.defenses.smoothing import RandomizedSmoothing
 from suite.detectors import Uncertainty
 from suite.errors import InputError, NotApplicable
 from suite.evaluate import measure
 from suite.evaluate.detection import behind, measure_detection
 from suite.evaluate.worst_case import Part
+from suite.randomized import Together
 from suite.seeding import torch_generator
 from suite.space import Space
 from tabular.models import MLP

@@ -13,6 +13,8 @@ from suite.bpda import straight_through
 from suite.classifier import TorchClassifier
 from suite.seeding import torch_generator
 
+DROPOUT = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
+
 
 class Chance:
     """Where the randomness of one pass comes from; the parts of a module share it.
@@ -105,6 +107,30 @@ class LeftOut(nn.Module):
         shape = (*shape[:3], *[1] * len(shape[3:])) if self.whole else shape
         kept = torch.rand(shape, generator=self.chance.generator, device=x.device) >= self.p
         return (x.unflatten(0, (self.chance.draws, -1)) * (kept / (1 - self.p))).flatten(0, 1)
+
+
+class Together(nn.Module):
+    """Logarithm of the mean probabilities of several networks `(n, ...) -> (n, classes)` logits."""
+
+    def __init__(self, members: list[nn.Module]) -> None:
+        super().__init__()
+        self.members = nn.ModuleList(members)
+
+    def draw(self, x: Tensor) -> Tensor:
+        """(members, n, classes) logits of (n, ...) inputs."""
+        return torch.stack([member(x) for member in self.members])
+
+    def forward(self, x: Tensor) -> Tensor:
+        return mean_log_proba(self.draw(x))
+
+
+def drawing(network: nn.Module, draws: int) -> Randomized:
+    """The mean of so many draws of a network, whose dropout, replaced in place, goes on after training."""
+    chance = Chance(draws)
+    for name, layer in [*network.named_modules()]:
+        if isinstance(layer, DROPOUT):
+            network.set_submodule(name, LeftOut(layer.p, type(layer) is not nn.Dropout, chance))
+    return Randomized(network, chance)
 
 
 class RandomizedClassifier(TorchClassifier):
