@@ -17,9 +17,9 @@ from torch import nn
 
 from privacy.canaries import OneRunAudit
 from privacy.many_runs import ManyRunsAudit
-from suite.attack import Info
 from suite.defenses.dpsgd import DPSGD
 from suite.defenses.plain import Plain
+from suite.info import Info
 from suite.metrics import proportion
 from suite.recipe import TorchRecipe
 

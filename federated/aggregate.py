@@ -25,9 +25,9 @@ from federated.stacked import (
     squared_distances,
     squared_distances_of,
 )
-from suite.attack import Info
 from suite.bounds import Count, Positive, Whole
 from suite.errors import InputError
+from suite.info import Info
 
 
 @dataclass(frozen=True)

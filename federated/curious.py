@@ -25,10 +25,10 @@ from federated.client_app import COUNT, WEIGHTS
 from federated.grid import FIRST, Tamper
 from federated.stacked import dots, gram, norms
 from federated.task import Task
-from suite.attack import Info
 from suite.bounds import Fraction, Positive
 from suite.data import Split
 from suite.errors import InputError
+from suite.info import Info
 from suite.training import tensors
 
 TINY = 1e-30

@@ -21,12 +21,12 @@ from federated.simulate import federate
 from federated.sites import HOSPITAL, hospital_of
 from federated.task import Task, digest
 from federated.trust import FLTrust
-from suite.attack import Info
 from suite.bounds import Count, LearningRate, NonNegative, Positive, Whole
 from suite.classifier import TorchClassifier
 from suite.data import Split
 from suite.errors import InputError
 from suite.evaluate.subject import Subject, measure_training
+from suite.info import Info
 from suite.logs import log_file
 from suite.measurement import Sheet
 from suite.operating import balance

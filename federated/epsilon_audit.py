@@ -14,12 +14,12 @@ from federated.defense import Federation, promised
 from privacy.canaries import mislabeled, redrawn, strangers
 from privacy.lower_bounds import gaussian_epsilon, guess, one_run, one_run_gdp, refutes, strongest
 from suite import metrics
-from suite.attack import Info
 from suite.bounds import Count, ProperShare, Shares
 from suite.classifier import Classifier
 from suite.data import Split, joined
 from suite.defenses.accounting import privacy_curve, usual_delta
 from suite.evaluate.subject import Arrays, Subject, measure
+from suite.info import Info
 from suite.measurement import Sheet
 
 

@@ -22,9 +22,9 @@ from federated.form import Form
 from federated.local import Local, steps
 from federated.task import Task
 from privacy.inversion import variation
-from suite.attack import Info
 from suite.bounds import Count, NonNegative, Positive
 from suite.errors import InputError, NotApplicable
+from suite.info import Info
 from suite.seeding import torch_generator
 from suite.space import Kind
 

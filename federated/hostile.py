@@ -20,9 +20,9 @@ from federated.attackers import HostileAttack
 from federated.collusion import Collusion
 from federated.grid import Tamper
 from federated.stacked import check_updates, check_vector, squared_distances
-from suite.attack import Info
 from suite.bounds import NonNegative, Positive
 from suite.errors import InputError
+from suite.info import Info
 
 
 @dataclass(frozen=True)

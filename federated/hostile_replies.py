@@ -11,8 +11,8 @@ from flwr.app import Error, Message, MetricRecord
 from federated.attackers import HostileAttack
 from federated.client_app import COUNT, WEIGHTS, packed
 from federated.grid import CRASHED, FIRST, Tamper
-from suite.attack import Info
 from suite.errors import InputError
+from suite.info import Info
 
 COUNTS = {"count": 10**9, "negative": -1, "none": 0, "lower": 1}
 """False numbers of rows, by their names in `Broken.sends`."""

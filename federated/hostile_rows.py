@@ -13,9 +13,10 @@ from federated.attackers import HostileAttack
 from federated.grid import Tamper
 from federated.hostile import Scaling
 from suite import registry
-from suite.attack import Info, Poisoned, PoisoningAttack
+from suite.attack import Poisoned, PoisoningAttack
 from suite.data import Split, joined
 from suite.errors import InputError, NotApplicable
+from suite.info import Info
 from suite.space import Kind
 
 

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from federated.aggregate import Aggregator, Bounded
 from federated.stacked import combine, squared_distances
-from suite.attack import Info
 from suite.bounds import Count, Seed
 from suite.errors import InputError
+from suite.info import Info
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,6 @@ from torch import Tensor
 
 from federated.aggregate import Aggregator, clip_factors
 from federated.stacked import combine, norms
-from suite.attack import Info
 from suite.bounds import Count, NonNegative, Seed, Unbounded
 from suite.defenses.accounting import (
     NEIGHBORS,
@@ -32,6 +31,7 @@ from suite.defenses.accounting import (
     usual_delta,
 )
 from suite.errors import InputError
+from suite.info import Info
 from suite.seeding import torch_generator
 
 

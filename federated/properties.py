@@ -10,10 +10,10 @@ import numpy as np
 from federated.attackers import FederationAttack
 from federated.curious import View
 from federated.task import Task
-from suite.attack import Info
 from suite.bounds import Count
 from suite.data import Split
 from suite.errors import InputError, NotApplicable
+from suite.info import Info
 
 PENALTIES = np.logspace(-6, 2, 9)
 """Of the regression on standardised changes; the one that predicts left-out virtual hospitals best is taken."""

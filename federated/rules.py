@@ -10,9 +10,9 @@ from flwr.serverapp.strategy import FedAvg
 
 from federated.aggregate import Aggregator
 from suite import registry
-from suite.attack import Info
 from suite.bounds import NonNegative
 from suite.errors import InputError
+from suite.info import Info
 
 PAPERS = {"FedAdam": "Reddi et al. 2021, arXiv 2003.00295", "FedYogi": "Reddi et al. 2021, arXiv 2003.00295",
           "FedAdagrad": "Reddi et al. 2021, arXiv 2003.00295", "FedAvgM": "Hsu, Qi and Brown 2019, arXiv 1909.06335"}

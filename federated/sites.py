@@ -12,10 +12,10 @@ import torch
 from scipy.ndimage import gaussian_filter
 
 from federated.check import check_sites
-from suite.attack import Info
 from suite.bounds import Count, Decay, NonNegative, Positive
 from suite.data import Dataset, Split, joined, patients_of
 from suite.errors import InputError
+from suite.info import Info
 
 PARTS = ("train", "val", "test")
 HOSPITAL = "hospital"

@@ -20,12 +20,12 @@ from federated.grid import FIRST, Border, Event, InProcessGrid, size_of
 from federated.hospitals import tell_hospitals
 from federated.record import Record
 from federated.sites import HOSPITAL, hospital_of
-from suite.attack import Info
 from suite.bounds import Count
 from suite.classifier import EstimatorClassifier
 from suite.data import Split
 from suite.errors import InputError, NotApplicable
 from suite.evaluate.subject import Subject, measure_training
+from suite.info import Info
 from suite.logs import log_file
 from suite.measurement import Sheet
 from suite.progress import advance

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from federated.aggregate import Aggregator, clip_factors
 from federated.stacked import combine, dots, gram, norms
-from suite.attack import Info
 from suite.bounds import NonNegative, Seed
 from suite.errors import InputError
+from suite.info import Info
 
 
 @dataclass(frozen=True)

@@ -13,11 +13,12 @@ from torch import Tensor
 
 from imaging.space import ImageSpace
 from imaging.warping import displaced
-from suite.attack import Info, Poisoned
+from suite.attack import Poisoned
 from suite.attacks.poisoning import Backdoor
 from suite.bounds import NonNegative, Share
 from suite.data import Split
 from suite.errors import InputError, NotApplicable
+from suite.info import Info
 from suite.space import Kind
 
 CHUNK = 256

@@ -10,12 +10,12 @@ from typing import ClassVar
 import numpy as np
 
 from imaging.defenses.transforms import bit_depth, median
-from suite.attack import Info
 from suite.bounds import Bits, Count
 from suite.classifier import TorchClassifier
 from suite.detectors import Squeezing
 from suite.detectors.squeezing import Squeezer
 from suite.errors import InputError, NotApplicable
+from suite.info import Info
 from suite.space import Kind
 
 

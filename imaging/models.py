@@ -10,10 +10,10 @@ from torch import Tensor, nn
 
 from imaging import networks
 from imaging.augment import MODALITIES
-from suite.attack import Info
 from suite.bounds import Blocks, Count, Decay, LearningRate, NonNegative, Width, Widths
 from suite.data import Split
 from suite.errors import InputError
+from suite.info import Info
 from suite.plan import Modality
 from suite.recipe import TorchRecipe
 from suite.space import Kind

@@ -11,11 +11,12 @@ from sklearn.ensemble import RandomForestClassifier
 from sklearn.tree import DecisionTreeClassifier
 
 from suite.art import art_fence, estimator_over
-from suite.attack import AttributeAttack, Info
+from suite.attack import AttributeAttack
 from suite.bounds import Count
 from suite.classifier import Classifier, EstimatorClassifier
 from suite.data import Split
 from suite.errors import NotApplicable
+from suite.info import Info
 from suite.space import Kind
 
 

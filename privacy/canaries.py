@@ -10,12 +10,13 @@ import numpy as np
 import torch
 
 from privacy.lower_bounds import Guesses, gaussian_epsilon, guess, one_run, one_run_gdp, refutes, strongest
-from suite.attack import Audited, Info, PrivacyAudit
+from suite.attack import Audited, PrivacyAudit
 from suite.bounds import Count, ProperShare, Shares
 from suite.classifier import Classifier
 from suite.data import Split, joined
 from suite.defenses.accounting import privacy_curve, usual_delta
 from suite.errors import InputError
+from suite.info import Info
 from suite.odds import log_odds
 
 

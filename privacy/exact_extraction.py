@@ -13,9 +13,10 @@ from sklearn.tree import DecisionTreeRegressor
 from torch import nn
 
 from privacy.extraction import POOL, Query, Regressed, questions
-from suite.attack import ExtractionAttack, Info
+from suite.attack import ExtractionAttack
 from suite.classifier import Classifier, EstimatorClassifier, TorchClassifier
 from suite.data import Split
+from suite.info import Info
 from suite.space import Space
 
 

@@ -12,11 +12,12 @@ import torch
 from torch import nn
 
 from suite.art import art_fence, estimator_over
-from suite.attack import ExtractionAttack, Info
+from suite.attack import ExtractionAttack
 from suite.bounds import Count, Positive
 from suite.classifier import Classifier, EstimatorClassifier, TorchClassifier
 from suite.data import Split
 from suite.errors import InputError
+from suite.info import Info
 from suite.normalize import Normalize
 
 Query = Callable[[np.ndarray], np.ndarray]

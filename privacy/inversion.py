@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 
 from suite.art import art_fence, art_gradient_estimator, box
-from suite.attack import Info, InversionAttack
+from suite.attack import InversionAttack
 from suite.bounds import Count, LearningRate, NonNegative, Positive
 from suite.classifier import Classifier, TorchClassifier
 from suite.errors import InputError, NotApplicable
+from suite.info import Info
 from suite.seeding import seeded
 
 

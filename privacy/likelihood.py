@@ -9,10 +9,11 @@ from typing import ClassVar, Literal
 import numpy as np
 from scipy.special import log_expit, logsumexp
 
-from suite.attack import Info, Leaked, MembershipAttack
+from suite.attack import Leaked, MembershipAttack
 from suite.bounds import Even, Fraction
 from suite.classifier import Classifier
 from suite.errors import NotApplicable
+from suite.info import Info
 from suite.odds import Shadows, log_odds
 
 FEW = 64

@@ -9,12 +9,13 @@ import numpy as np
 import torch
 
 from suite.art import art_estimator, art_fence
-from suite.attack import Info, Leaked, MembershipAttack
+from suite.attack import Leaked, MembershipAttack
 from suite.attacks.hopskipjump import HopSkipJump
 from suite.bounds import Count, Positive
 from suite.classifier import Classifier
 from suite.data import Split
 from suite.errors import InputError
+from suite.info import Info
 from suite.odds import log_odds
 from suite.seeding import torch_generator
 

@@ -8,10 +8,11 @@ from typing import ClassVar, Literal
 import numpy as np
 from sklearn.naive_bayes import GaussianNB
 
-from suite.attack import Info, ReconstructionAttack
+from suite.attack import ReconstructionAttack
 from suite.classifier import Classifier, EstimatorClassifier
 from suite.data import Split
 from suite.errors import InputError, NotApplicable
+from suite.info import Info
 from suite.space import Kind
 
 

@@ -14,12 +14,12 @@ import torch
 from torch import nn
 
 from suite import registry, structure
-from suite.attack import Info
 from suite.classifier import Classifier, EstimatorClassifier, TorchClassifier
 from suite.data import Split
 from suite.errors import InputError, NotApplicable
 from suite.files import write_atomic, write_json
 from suite.heads import OneLogit
+from suite.info import Info
 from suite.limits import answering
 from suite.recipe import Defense, Recipe, TorchDefense, TorchRecipe
 from suite.space import Space

@@ -18,7 +18,7 @@ from suite import registry
 from suite.plan import read_toml
 
 if TYPE_CHECKING:
-    from suite.attack import Info
+    from suite.info import Info
 
 FILE = "catalog.json"
 Entry = dict[str, Any]

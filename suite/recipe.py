@@ -11,11 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from suite.attack import Info
 from suite.bounds import Count, Decay, LearningRate, NonNegative
 from suite.classifier import Classifier, TorchClassifier
 from suite.data import Split
 from suite.errors import NotApplicable
+from suite.info import Info
 from suite.space import Kind
 
 

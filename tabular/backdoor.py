@@ -8,11 +8,11 @@ from typing import ClassVar
 import numpy as np
 import torch
 
-from suite.attack import Info
 from suite.attacks.poisoning import Backdoor
 from suite.bounds import Count, ProperShare
 from suite.data import Split
 from suite.errors import InputError, NotApplicable
+from suite.info import Info
 from suite.space import Kind
 from tabular.schema import PatientSpace
 

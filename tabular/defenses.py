@@ -8,11 +8,11 @@ from typing import ClassVar
 
 import numpy as np
 
-from suite.attack import Info
 from suite.bounds import Nodes, Positive, Whole
 from suite.classifier import EstimatorClassifier
 from suite.data import Split, joined
 from suite.errors import InputError, NotApplicable
+from suite.info import Info
 from suite.progress import advance
 from suite.recipe import Defense, Recipe
 from tabular.trees.ensemble import Ensemble

@@ -12,10 +12,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from suite.attack import Certified, CertifiedAttack, Info
+from suite.attack import Certified, CertifiedAttack
 from suite.bounds import Count, Nodes, Positive, Unbounded
 from suite.classifier import Classifier, EstimatorClassifier
 from suite.errors import InputError, NotApplicable
+from suite.info import Info
 from suite.progress import advance
 from tabular.trees.ensemble import Ensemble
 from tabular.trees.exact import NODES, SECONDS, Robustness, solve

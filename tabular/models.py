@@ -11,10 +11,10 @@ from pydantic import Field
 from torch import nn
 
 from suite import training
-from suite.attack import Info
 from suite.bounds import Count, Decay, Depth, LearningRate, NonNegative, Positive, Width
 from suite.classifier import EstimatorClassifier, TorchClassifier
 from suite.data import Split
+from suite.info import Info
 from suite.recipe import Recipe, TorchRecipe
 from suite.space import Kind
 

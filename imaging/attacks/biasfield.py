@@ -10,9 +10,9 @@ from pydantic import Field
 from torch import Tensor
 
 from imaging import spline
-from suite.attack import Info
 from suite.attacks._shaped import Shaped
 from suite.bounds import Fraction, Positive
+from suite.info import Info
 from suite.space import Kind
 
 _POINTS = 4

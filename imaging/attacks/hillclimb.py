@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 
 from imaging.dct import image
-from suite.attack import Info
 from suite.attacks._search import Goal, project
 from suite.attacks.universal import Universal
 from suite.bounds import Count, Positive, Share
 from suite.classifier import Classifier
 from suite.errors import InputError
+from suite.info import Info
 from suite.seeding import torch_generator
 from suite.space import Kind
 

@@ -8,12 +8,12 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from suite.attack import Info
 from suite.attacks._search import Goal, Query
 from suite.batches import in_batches
 from suite.bounds import Positive, Several, Whole
 from suite.classifier import Classifier
 from suite.errors import InputError
+from suite.info import Info
 from suite.space import Kind, Norm, Reach
 
 

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from imaging.dct import matrix
-from suite.attack import Info
 from suite.attacks._search import Goal, Query, norms, per_row
 from suite.bounds import Count, Positive, Share
 from suite.classifier import Classifier
 from suite.errors import InputError
+from suite.info import Info
 from suite.space import Kind, Norm, Reach
 
 Basis = Literal["dct", "pixel"]

@@ -14,11 +14,11 @@ from torch import Tensor
 
 from imaging import spline
 from imaging.warping import displaced
-from suite.attack import Info
 from suite.attacks._search import Goal, Hunt, Query, worst_of
 from suite.attacks._shaped import Shaped
 from suite.bounds import Count, Fraction, Positive
 from suite.classifier import Classifier
+from suite.info import Info
 from suite.space import Kind, Reach
 
 

@@ -9,11 +9,11 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from suite.attack import Info
 from suite.attacks._search import Goal, Hunt, Query, worst_of
 from suite.attacks._shaped import Shaped
 from suite.bounds import Count, Positive
 from suite.classifier import Classifier
+from suite.info import Info
 from suite.space import Kind, Reach
 
 _UNIT = "largest share by which a pixel's intensity changes"

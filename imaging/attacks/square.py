@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 
 from imaging.attacks.stripes import striped
-from suite.attack import Info
 from suite.attacks._search import Goal, Query, norms
 from suite.bounds import Count, Share
 from suite.classifier import Classifier
 from suite.errors import InputError
+from suite.info import Info
 from suite.space import Kind, Lp, Reach
 
 HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)

@@ -8,10 +8,10 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from suite.attack import Info
 from suite.attacks._search import Goal, Hunt, Query, worst_of
 from suite.bounds import Count
 from suite.classifier import Classifier
+from suite.info import Info
 from suite.space import Kind, Reach
 
 Direction = Literal["vertical", "horizontal"]

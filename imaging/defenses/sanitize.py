@@ -9,12 +9,12 @@ from typing import ClassVar
 from torch import Tensor
 
 from imaging.defenses import transforms
-from suite.attack import Info
 from suite.bounds import Bits, Count, Positive
 from suite.classifier import Classifier
 from suite.data import Split
 from suite.defenses.sanitizer import sanitized
 from suite.errors import InputError, NotApplicable
+from suite.info import Info
 from suite.recipe import Front
 from suite.space import Kind
 

@@ -9,7 +9,6 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from suite.attack import Info
 from suite.attacks._search import (
     Goal,
     Hunt,
@@ -24,6 +23,7 @@ from suite.attacks._search import (
 )
 from suite.bounds import Count, Whole
 from suite.classifier import TorchClassifier
+from suite.info import Info
 from suite.space import Lp, Reach
 
 

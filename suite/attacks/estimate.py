@@ -13,11 +13,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from suite.attack import Info
 from suite.attacks._search import Goal, Hunt, Loss, Query
 from suite.bounds import Count, Decay, Even, Positive
 from suite.classifier import Classifier
 from suite.errors import InputError
+from suite.info import Info
 from suite.space import Reach
 
 _DEPARTS = ("asks about the nearest possible input; `sigma` and `step` are shares of `eps`; judges every iterate, for "

@@ -8,11 +8,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from suite.attack import Info
 from suite.attacks._boundary import NUDGE
 from suite.attacks._search import Goal, Search, norms, per_row
 from suite.bounds import Count, Unbounded, Whole
 from suite.classifier import TorchClassifier
+from suite.info import Info
 from suite.space import Lp, Norm, Reach
 
 UNSEEN = 6

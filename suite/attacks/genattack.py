@@ -8,10 +8,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from suite.attack import Info
 from suite.attacks._search import Goal, Query, per_row
 from suite.bounds import Count, Positive, Several, Share
 from suite.classifier import Classifier
+from suite.info import Info
 from suite.space import Reach
 
 WILD = 10

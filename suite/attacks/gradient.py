@@ -12,10 +12,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from suite.attack import Info
 from suite.attacks._search import Goal, Hunt, Search, per_row, project, random_start, restarted, uphill
 from suite.bounds import Count, NonNegative, Positive
 from suite.classifier import TorchClassifier
+from suite.info import Info
 from suite.space import Lp, Reach
 
 _DEPARTS = ("climbs the log odds of being fooled, whose direction is that of cross-entropy but does not vanish where "

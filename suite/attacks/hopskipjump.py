@@ -10,11 +10,12 @@ from typing import ClassVar, Self
 import torch
 from torch import Tensor
 
-from suite.attack import EvasionAttack, Info
+from suite.attack import EvasionAttack
 from suite.attacks._search import Goal, norms, per_row
 from suite.batches import MOST, in_batches
 from suite.bounds import Count, Label, Positive, Unbounded
 from suite.classifier import Classifier
+from suite.info import Info
 from suite.seeding import torch_generator
 from suite.space import Lp, Norm, Space
 

@@ -11,10 +11,11 @@ import numpy as np
 import torch
 from scipy.special import logsumexp
 
-from suite.attack import Info, Poisoned, PoisoningAttack
+from suite.attack import Poisoned, PoisoningAttack
 from suite.bounds import Count, Label
 from suite.data import Split
 from suite.errors import InputError
+from suite.info import Info
 
 
 @dataclass(frozen=True)

@@ -17,10 +17,11 @@ import torch
 from torch import Tensor
 
 from suite.art import Ask, art_fence, estimator_over, in_step
-from suite.attack import EvasionAttack, Info
+from suite.attack import EvasionAttack
 from suite.attacks.hopskipjump import BEYOND
 from suite.bounds import Count, LearningRate, Positive
 from suite.classifier import REJECTED, Classifier
+from suite.info import Info
 from suite.space import Space
 
 _DEPARTS = ("as implemented in ART, on the model composed with rounding to the nearest possible input; a refusal "

@@ -9,12 +9,13 @@ import numpy as np
 from torch import Tensor
 
 from suite import registry
-from suite.attack import EvasionAttack, Info
+from suite.attack import EvasionAttack
 from suite.attacks.gradient import MIFGSM, PGD
 from suite.bounds import Count, Label, Positive
 from suite.classifier import TorchClassifier
 from suite.data import Dataset
 from suite.errors import InputError
+from suite.info import Info
 from suite.recipe import Recipe, TorchRecipe
 from suite.space import Lp
 

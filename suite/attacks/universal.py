@@ -9,12 +9,13 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from suite.attack import EvasionAttack, GradientAttack, Info
+from suite.attack import EvasionAttack, GradientAttack
 from suite.attacks._search import Goal, per_row, project, uphill
 from suite.batches import in_batches
 from suite.bounds import Count, Fraction, Label, Positive, Share
 from suite.classifier import Classifier, TorchClassifier
 from suite.errors import InputError
+from suite.info import Info
 from suite.seeding import torch_generator
 from suite.space import Lp, Reach
 from suite.training import shuffled

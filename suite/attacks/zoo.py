@@ -8,11 +8,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from suite.attack import Info
 from suite.attacks._search import Goal, Query
 from suite.batches import MOST
 from suite.bounds import Count, LearningRate, NonNegative, Positive
 from suite.classifier import Classifier
+from suite.info import Info
 from suite.space import Lp, Reach
 
 

@@ -11,11 +11,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from suite.attack import Info
 from suite.attacks.ascent import Box, ascend, uniform
 from suite.bounds import Budgets, Count, Fraction, NonNegative, Positive
 from suite.classifier import TorchClassifier, frozen
 from suite.data import Split
+from suite.info import Info
 from suite.metrics import balanced_accuracy, collapsed
 from suite.recipe import TorchDefense, TorchRecipe
 from suite.space import Space

@@ -11,11 +11,11 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from suite.attack import Info
 from suite.bpda import straight_through
 from suite.classifier import Classifier, TorchClassifier
 from suite.data import Split
 from suite.defenses.around import Around, around
+from suite.info import Info
 from suite.odds import SURE
 from suite.recipe import Front
 

@@ -8,11 +8,11 @@ from typing import ClassVar
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from suite.attack import Info
 from suite.bounds import Positive
 from suite.classifier import TorchClassifier
 from suite.data import Split
 from suite.errors import InputError
+from suite.info import Info
 from suite.recipe import TorchDefense, TorchRecipe
 from suite.training import Batch, Objective, build, fit, tensors
 

@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from suite.attack import Info
 from suite.bounds import Count, LearningRate, Positive, ProperShare
 from suite.classifier import TorchClassifier
 from suite.data import Split
@@ -17,6 +16,7 @@ from suite.defenses.accounting import claim, noise_multiplier, public_size, usua
 from suite.defenses.clipping import BookKeeping, PerRow, clipped_sum
 from suite.errors import InputError
 from suite.groupnorm import without_batch_norm
+from suite.info import Info
 from suite.normalize import Normalize
 from suite.operating import balance
 from suite.progress import advance

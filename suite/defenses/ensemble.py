@@ -9,13 +9,13 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from suite.attack import Info
 from suite.bounds import Count, ProperShare, Several
 from suite.classifier import TorchClassifier, frozen
 from suite.data import Split
 from suite.defenses.around import around
 from suite.errors import InputError, NotApplicable
 from suite.features import last_linear
+from suite.info import Info
 from suite.randomized import RandomizedClassifier, Together, drawing
 from suite.recipe import TorchDefense, TorchRecipe
 from suite.training import fit

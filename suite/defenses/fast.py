@@ -11,13 +11,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from suite.attack import Info
 from suite.attacks.ascent import Box, uniform
 from suite.bounds import Count, Fraction, Positive
 from suite.classifier import TorchClassifier, frozen
 from suite.data import Split
 from suite.defenses.adversarial import RobustTraining
 from suite.errors import InputError
+from suite.info import Info
 from suite.recipe import TorchRecipe
 from suite.seeding import torch_generator
 from suite.space import Space

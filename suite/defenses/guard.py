@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from suite.attack import Info
 from suite.bounds import ProperShare
 from suite.classifier import REJECTED, Classifier, TorchClassifier
 from suite.data import Split
@@ -18,6 +17,7 @@ from suite.defenses.around import Around, around
 from suite.detectors import Mahalanobis, Neighbors, TorchDetector
 from suite.detectors.distance import check_width
 from suite.errors import InputError
+from suite.info import Info
 from suite.recipe import Front
 
 DETECTORS: dict[str, type[TorchDetector]] = {"mahalanobis": Mahalanobis, "neighbors": Neighbors}

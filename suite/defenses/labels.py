@@ -8,11 +8,11 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
-from suite.attack import Info
 from suite.bounds import Count, ProperShare, Several
 from suite.classifier import Classifier
 from suite.data import Split
 from suite.errors import InputError
+from suite.info import Info
 from suite.recipe import Defense, Recipe
 
 

@@ -10,10 +10,10 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from suite.attack import Info
 from suite.classifier import Classifier
 from suite.data import Split
 from suite.defenses.answers import Discretion
+from suite.info import Info
 from suite.odds import SURE
 from suite.recipe import Front
 

@@ -10,10 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from suite.attack import Info
 from suite.bounds import Count, Positive
 from suite.classifier import TorchClassifier
 from suite.data import Split
+from suite.info import Info
 from suite.recipe import TorchDefense, TorchRecipe
 from suite.training import Batch, fit, tensors
 

@@ -8,12 +8,12 @@ from typing import ClassVar
 
 import numpy as np
 
-from suite.attack import Info
 from suite.bounds import Count, Positive, ProperShare, Several
 from suite.classifier import Classifier
 from suite.data import Split
 from suite.defenses.accounting import claim, noise_multiplier, public_size, usual_delta
 from suite.errors import InputError
+from suite.info import Info
 from suite.progress import advance
 from suite.recipe import Defense, Recipe
 

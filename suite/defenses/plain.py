@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from suite.attack import Info
 from suite.classifier import Classifier
 from suite.data import Split
+from suite.info import Info
 from suite.recipe import Defense, Recipe
 
 

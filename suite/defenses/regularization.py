@@ -6,11 +6,11 @@ from abc import abstractmethod
 from dataclasses import dataclass, fields, replace
 from typing import ClassVar
 
-from suite.attack import Info
 from suite.bounds import Count, Positive, ProperShare
 from suite.classifier import TorchClassifier
 from suite.data import Split
 from suite.errors import NotApplicable
+from suite.info import Info
 from suite.recipe import Recipe, TorchDefense, TorchRecipe
 
 

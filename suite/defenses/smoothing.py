@@ -11,13 +11,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from suite.attack import Info
 from suite.batches import batch_size, in_batches
 from suite.bounds import Count, Positive
 from suite.classifier import REJECTED, Classifier, TorchClassifier
 from suite.data import Split
 from suite.defenses.around import around
 from suite.errors import InputError, NotApplicable
+from suite.info import Info
 from suite.randomized import Chance, GaussianNoise, Randomized, RandomizedClassifier
 from suite.recipe import Defense, Front, Recipe, TorchDefense, TorchRecipe
 from suite.seeding import torch_generator

@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from suite.attack import Info
 from suite.attacks._search import random_start
 from suite.attacks.gradient import FGSM
 from suite.batches import in_batches
@@ -18,6 +17,7 @@ from suite.classifier import TorchClassifier
 from suite.detectors._torch import TorchDetector
 from suite.errors import InputError
 from suite.features import Layers
+from suite.info import Info
 from suite.seeding import torch_generator
 
 

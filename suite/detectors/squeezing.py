@@ -11,12 +11,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from suite.attack import Info
 from suite.bounds import Bits
 from suite.bpda import straight_through
 from suite.classifier import TorchClassifier
 from suite.detectors._torch import TorchDetector
 from suite.errors import InputError, NotApplicable
+from suite.info import Info
 
 Squeezer = Callable[[Tensor], Tensor]
 """`(n, ...) inputs -> (n, ...)` coarser ones, with a gradient that leads somewhere: see `suite.bpda`."""

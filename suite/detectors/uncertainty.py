@@ -9,11 +9,11 @@ from typing import ClassVar, Literal
 import numpy as np
 from torch import Tensor, nn
 
-from suite.attack import Info
 from suite.bounds import Several
 from suite.classifier import TorchClassifier
 from suite.detectors._torch import TorchDetector
 from suite.errors import InputError, NotApplicable
+from suite.info import Info
 from suite.randomized import DROPOUT, Randomized, Together, drawing
 
 

@@ -6,8 +6,8 @@ import dataclasses
 from typing import Any
 
 from suite import registry
-from suite.attack import Info
 from suite.errors import InputError
+from suite.info import Info
 from suite.measurement import Measurement
 from suite.report.show import Voice
 

@@ -18,9 +18,9 @@ from federated.task import Task
 from imaging.models import ImageRecipe, SimpleCNN
 from imaging.phantom import draw
 from imaging.space import ImageSpace
-from suite.attack import Info
 from suite.data import Split
 from suite.errors import InputError, NotApplicable
+from suite.info import Info
 from suite.space import Space
 from suite.training import build
 from tabular.models import MLP, LogisticRegression

@@ -6,8 +6,8 @@ from typing import ClassVar
 import numpy as np
 from torch import nn
 
-from suite.attack import Info
 from suite.data import Split
+from suite.info import Info
 from suite.recipe import TorchRecipe
 from suite.space import Space
 

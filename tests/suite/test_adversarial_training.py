@@ -9,7 +9,6 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from suite.attack import Info
 from suite.attacks.ascent import ascend, uniform
 from suite.attacks.gradient import PGD
 from suite.classifier import TorchClassifier
@@ -17,6 +16,7 @@ from suite.data import Split
 from suite.defenses.adversarial import AdversarialTraining, Trades
 from suite.defenses.plain import Plain
 from suite.errors import NotApplicable
+from suite.info import Info
 from suite.recipe import TorchRecipe
 from suite.space import Space
 from suite.training import Batch

@@ -13,13 +13,13 @@ from scipy.optimize import brentq
 from scipy.stats import norm
 from torch import nn
 
-from suite.attack import Info
 from suite.data import Split
 from suite.defenses import accounting
 from suite.defenses.accounting import epsilon_pld, epsilon_prv, epsilon_replaced, noise_multiplier, public_size
 from suite.defenses.clipping import BookKeeping
 from suite.defenses.dpsgd import DPSGD, PrivateGradient, per_row, rows_of_patients, standardise
 from suite.errors import InputError, NotApplicable
+from suite.info import Info
 from suite.normalize import Normalize
 from suite.recipe import TorchRecipe
 from suite.space import Space

@@ -9,11 +9,11 @@ import torch
 from torch import nn
 
 from suite import artifacts
-from suite.attack import Info
 from suite.attacks.gradient import PGD
 from suite.defenses.dpsgd import DPSGD
 from suite.defenses.ensemble import Ensemble, MCDropout
 from suite.errors import InputError, NotApplicable
+from suite.info import Info
 from suite.randomized import LeftOut, mean_log_proba
 from suite.recipe import TorchRecipe
 from tabular.models import MLP, RandomForest

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from suite.attack import Attack, Certified, CertifiedAttack, EvasionAttack, Info
+from suite.attack import Attack, Certified, CertifiedAttack, EvasionAttack
 from suite.attacks.fab import FAB
 from suite.attacks.gradient import FGSM, PGD
 from suite.attacks.minimal import DeepFool
@@ -17,6 +17,7 @@ from suite.classifier import EstimatorClassifier, TorchClassifier
 from suite.errors import InputError
 from suite.evaluate import measure, measure_clean
 from suite.evaluate.worst_case import Part, measure_worst_case, withstood
+from suite.info import Info
 from suite.space import Space
 from tests.suite._toy import BUDGETS, Majority, dataset, sheet, split, subject, value
 

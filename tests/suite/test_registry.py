@@ -5,10 +5,11 @@ import dataclasses
 import pytest
 
 from suite import registry, threats
-from suite.attack import Attack, Info
+from suite.attack import Attack
 from suite.attacks.gradient import PGD
 from suite.data import Dataset
 from suite.errors import InputError
+from suite.info import Info
 from suite.recipe import Defense, Detector, Recipe
 
 THINGS = [(kind, name) for kind in ("models", "attacks", "defenses", "detectors") for name in registry.names(kind)]

@@ -13,7 +13,8 @@ SLOW = """
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from suite.attack import EvasionAttack, Info
+from suite.attack import EvasionAttack
+from suite.info import Info
 
 @dataclass(frozen=True)
 class Slow(EvasionAttack):
