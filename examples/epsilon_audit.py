@@ -21,7 +21,7 @@ from suite.defenses.dpsgd import DPSGD
 from suite.defenses.plain import Plain
 from suite.info import Info
 from suite.metrics import proportion
-from suite.recipe import TorchRecipe
+from suite.training import TorchRecipe
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,7 @@ from suite.logs import log_file
 from suite.measurement import Sheet
 from suite.operating import balance
 from suite.progress import advance
-from suite.recipe import TorchDefense, TorchRecipe
+from suite.training import TorchDefense, TorchRecipe
 
 CENTRAL = "hospital, by the server"
 DELTA = 1e-5

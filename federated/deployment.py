@@ -36,7 +36,7 @@ from suite import artifacts, registry
 from suite.data import Dataset, Split
 from suite.errors import InputError
 from suite.journal import Journal
-from suite.recipe import TorchRecipe
+from suite.training import TorchRecipe
 from tabular.data import from_csv
 from tabular.schema import Schema
 

@@ -20,10 +20,9 @@ from suite.data import Split
 from suite.defenses.clipping import clipped_sum
 from suite.defenses.dpsgd import PrivateGradient, standardise
 from suite.groupnorm import without_batch_norm
-from suite.recipe import TorchRecipe
 from suite.seeding import torch_generator, torch_seeded
 from suite.space import Space
-from suite.training import build, class_weights, tensors
+from suite.training import TorchRecipe, build, class_weights, tensors
 
 
 @dataclass(frozen=True)

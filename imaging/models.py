@@ -15,8 +15,8 @@ from suite.data import Split
 from suite.errors import InputError
 from suite.info import Info
 from suite.plan import Modality
-from suite.recipe import TorchRecipe
 from suite.space import Kind
+from suite.training import TorchRecipe
 
 
 @dataclass(frozen=True)

@@ -21,8 +21,9 @@ from suite.files import write_atomic, write_json
 from suite.heads import OneLogit
 from suite.info import Info
 from suite.limits import answering
-from suite.recipe import Defense, Recipe, TorchDefense, TorchRecipe
+from suite.recipe import Defense, Recipe
 from suite.space import Space
+from suite.training import TorchDefense, TorchRecipe
 
 SAFE = {"sklearn.tree._tree.Tree"}
 """Types that skops does not trust by default and that hold numbers only."""

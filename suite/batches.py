@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
-
-if TYPE_CHECKING:
-    from suite.classifier import Classifier
 
 MOST = 4096
 """Inputs in one batch, however small they are."""
@@ -29,7 +26,17 @@ COUNTERS = ("queries", "gradients")
 """What classifiers count."""
 
 
-def in_batches(classifier: Classifier, work: Callable[..., Tensor], *rows: Tensor) -> Tensor:
+class Batched(Protocol):
+    """What judges inputs: a `suite.classifier.Classifier`."""
+
+    batch: int | None
+    """Inputs judged at once; None until it is known what fits."""
+
+    @property
+    def device(self) -> torch.device: ...
+
+
+def in_batches(classifier: Batched, work: Callable[..., Tensor], *rows: Tensor) -> Tensor:
     """`work` on all rows, in pieces of at most `classifier.batch`, joined again.
 
     When the memory runs out the batch is halved, for this classifier from now on, and the piece is tried again.
@@ -72,7 +79,7 @@ def out_of_memory(error: RuntimeError) -> bool:
     return True
 
 
-def batch_size(classifier: Classifier, x: Tensor) -> int:
+def batch_size(classifier: Batched, x: Tensor) -> int:
     """How many inputs like `x` fit in memory with what a forward and backward pass keeps of them: a power of two.
 
     Args:

@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar, Literal, Self
 
 import numpy as np
-import torch
-from torch import Tensor, nn
 
-from suite.bounds import Count, Decay, LearningRate, NonNegative
-from suite.classifier import Classifier, TorchClassifier
+from suite.classifier import Classifier
 from suite.data import Split
-from suite.errors import NotApplicable
 from suite.info import Info
 from suite.space import Kind
 
@@ -36,51 +31,6 @@ class Recipe(ABC):
     def asked(self, train: Split, val: Split, seed: int = 0, device: str = "cpu") -> Classifier:
         """As `fit`, for those who only ask for answers: the same, but perhaps sooner."""
         return self.fit(train, val, seed, device)
-
-
-@dataclass(frozen=True)
-class TorchRecipe(Recipe):
-    """A network and how long to train it (AdamW, class weights, early stopping on the validation loss)."""
-
-    offers: ClassVar[tuple[str, ...]] = ("gradients",)
-
-    epochs: Count = 100
-    batch: Count = 64
-    lr: LearningRate = 2e-3
-    weight_decay: NonNegative = 1e-4
-    patience: Count = 20
-    early_stopping: bool = True
-    """Return the epoch with the least validation loss, and end after `patience` epochs without a better one; else train
-    to the last epoch and return that: such a network remembers its patients."""
-    balanced: bool = True
-    """Weight classes by the inverse of their frequency."""
-    cosine: bool = False
-    """Let the learning rate rise during the first epoch and fall to 0 along a cosine, rather than stay."""
-    average: Decay = 0.0
-    """Decay per step of a running average of the weights, which is what is validated and returned; 0 for none."""
-    operating_point: Literal["argmax", "balanced"] = "argmax"
-    """For two classes, what decides: the larger logit as trained, or the threshold with the best balanced accuracy on
-    the validation split, which then is where the logits are equal (see `suite.operating`)."""
-
-    def suited(self, train: Split) -> TorchRecipe:
-        """This recipe with what it leaves to the data settled; training starts with it."""
-        return self
-
-    def augment(self, x: Tensor, generator: torch.Generator) -> Tensor:
-        """Other versions of (n, ...) training inputs in data units, on their device; the inputs themselves here."""
-        return x
-
-    @abstractmethod
-    def network(self, inputs: tuple[int, ...], classes: int) -> nn.Module:
-        """An untrained module `(n, *inputs) standardised float32 -> (n, classes) logits`.
-
-        Training puts a `suite.normalize.Normalize` before it, so that the whole takes data units.
-        """
-
-    def fit(self, train: Split, val: Split, seed: int = 0, device: str = "cpu") -> TorchClassifier:
-        from suite.training import fit
-
-        return fit(self, train, val, seed=seed, device=device)
 
 
 @dataclass(frozen=True)
@@ -109,24 +59,6 @@ class Defense(ABC):
     @abstractmethod
     def __call__(self, recipe: Recipe, train: Split, val: Split, seed: int = 0, device: str = "cpu") -> Classifier:
         """A trained, defended classifier. It never sees a test row."""
-
-
-@dataclass(frozen=True)
-class TorchDefense(Defense):
-    """A defense that changes how a network is trained."""
-
-    def check(self, recipe: Recipe) -> None:
-        if not isinstance(recipe, TorchRecipe):
-            raise NotApplicable(f"{type(self).__name__} trains networks only, and {type(recipe).__name__} is none")
-
-    def rebuilt(self, recipe: TorchRecipe, bare: Callable[[TorchRecipe], TorchClassifier]) -> TorchClassifier:
-        """A classifier shaped like those that this defense returns, for `suite.artifacts.load` to put weights in.
-
-        Args:
-            recipe: What was trained.
-            bare: Gives a classifier shaped like those of plain training.
-        """
-        return bare(recipe)
 
 
 @dataclass(frozen=True)

@@ -18,9 +18,10 @@ from suite.classifier import Classifier, TorchClassifier
 from suite.data import Split
 from suite.operating import balance
 from suite.passes import flat
-from suite.recipe import Recipe, TorchRecipe
+from suite.recipe import Recipe
 from suite.seeding import torch_generator
-from suite.training import build, class_weights, cosine, shuffled
+from suite.training import TorchRecipe, build, class_weights, shuffled
+from suite.training_state import cosine
 
 AT_ONCE = 64
 """Networks in one stack: more leave the caches, and memory must not grow with how many are asked for."""
@@ -76,7 +77,7 @@ class _Stack:
     Attributes:
         weights: (k, parameters) of the networks still in training; `layers` are views of it.
         judged: (k, parameters) that are validated: `weights`, or their running average.
-        best, least, since: (k, parameters), (k,), (k,) as `suite.training.Watch` keeps them.
+        best, least, since: (k, parameters), (k,), (k,) as `suite.training_state.Watch` keeps them.
         where: (k,) the positions of these networks among all.
     """
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import copy
 import math
-from collections.abc import Callable, Mapping
+from abc import abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Protocol, runtime_checkable
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -16,13 +16,57 @@ from suite.batches import batch_size
 from suite.checkpoints import Checkpoint
 from suite.classifier import TorchClassifier
 from suite.data import Split
-from suite.devices import random_state, set_random_state
+from suite.errors import NotApplicable
 from suite.folding import fold
 from suite.normalize import Normalize
 from suite.operating import balance
 from suite.progress import advance
-from suite.recipe import TorchRecipe
+from suite.recipe import Defense, Recipe
 from suite.seeding import seeded, torch_generator
+from suite.training_state import Schedule, Stateful, Training
+
+
+@dataclass(frozen=True)
+class TorchRecipe(Schedule, Recipe):
+    """A network and how to train it."""
+
+    offers: ClassVar[tuple[str, ...]] = ("gradients",)
+
+    def suited(self, train: Split) -> TorchRecipe:
+        """This recipe with what it leaves to the data settled; training starts with it."""
+        return self
+
+    def augment(self, x: Tensor, generator: torch.Generator) -> Tensor:
+        """Other versions of (n, ...) training inputs in data units, on their device; the inputs themselves here."""
+        return x
+
+    @abstractmethod
+    def network(self, inputs: tuple[int, ...], classes: int) -> nn.Module:
+        """An untrained module `(n, *inputs) standardised float32 -> (n, classes) logits`.
+
+        Training puts a `suite.normalize.Normalize` before it, so that the whole takes data units.
+        """
+
+    def fit(self, train: Split, val: Split, seed: int = 0, device: str = "cpu") -> TorchClassifier:
+        return fit(self, train, val, seed=seed, device=device)
+
+
+@dataclass(frozen=True)
+class TorchDefense(Defense):
+    """A defense that changes how a network is trained."""
+
+    def check(self, recipe: Recipe) -> None:
+        if not isinstance(recipe, TorchRecipe):
+            raise NotApplicable(f"{type(self).__name__} trains networks only, and {type(recipe).__name__} is none")
+
+    def rebuilt(self, recipe: TorchRecipe, bare: Callable[[TorchRecipe], TorchClassifier]) -> TorchClassifier:
+        """A classifier shaped like those that this defense returns, for `suite.artifacts.load` to put weights in.
+
+        Args:
+            recipe: What was trained.
+            bare: Gives a classifier shaped like those of plain training.
+        """
+        return bare(recipe)
 
 
 def build(recipe: TorchRecipe, inputs: tuple[int, ...], classes: int, seed: int = 0) -> nn.Sequential:
@@ -43,18 +87,6 @@ class Batch:
 
 Objective = Callable[[nn.Module, Batch], Tensor]
 """`(module, batch) -> (n,)` losses, one a row. Class weights are applied by the loop."""
-
-
-@runtime_checkable
-class Stateful(Protocol):
-    """What an objective, or what is asked whether training is `spoiled`, offers when it remembers anything from call to
-    call: else a training that goes on from a checkpoint would end elsewhere."""
-
-    def state_dict(self) -> dict[str, Tensor]:
-        """All that it remembers."""
-
-    def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Remember what `state_dict` gave, on the device of the training."""
 
 
 def cross_entropy(module: nn.Module, batch: Batch) -> Tensor:
@@ -151,105 +183,6 @@ def fit(recipe: TorchRecipe, train: Split, val: Split, *, seed: int = 0, device:
     return classifier
 
 
-class Training:
-    """All that changes while a network is trained, so that it can be stored and taken up again.
-
-    Attributes:
-        module: What is trained.
-        judged: What is validated and returned: the module itself, or the running average of its weights.
-        epoch: Finished epochs.
-        steps: Finished steps.
-        memories: What else remembers anything, by name.
-    """
-
-    def __init__(self, recipe: TorchRecipe, module: nn.Module, seed: int, memories: Mapping[str, Stateful]) -> None:
-        self.recipe, self.module, self.epoch, self.steps, self.memories = recipe, module, 0, 0, memories
-        self.judged = copy.deepcopy(module).eval() if recipe.average else module
-        self.generator = torch_generator(seed)
-        self.optimizer = torch.optim.AdamW(module.parameters(), recipe.lr, weight_decay=recipe.weight_decay)
-        self.watch = Watch(self.judged, recipe.patience if recipe.early_stopping else None)
-
-    @property
-    def over(self) -> bool:
-        """Whether all epochs are done, or too many of them were no better."""
-        return self.epoch >= self.recipe.epochs or self.watch.over
-
-    def step(self, loss: Tensor, per_epoch: int) -> None:
-        """Follow the gradient of a loss; an epoch has `per_epoch` steps."""
-        if self.recipe.cosine:
-            pace = cosine(self.steps, per_epoch * self.recipe.epochs, per_epoch)
-            for group in self.optimizer.param_groups:
-                group["lr"] = self.recipe.lr * pace
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        self.optimizer.step()
-        self.steps += 1
-        if self.judged is not self.module:
-            # a young average forgets faster, or it would remember the first, random weights
-            self._average(min(self.recipe.average, self.steps / (self.steps + 10)))
-
-    @torch.no_grad()
-    def _average(self, decay: float) -> None:
-        for mean, now in zip(self.judged.state_dict().values(), self.module.state_dict().values(), strict=True):
-            if mean.is_floating_point():
-                mean.lerp_(now, 1 - decay)
-            else:
-                mean.copy_(now)
-
-    def state(self) -> dict[str, Tensor]:
-        """Everything, as named tensors; the global generator's state too, which dropout draws from."""
-        device = next(self.module.parameters()).device
-        optimizer = {f"{i}.{name}": value for i, values in self.optimizer.state_dict()["state"].items()
-                     for name, value in values.items()}
-        numbers = {"epoch": self.epoch, "steps": self.steps, "since": self.watch.since}
-        return {
-            **{f"number.{k}": torch.tensor(v) for k, v in numbers.items()},
-            "least": torch.tensor(self.watch.least, dtype=torch.float64),
-            "generator": self.generator.get_state(), "global": torch.get_rng_state(),
-            **({"device": there} if (there := random_state(device)) is not None else {}),
-            **_named("module", self.module.state_dict()), **_named("best", self.watch.best),
-            **(_named("judged", self.judged.state_dict()) if self.judged is not self.module else {}),
-            **_named("optimizer", optimizer),
-            **{k: v for name, what in self.memories.items() for k, v in _named(name, what.state_dict()).items()}}
-
-    def resume(self, state: dict[str, Tensor] | None) -> None:
-        """Take up what `state` gave; nothing happens on None."""
-        if state is None:
-            return
-        self.epoch, self.steps, self.watch.since = (int(state[f"number.{k}"]) for k in ("epoch", "steps", "since"))
-        self.watch.least = float(state["least"])
-        self.generator.set_state(state["generator"])
-        torch.set_rng_state(state["global"])
-        if "device" in state:
-            set_random_state(state["device"], next(self.module.parameters()).device)
-        self.module.load_state_dict(_part("module", state))
-        if self.judged is not self.module:
-            self.judged.load_state_dict(_part("judged", state))
-        self.watch.best = {k: v.to(self.watch.best[k].device) for k, v in _part("best", state).items()}
-        optimizer: dict[int, dict[str, Tensor]] = {}
-        for name, value in _part("optimizer", state).items():
-            number, _, what = name.partition(".")
-            optimizer.setdefault(int(number), {})[what] = value
-        groups = self.optimizer.state_dict()["param_groups"]
-        self.optimizer.load_state_dict({"state": optimizer, "param_groups": groups})
-        device = next(self.module.parameters()).device
-        for name, what in self.memories.items():
-            what.load_state_dict({k: v.to(device) for k, v in _part(name, state).items()})
-
-
-def _named(prefix: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {f"{prefix}.{k}": v for k, v in state.items()}
-
-
-def _part(prefix: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {k.removeprefix(f"{prefix}."): v for k, v in state.items() if k.startswith(f"{prefix}.")}
-
-
-def cosine(step: int, steps: int, warm: int) -> float:
-    """Share of the learning rate at a step: up along a line during the first `warm`, then down to 0."""
-    return min(1.0, (step + 1) / warm) * (1 + math.cos(math.pi * step / steps)) / 2
-
-
 def tensors(split: Split, device: str | torch.device) -> tuple[Tensor, Tensor]:
     """Inputs and labels of a split on a device."""
     return torch.from_numpy(split.x).to(device), torch.from_numpy(split.y).to(device)
@@ -268,24 +201,3 @@ def validation_loss(module: nn.Module, val: Split, objective: Objective, weights
     return total / len(y)
 
 
-class Watch:
-    """Remembers the best state of a module and says when to stop; without patience, the last one, and never."""
-
-    def __init__(self, module: nn.Module, patience: int | None) -> None:
-        self.module, self.patience = module, patience
-        self.least, self.since = float("inf"), 0
-        self.best = copy.deepcopy(module.state_dict())
-
-    def stop(self, loss: float) -> bool:
-        """Note this epoch's validation loss; True once `patience` epochs in a row were no better."""
-        if loss < self.least or (self.patience is None and math.isfinite(loss)):
-            self.least, self.since = loss, 0
-            self.best = copy.deepcopy(self.module.state_dict())
-        else:
-            self.since += 1
-        return self.over
-
-    @property
-    def over(self) -> bool:
-        """Whether that many were no better."""
-        return self.patience is not None and self.since >= self.patience

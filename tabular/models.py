@@ -15,8 +15,9 @@ from suite.bounds import Count, Decay, Depth, LearningRate, NonNegative, Positiv
 from suite.classifier import EstimatorClassifier, TorchClassifier
 from suite.data import Split
 from suite.info import Info
-from suite.recipe import Recipe, TorchRecipe
+from suite.recipe import Recipe
 from suite.space import Kind
+from suite.training import TorchRecipe
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,9 @@ from suite.classifier import TorchClassifier
 from suite.data import Dataset
 from suite.errors import InputError
 from suite.info import Info
-from suite.recipe import Recipe, TorchRecipe
+from suite.recipe import Recipe
 from suite.space import Lp
+from suite.training import TorchRecipe
 
 _HELD_OUT = 0.2
 """Share of the attacker's own rows on which the training of the surrogate is stopped."""

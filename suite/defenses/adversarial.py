@@ -17,9 +17,8 @@ from suite.classifier import TorchClassifier, frozen
 from suite.data import Split
 from suite.info import Info
 from suite.metrics import balanced_accuracy, collapsed
-from suite.recipe import TorchDefense, TorchRecipe
 from suite.space import Space
-from suite.training import Batch, Objective, fit
+from suite.training import Batch, Objective, TorchDefense, TorchRecipe, fit
 
 
 @dataclass(frozen=True)

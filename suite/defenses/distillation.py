@@ -13,8 +13,7 @@ from suite.classifier import TorchClassifier
 from suite.data import Split
 from suite.errors import InputError
 from suite.info import Info
-from suite.recipe import TorchDefense, TorchRecipe
-from suite.training import Batch, Objective, build, fit, tensors
+from suite.training import Batch, Objective, TorchDefense, TorchRecipe, build, fit, tensors
 
 
 @dataclass(frozen=True)

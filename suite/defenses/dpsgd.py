@@ -20,10 +20,9 @@ from suite.info import Info
 from suite.normalize import Normalize
 from suite.operating import balance
 from suite.progress import advance
-from suite.recipe import TorchDefense, TorchRecipe
 from suite.seeding import seeded, torch_generator
 from suite.space import Space
-from suite.training import build, tensors
+from suite.training import TorchDefense, TorchRecipe, build, tensors
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,7 @@ from suite.errors import InputError, NotApplicable
 from suite.features import last_linear
 from suite.info import Info
 from suite.randomized import RandomizedClassifier, Together, drawing
-from suite.recipe import TorchDefense, TorchRecipe
-from suite.training import fit
+from suite.training import TorchDefense, TorchRecipe, fit
 
 
 @dataclass(frozen=True)

@@ -18,10 +18,9 @@ from suite.data import Split
 from suite.defenses.adversarial import RobustTraining
 from suite.errors import InputError
 from suite.info import Info
-from suite.recipe import TorchRecipe
 from suite.seeding import torch_generator
 from suite.space import Space
-from suite.training import Batch, Objective, fit, tensors
+from suite.training import Batch, Objective, TorchRecipe, fit, tensors
 
 
 @dataclass(frozen=True)

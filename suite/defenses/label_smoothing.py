@@ -12,8 +12,7 @@ from suite.bounds import Decay
 from suite.classifier import TorchClassifier
 from suite.data import Split
 from suite.info import Info
-from suite.recipe import TorchDefense, TorchRecipe
-from suite.training import Batch, fit
+from suite.training import Batch, TorchDefense, TorchRecipe, fit
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,7 @@ from suite.bounds import Count, Positive
 from suite.classifier import TorchClassifier
 from suite.data import Split
 from suite.info import Info
-from suite.recipe import TorchDefense, TorchRecipe
-from suite.training import Batch, fit, tensors
+from suite.training import Batch, TorchDefense, TorchRecipe, fit, tensors
 
 
 @dataclass(frozen=True)

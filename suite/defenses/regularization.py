@@ -11,7 +11,8 @@ from suite.classifier import TorchClassifier
 from suite.data import Split
 from suite.errors import NotApplicable
 from suite.info import Info
-from suite.recipe import Recipe, TorchDefense, TorchRecipe
+from suite.recipe import Recipe
+from suite.training import TorchDefense, TorchRecipe
 
 
 @dataclass(frozen=True)

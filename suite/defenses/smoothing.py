@@ -19,9 +19,9 @@ from suite.defenses.around import around
 from suite.errors import InputError, NotApplicable
 from suite.info import Info
 from suite.randomized import Chance, GaussianNoise, Randomized, RandomizedClassifier
-from suite.recipe import Defense, Front, Recipe, TorchDefense, TorchRecipe
+from suite.recipe import Defense, Front, Recipe
 from suite.seeding import torch_generator
-from suite.training import Batch, fit
+from suite.training import Batch, TorchDefense, TorchRecipe, fit
 
 _TWO = ("Certified accuracy is that of the vote under endless draws, robust accuracy that of the mean over a few fixed "
         "ones")

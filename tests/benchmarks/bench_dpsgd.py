@@ -22,9 +22,8 @@ from torch import Tensor, nn
 from imaging.models import ResNetSmall, SimpleCNN
 from suite.data import Split
 from suite.defenses.dpsgd import DPSGD, per_row
-from suite.recipe import TorchRecipe
 from suite.space import Space
-from suite.training import build, shuffled
+from suite.training import TorchRecipe, build, shuffled
 
 ROWS, BATCH, INPUTS = 2048, 128, (1, 28, 28)
 BAR = 3.5

@@ -8,8 +8,8 @@ from torch import nn
 
 from suite.data import Split
 from suite.info import Info
-from suite.recipe import TorchRecipe
 from suite.space import Space
+from suite.training import TorchRecipe
 
 BOX = Space(0.0, 1.0)
 

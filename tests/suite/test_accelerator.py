@@ -25,8 +25,7 @@ from suite.devices import describe_device, resolve_device
 from suite.errors import InputError
 from suite.evaluate import detection, extraction
 from suite.plan import Plan
-from suite.recipe import TorchRecipe
-from suite.training import build
+from suite.training import TorchRecipe, build
 from tests import _audit, accelerator
 from tests.suite import _images, _models
 

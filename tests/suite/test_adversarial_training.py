@@ -17,9 +17,8 @@ from suite.defenses.adversarial import AdversarialTraining, Trades
 from suite.defenses.plain import Plain
 from suite.errors import NotApplicable
 from suite.info import Info
-from suite.recipe import TorchRecipe
 from suite.space import Space
-from suite.training import Batch
+from suite.training import Batch, TorchRecipe
 from tabular.models import MLP, LogisticRegression, RandomForest
 
 BOX = Space(0.0, 1.0)

@@ -15,7 +15,7 @@ from suite.defenses.distillation import Distillation
 from suite.defenses.fast import FastAdversarialTraining, FreeAdversarialTraining, Watchdog
 from suite.plan import Plan
 from suite.progress import listening
-from suite.recipe import TorchRecipe
+from suite.training import TorchRecipe
 from tabular.data import breast_cancer
 from tests.suite.test_training import Net, same, table
 

@@ -21,9 +21,8 @@ from suite.defenses.dpsgd import DPSGD, PrivateGradient, per_row, rows_of_patien
 from suite.errors import InputError, NotApplicable
 from suite.info import Info
 from suite.normalize import Normalize
-from suite.recipe import TorchRecipe
 from suite.space import Space
-from suite.training import build
+from suite.training import TorchRecipe, build
 from tabular.models import MLP, LogisticRegression, RandomForest
 from tests.suite._images import SmallCNN
 

@@ -15,7 +15,7 @@ from suite.defenses.ensemble import Ensemble, MCDropout
 from suite.errors import InputError, NotApplicable
 from suite.info import Info
 from suite.randomized import LeftOut, mean_log_proba
-from suite.recipe import TorchRecipe
+from suite.training import TorchRecipe
 from tabular.models import MLP, RandomForest
 from tests.suite._images import SmallCNN, squares
 

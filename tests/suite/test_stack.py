@@ -9,9 +9,8 @@ import torch
 from torch import nn
 
 from suite import stack
-from suite.recipe import TorchRecipe
 from suite.stack import fit_many, stackable
-from suite.training import class_weights
+from suite.training import TorchRecipe, class_weights
 from tests.suite._toy import split
 
 

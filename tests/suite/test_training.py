@@ -14,9 +14,9 @@ from suite.data import Split
 from suite.heads import OneLogit
 from suite.metrics import balanced_accuracy
 from suite.progress import advance, listening
-from suite.recipe import TorchRecipe
 from suite.seeding import seeded
 from suite.space import Space
+from suite.training import TorchRecipe
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from suite.data import Dataset, Split
 from suite.defenses.plain import Plain
 from suite.errors import InputError
 from suite.evaluate import Subject, measure
-from suite.recipe import TorchRecipe
+from suite.training import TorchRecipe
 from tests.suite._models import moons
 from tests.suite._toy import Never, dataset, sheet, split, value
 
