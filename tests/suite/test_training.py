@@ -13,10 +13,12 @@ from suite.classifier import TorchClassifier
 from suite.data import Split
 from suite.heads import OneLogit
 from suite.metrics import balanced_accuracy
+from suite.normalize import Normalize
 from suite.progress import advance, listening
 from suite.seeding import seeded
 from suite.space import Space
 from suite.training import TorchRecipe
+from suite.training_state import cosine
 
 
 @dataclass(frozen=True)
@@ -138,7 +140,7 @@ def test_a_constant_column_is_not_divided_by_zero():
 def test_normalisation_of_images_is_per_channel():
     spread = np.array([1, 2, 3], np.float32)[:, None, None]
     x = np.random.default_rng(0).random((20, 3, 4, 4)).astype(np.float32) * spread
-    z = training.Normalize((3, 4, 4)).fit(x)(torch.from_numpy(x))
+    z = Normalize((3, 4, 4)).fit(x)(torch.from_numpy(x))
     assert z.mean((0, 2, 3)).abs().max() < 1e-5 and (z.std((0, 2, 3), correction=0) - 1).abs().max() < 1e-4
 
 
@@ -176,7 +178,7 @@ def test_batch_normalisation_meets_no_row_alone():
 
 
 def test_the_schedule_by_hand():
-    paces = [training.cosine(step, 8, 2) for step in range(8)]
+    paces = [cosine(step, 8, 2) for step in range(8)]
     assert paces[0] == pytest.approx(0.5) and paces[1] == pytest.approx((1 + np.cos(np.pi / 8)) / 2)
     assert paces[4] == pytest.approx(0.5) and paces[1:] == sorted(paces[1:], reverse=True) and 0 < paces[7] < 0.05
 
@@ -189,7 +191,7 @@ def test_the_schedule_reaches_the_optimizer():
     for on in (False, True):
         recipe = Net(epochs=4, batch=16, lr=1e-6, dropout=0.0, weight_decay=0.0, cosine=on)
         moved[on] = (recipe.fit(data, data).module[1][0].weight - start).detach().abs().max()
-    paces = [training.cosine(step, 16, 4) for step in range(16)]
+    paces = [cosine(step, 16, 4) for step in range(16)]
     assert moved[True] / moved[False] == pytest.approx(sum(paces) / 16, abs=0.05)
 
 
