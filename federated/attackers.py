@@ -15,11 +15,11 @@ from suite import metrics
 from suite.attack import Attack, Poisoned
 from suite.bounds import Count
 from suite.data import Split
+from suite.defense import Defense
 from suite.errors import InputError
 from suite.evaluate.poisoning import measure_victim
 from suite.evaluate.subject import Arrays, Subject, measure, subgroups
 from suite.measurement import Sheet
-from suite.recipe import Defense
 
 
 @dataclass(frozen=True)

@@ -23,13 +23,14 @@ from federated.sites import HOSPITAL, hospital_of
 from suite.bounds import Count
 from suite.classifier import EstimatorClassifier
 from suite.data import Split
+from suite.defense import Defense
 from suite.errors import InputError, NotApplicable
 from suite.evaluate.subject import Subject, measure_training
 from suite.info import Info
 from suite.logs import log_file
 from suite.measurement import Sheet
 from suite.progress import advance
-from suite.recipe import Defense, Recipe
+from suite.recipe import Recipe
 from suite.space import Kind
 from tabular.models import XGBoost
 

@@ -16,12 +16,13 @@ from torch import nn
 from suite import registry, structure
 from suite.classifier import Classifier, EstimatorClassifier, TorchClassifier
 from suite.data import Split
+from suite.defense import Defense
 from suite.errors import InputError, NotApplicable
 from suite.files import write_atomic, write_json
 from suite.heads import OneLogit
 from suite.info import Info
 from suite.limits import answering
-from suite.recipe import Defense, Recipe
+from suite.recipe import Recipe
 from suite.space import Space
 from suite.training import TorchDefense, TorchRecipe
 

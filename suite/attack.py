@@ -13,10 +13,11 @@ from torch import Tensor
 from suite.bounds import Positive, ProperShare
 from suite.classifier import Classifier, TorchClassifier
 from suite.data import Split
+from suite.defense import Defense
 from suite.errors import InputError, NotApplicable
 from suite.info import Info
 from suite.odds import Shadows
-from suite.recipe import Defense, Recipe
+from suite.recipe import Recipe
 from suite.space import Kind, Norm
 
 

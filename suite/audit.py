@@ -17,6 +17,7 @@ from suite.cells import NONE, WORST, Cell, Layout, shadow_item
 from suite.checkpoints import checkpoints
 from suite.classifier import Classifier
 from suite.data import Dataset
+from suite.defense import Front
 from suite.devices import describe_device
 from suite.errors import UNTRAINED, InputError
 from suite.evaluate import Outcome, Subject, measure, measure_clean, measure_gains, measure_training
@@ -30,7 +31,6 @@ from suite.measurement import Sheet, versions
 from suite.paths import short_names, without_any_folder, without_folders
 from suite.plan import Item, Plan
 from suite.progress import advance
-from suite.recipe import Front
 from suite.run import Run
 
 

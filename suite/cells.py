@@ -16,11 +16,13 @@ from torch import nn
 from suite import artifacts, registry, surrogate, threats
 from suite.attack import Attack, EvasionAttack, MembershipAttack, PoisoningAttack, ReconstructionAttack
 from suite.data import Dataset, fewer
+from suite.defense import Defense, Front
 from suite.defenses.plain import Plain
+from suite.detector import Detector
 from suite.devices import resolve_device
 from suite.errors import InputError, NotApplicable
 from suite.plan import Item, Plan
-from suite.recipe import Defense, Detector, Front, Recipe
+from suite.recipe import Recipe
 from suite.space import Space
 
 NONE = Item(name="none")

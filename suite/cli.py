@@ -173,7 +173,7 @@ def list_(
 @app.command()
 def report(run: RunFolder) -> None:
     """Write the report of a run again."""
-    from suite.report import write_report
+    from suite.report.write import write_report
     from suite.run import Run
 
     opened = Run.open(run)

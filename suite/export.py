@@ -33,7 +33,7 @@ def export_shared(run: Run, target: Path, models: bool = False, smallest_group: 
         InputError: The run is not as it was sealed, or the target is not empty.
         WriteError: The disk is full.
     """
-    from suite.report import write_report
+    from suite.report.write import write_report
 
     run.require_seal()
     if Path(target).resolve().is_relative_to(run.folder.resolve()):

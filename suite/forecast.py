@@ -25,7 +25,7 @@ from suite.attack import (
 )
 from suite.attacks.transfer import Transfer
 from suite.cells import Cell, Layout
-from suite.recipe import Front
+from suite.defense import Front
 
 PASS = 3.0
 """What a forward pass with its input-gradient or weight-gradient pass takes, in forward passes."""

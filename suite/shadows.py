@@ -24,10 +24,11 @@ import torch
 
 from suite.classifier import Classifier
 from suite.data import Split, joined, patients_of
+from suite.defense import Defense, Front
 from suite.errors import InputError
 from suite.odds import Shadows, log_odds
 from suite.progress import advance
-from suite.recipe import Defense, Front, Recipe
+from suite.recipe import Recipe
 from suite.seal import keep, read_kept
 from suite.stack import fit_many
 

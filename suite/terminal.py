@@ -53,7 +53,7 @@ def run_audit(plan: Plan, folder: Path, jobs: int | None = None, retry_errors: b
     from suite.devices import cores, describe_device
     from suite.forecast import Forecast
     from suite.progress import listening
-    from suite.report import write_report
+    from suite.report.write import write_report
     from suite.show_progress import Watch, shown
 
     audit = Audit(plan, data, why)
@@ -103,7 +103,7 @@ def _count(things: Sized, plural: str) -> str:
 
 def show_findings(run: Run, most: int = 12) -> None:
     """The verdict of a run, its findings, worst first, and what it did not test; the report has those beyond `most`."""
-    from suite.report.findings import findings
+    from suite.report.judge.every import findings
     from suite.report.page import merged
     from suite.report.rows import Rows
     from suite.report.verdict import verdict

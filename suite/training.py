@@ -16,12 +16,13 @@ from suite.batches import batch_size
 from suite.checkpoints import Checkpoint
 from suite.classifier import TorchClassifier
 from suite.data import Split
+from suite.defense import Defense
 from suite.errors import NotApplicable
 from suite.folding import fold
 from suite.normalize import Normalize
 from suite.operating import balance
 from suite.progress import advance
-from suite.recipe import Defense, Recipe
+from suite.recipe import Recipe
 from suite.seeding import seeded, torch_generator
 from suite.training_state import Schedule, Stateful, Training
 

@@ -11,10 +11,11 @@ import numpy as np
 from suite.bounds import Nodes, Positive, Whole
 from suite.classifier import EstimatorClassifier
 from suite.data import Split, joined
+from suite.defense import Defense
 from suite.errors import InputError, NotApplicable
 from suite.info import Info
 from suite.progress import advance
-from suite.recipe import Defense, Recipe
+from suite.recipe import Recipe
 from tabular.trees.ensemble import Ensemble
 from tabular.trees.exact import Reach, solve
 

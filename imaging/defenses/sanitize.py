@@ -12,10 +12,10 @@ from imaging.defenses import transforms
 from suite.bounds import Bits, Count, Positive
 from suite.classifier import Classifier
 from suite.data import Split
+from suite.defense import Front
 from suite.defenses.sanitizer import sanitized
 from suite.errors import InputError, NotApplicable
 from suite.info import Info
-from suite.recipe import Front
 from suite.space import Kind
 
 _KNOWN = "measured against attacks that know it and differentiate through it"

@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from suite.bpda import straight_through
 from suite.classifier import Classifier, TorchClassifier
 from suite.data import Split
+from suite.defense import Front
 from suite.defenses.around import Around, around
 from suite.info import Info
 from suite.odds import SURE
-from suite.recipe import Front
 
 
 @dataclass(frozen=True)

@@ -13,12 +13,12 @@ from torch import Tensor, nn
 from suite.bounds import ProperShare
 from suite.classifier import REJECTED, Classifier, TorchClassifier
 from suite.data import Split
+from suite.defense import Front
 from suite.defenses.around import Around, around
 from suite.detectors import Mahalanobis, Neighbors, TorchDetector
 from suite.detectors.distance import check_width
 from suite.errors import InputError
 from suite.info import Info
-from suite.recipe import Front
 
 DETECTORS: dict[str, type[TorchDetector]] = {"mahalanobis": Mahalanobis, "neighbors": Neighbors}
 

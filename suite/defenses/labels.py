@@ -11,9 +11,10 @@ import numpy as np
 from suite.bounds import Count, ProperShare, Several
 from suite.classifier import Classifier
 from suite.data import Split
+from suite.defense import Defense
 from suite.errors import InputError
 from suite.info import Info
-from suite.recipe import Defense, Recipe
+from suite.recipe import Recipe
 
 
 @dataclass(frozen=True)

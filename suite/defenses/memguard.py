@@ -12,10 +12,10 @@ from torch import Tensor
 
 from suite.classifier import Classifier
 from suite.data import Split
+from suite.defense import Front
 from suite.defenses.answers import Discretion
 from suite.info import Info
 from suite.odds import SURE
-from suite.recipe import Front
 
 TEMPERATURES = np.r_[1.0, np.geomspace(0.125, 8, 49)]
 """Among which an answer is bent; unbent first, so that it stays so where nothing is better."""

@@ -11,11 +11,12 @@ import numpy as np
 from suite.bounds import Count, Positive, ProperShare, Several
 from suite.classifier import Classifier
 from suite.data import Split
+from suite.defense import Defense
 from suite.defenses.accounting import claim, noise_multiplier, public_size, usual_delta
 from suite.errors import InputError
 from suite.info import Info
 from suite.progress import advance
-from suite.recipe import Defense, Recipe
+from suite.recipe import Recipe
 
 
 @dataclass(frozen=True)

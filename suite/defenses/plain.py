@@ -7,8 +7,9 @@ from typing import ClassVar
 
 from suite.classifier import Classifier
 from suite.data import Split
+from suite.defense import Defense
 from suite.info import Info
-from suite.recipe import Defense, Recipe
+from suite.recipe import Recipe
 
 
 @dataclass(frozen=True)

@@ -15,11 +15,12 @@ from suite.batches import batch_size, in_batches
 from suite.bounds import Count, Positive
 from suite.classifier import REJECTED, Classifier, TorchClassifier
 from suite.data import Split
+from suite.defense import Defense, Front
 from suite.defenses.around import around
 from suite.errors import InputError, NotApplicable
 from suite.info import Info
 from suite.randomized import Chance, GaussianNoise, Randomized, RandomizedClassifier
-from suite.recipe import Defense, Front, Recipe
+from suite.recipe import Recipe
 from suite.seeding import torch_generator
 from suite.training import Batch, TorchDefense, TorchRecipe, fit
 

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 
 from suite.batches import in_batches
 from suite.classifier import Classifier, TorchClassifier
+from suite.detector import Detector
 from suite.errors import InputError, NotApplicable
 from suite.features import Penultimate
 from suite.normalize import Normalize
-from suite.recipe import Detector
 from suite.seeding import torch_generator
 
 

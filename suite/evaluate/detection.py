@@ -16,6 +16,7 @@ from suite.attacks.gradient import PGD
 from suite.batches import in_batches
 from suite.classifier import TorchClassifier
 from suite.defenses.guard import GuardedModule
+from suite.detector import Detector, exceeded
 from suite.detectors import TorchDetector
 from suite.errors import InputError, NotApplicable
 from suite.evaluate.evasion import SLACK, fools
@@ -25,7 +26,6 @@ from suite.features import Penultimate
 from suite.measurement import Sheet
 from suite.metrics import Estimate
 from suite.randomized import Randomized
-from suite.recipe import Detector, exceeded
 
 FPRS = (0.01, 0.05)
 """Shares of clean inputs that may be alarms; at the last one stands the detector that adaptive attacks meet."""

@@ -15,10 +15,11 @@ from suite.artifacts import Fitted
 from suite.attack import Attack, EvasionAttack
 from suite.classifier import Classifier
 from suite.data import Dataset, Split, patients_of
+from suite.defense import Defense
 from suite.errors import InputError
 from suite.limits import SMALLEST_GROUP
 from suite.measurement import Sheet
-from suite.recipe import Defense, Recipe
+from suite.recipe import Recipe
 
 Arrays = dict[str, np.ndarray]
 CERTIFIED = 100

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from statistics import NormalDist
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 from suite.measurement import Measurement
-from suite.report.rows import Rows
 
 Level = Literal["high", "error", "medium", "inconclusive", "low", "not tested"]
 LEVELS: dict[Level, tuple[str, str]] = {
@@ -121,39 +120,6 @@ class Check:
     subject: str
     text: str
     section: str
-
-
-def findings(rows: list[Measurement], manifest: dict[str, Any]) -> list[Finding]:
-    """All findings of a run, errors first, then worst first.
-
-    Args:
-        rows: `Run.rows()`.
-        manifest: `Run.manifest`; its plan gives the main budget, "suited" the attacks that each model can meet, and
-            "training_known" whether the training set of each model is known.
-    """
-    from suite.report.judge import JUDGES
-
-    table, order = Rows(rows, manifest), list(LEVELS)
-    found = [finding for judge in JUDGES for finding in judge(table)]
-    found = [replace(f, text=_unbroken(_complete(f))) for f in found]
-    return sorted(found, key=lambda f: (f.level != "error", order.index(f.level), TOPICS.index(f.topic),
-                                        f.defense != "none", -f.weight))
-
-
-def checks(rows: list[Measurement], manifest: dict[str, Any]) -> list[Check]:
-    """What a reader must know to trust the audit; arguments as of `findings`."""
-    from suite.report.judge import CHECKS
-
-    table = Rows(rows, manifest)
-    return [replace(c, text=_unbroken(c.text)) for check in CHECKS for c in check(table)]
-
-
-def _unbroken(text: str) -> str:
-    return text.replace("n = ", "n\u00a0=\u00a0")
-
-
-def _complete(finding: Finding) -> str:
-    return finding.text if finding.defense == "none" else f"Behind {finding.defense}. {finding.text}"
 
 
 def grade(topic: str, low: float, high: float) -> Level:

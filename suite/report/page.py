@@ -13,7 +13,8 @@ from markupsafe import Markup
 from suite import threats
 from suite.measurement import Measurement
 from suite.report import figures, pictures
-from suite.report.findings import LEVELS, THRESHOLDS, TOPICS, Finding, checks, findings
+from suite.report.findings import LEVELS, THRESHOLDS, TOPICS, Finding
+from suite.report.judge.every import checks, findings
 from suite.report.rows import Rows
 from suite.report.sections import (
     catalog,

@@ -8,7 +8,7 @@ import pytest
 
 from suite import metrics
 from suite.audit import Audit
-from suite.report import write_report
+from suite.report.write import write_report
 from suite.request import make_plan, open_data
 from suite.run import Run
 

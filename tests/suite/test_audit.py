@@ -13,7 +13,7 @@ from suite import gate, metrics
 from suite.audit import Audit
 from suite.errors import InputError
 from suite.plan import Plan
-from suite.report import write_report
+from suite.report.write import write_report
 from tabular.data import breast_cancer
 
 FAST_MLP = {"name": "mlp", "epochs": 5, "hidden": [8]}

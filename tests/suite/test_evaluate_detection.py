@@ -13,13 +13,13 @@ from suite.attacks.minimal import DeepFool
 from suite.attacks.noise import RandomNoise
 from suite.audit import Audit
 from suite.classifier import TorchClassifier
+from suite.detector import Detector
 from suite.detectors import LID, Mahalanobis, TorchDetector
 from suite.errors import InputError
 from suite.evaluate import measure
 from suite.evaluate.detection import behind, feature_map, measure_detection
 from suite.evaluate.worst_case import Part
 from suite.plan import Plan
-from suite.recipe import Detector
 from suite.seeding import seeded
 from tabular.data import breast_cancer
 from tests.suite._toy import dataset, sheet, split, subject

@@ -7,8 +7,8 @@ import pytest
 
 from suite.attack import Audited, PrivacyAudit
 from suite.data import joined
+from suite.defense import Defense
 from suite.evaluate import measure
-from suite.recipe import Defense
 from tests.suite._toy import Majority, dataset, sheet, split, subject, value
 
 

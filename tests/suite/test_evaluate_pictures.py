@@ -20,9 +20,10 @@ from suite.evaluate import measure
 from suite.evaluate.pictures import inverted, picture, saliency
 from suite.measurement import Measurement
 from suite.plan import Plan
-from suite.report import pictures, write_report
+from suite.report import pictures
 from suite.report.page import render
 from suite.report.rows import Rows
+from suite.report.write import write_report
 from suite.space import Space
 from tests.suite import _rows
 from tests.suite._toy import sheet, subject, value

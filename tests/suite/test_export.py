@@ -8,7 +8,7 @@ import pytest
 from suite.errors import InputError
 from suite.export import export_shared
 from suite.gate import check
-from suite.report import write_report
+from suite.report.write import write_report
 from suite.run import Run
 from tests.suite._run import FIT, WORST, carry_out, timeless, written
 

@@ -3,8 +3,8 @@
 import pytest
 
 from suite.errors import UNTRAINED
-from suite.report.findings import LEVELS, THRESHOLDS, TOPICS, checks, findings, grade, widened
-from suite.report.judge import CHECKS, JUDGES
+from suite.report.findings import LEVELS, THRESHOLDS, TOPICS, grade, widened
+from suite.report.judge.every import CHECKS, JUDGES, checks, findings
 from tests.suite._rows import clean, evasion, manifest, row
 
 

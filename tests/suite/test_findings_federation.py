@@ -2,7 +2,8 @@
 
 import pytest
 
-from suite.report.findings import THRESHOLDS, findings
+from suite.report.findings import THRESHOLDS
+from suite.report.judge.every import findings
 from tests.suite._rows import clean, manifest, row
 
 AT = {"defense": "mean"}

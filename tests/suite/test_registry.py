@@ -8,9 +8,11 @@ from suite import registry, threats
 from suite.attack import Attack
 from suite.attacks.gradient import PGD
 from suite.data import Dataset
+from suite.defense import Defense
+from suite.detector import Detector
 from suite.errors import InputError
 from suite.info import Info
-from suite.recipe import Defense, Detector, Recipe
+from suite.recipe import Recipe
 
 THINGS = [(kind, name) for kind in ("models", "attacks", "defenses", "detectors") for name in registry.names(kind)]
 BASES = {"models": Recipe, "attacks": Attack, "defenses": Defense, "detectors": Detector}

@@ -9,7 +9,6 @@ from itertools import pairwise
 import pytest
 
 from suite.measurement import Measurement
-from suite.report import write_report
 from suite.report.known import parameters
 from suite.report.page import render
 from suite.report.rows import Rows
@@ -17,6 +16,7 @@ from suite.report.sections.defenses import leakage
 from suite.report.sections.privacy import attribute, epsilon, extraction, inversion, reconstruction
 from suite.report.sections.robustness import by_attack, sparse
 from suite.report.show import brief, interval, number, percent, points, share
+from suite.report.write import write_report
 from suite.run import Run
 from tests.suite._rows import clean, evasion, manifest, row
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from suite.report import figures, pictures
-from suite.report.findings import findings
+from suite.report.judge.every import findings
 from suite.report.page import render
 from suite.report.rows import Rows
 from suite.report.sections import defenses, detection, robustness

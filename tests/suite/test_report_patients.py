@@ -5,7 +5,8 @@ import pytest
 from privacy.likelihood import OFFLINE, LiRA
 from suite.measurement import Measurement
 from suite.patients import shadows_needed
-from suite.report.findings import THRESHOLDS, TOPICS, findings
+from suite.report.findings import THRESHOLDS, TOPICS
+from suite.report.judge.every import findings
 from suite.report.judge.patients import single_patients
 from suite.report.page import SECTIONS, render
 from suite.report.rows import Rows

@@ -11,7 +11,7 @@ import pytest
 from suite import shadows
 from suite.errors import InputError
 from suite.gate import check
-from suite.report import write_report
+from suite.report.write import write_report
 from suite.run import Run
 from suite.seal import Seal, keep, read_kept
 from tests.suite._run import FGSM, FIT, RMIA, WORST, carry_out, make_audit, timeless, written

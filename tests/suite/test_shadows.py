@@ -11,12 +11,13 @@ from privacy.likelihood import LiRA
 from suite import shadows
 from suite.classifier import EstimatorClassifier, TorchClassifier
 from suite.data import joined
+from suite.defense import Defense, Front
 from suite.defenses.adversarial import Trades
 from suite.defenses.plain import Plain
 from suite.errors import InputError
 from suite.metrics import auroc
 from suite.odds import log_odds
-from suite.recipe import Defense, Front, Recipe
+from suite.recipe import Recipe
 from suite.shadows import Shadowing, halves, trained
 from suite.space import Space
 from tabular.models import DEEP, DecisionTree, XGBoost

@@ -8,7 +8,8 @@ import pytest
 
 from suite import registry, terminal
 from suite.audit import Audit
-from suite.report.findings import LEVELS, findings
+from suite.report.findings import LEVELS
+from suite.report.judge.every import findings
 from suite.report.judge.weigh import cases_needed, result
 from suite.report.page import render
 from suite.report.rows import Rows
