@@ -14,9 +14,9 @@ import numpy as np
 from common import console, load_data, percent, show
 
 from federated.gradient_inversion import TabLeak
-from federated.local import draws, seen
+from federated.local import seen
 from federated.rebuilt import baselines, matched
-from federated.task import Task
+from federated.task import Task, draws
 from suite.metrics import proportion
 from tabular.models import MLP
 

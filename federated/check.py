@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from hashlib import blake2b
-from typing import TYPE_CHECKING
 
 import numpy as np
 
+from federated.site import Site
 from suite.csv import listed
 from suite.errors import InputError
-
-if TYPE_CHECKING:
-    from federated.sites import Site
 
 FAR = 4.0
 """A hospital's median is suspicious when it lies more standard deviations than this from the others': cholesterol in

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -11,9 +11,6 @@ from flwr.app import Message
 
 from federated.client_app import WEIGHTS, packed
 from federated.grid import FIRST
-
-if TYPE_CHECKING:
-    from federated.hostile import UpdateAttack
 
 
 @dataclass
@@ -24,12 +21,12 @@ class Collusion:
     honestly have sent, and how the model changed in the last round. Where no honest hospital answers, it does nothing.
 
     Attributes:
-        attack: What they send.
+        attack: What they send, a `federated.hostile.UpdateAttack`.
         bad: Numbers of the hospitals, from 0 up.
         seed: Of the attack, with the number of the round.
     """
 
-    attack: UpdateAttack
+    attack: Callable[..., torch.Tensor]
     bad: frozenset[int]
     seed: int = 0
     _came: np.ndarray | None = field(default=None, repr=False)

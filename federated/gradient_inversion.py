@@ -75,7 +75,7 @@ class GradientInversion(FederationAttack):
             labels: (rows,) int64 in the hospital's order, where known; else `label_counts` guesses how many are of each
                 class, and in which order the hospital takes them is not known either.
             seed: All randomness of the attack comes from it.
-            drawn: The seed of the hospital's own draws in that round (`federated.local.draws`), where known, as it is
+            drawn: The seed of the hospital's own draws in that round (`federated.task.draws`), where known, as it is
                 to whoever knows the task's seed; else order is drawn from `seed`, and augmentation is left out.
             public: (m, ...) other inputs of this kind, in data units, near which the search begins; without them it
                 begins anywhere in the space.

@@ -10,7 +10,6 @@ import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -18,27 +17,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call, grad
 
+from federated.task import MOMENTUM, Task
 from suite.data import Split
 from suite.errors import InputError
 from suite.seeding import seeded, torch_generator
 from suite.training import class_weights
-
-if TYPE_CHECKING:
-    from federated.task import Task
-
-MOMENTUM = 0.9
-"""Of a hospital's training, which starts anew each round."""
 
 
 def seen(task: Task, came: np.ndarray, rows: Split, number: int, turn: int) -> np.ndarray:
     """(d,) float32: the update that a server without secure aggregation sees of a hospital; arguments as of
     `Task.train`."""
     return task.train(came, rows, number, turn) - came
-
-
-def draws(task: Task, number: int, turn: int) -> int:
-    """The seed of all that a hospital draws in a round. It follows from what the whole federation knows."""
-    return int(np.random.SeedSequence([task.seed, number, turn]).generate_state(1)[0])
 
 
 def steps(task: Task, rows: int) -> int:

@@ -10,10 +10,10 @@ import numpy as np
 
 from federated.defense import Federation
 from federated.gradient_inversion import GradientInversion, InvertingGradients, TabLeak
-from federated.local import draws, seen
+from federated.local import seen
 from federated.private import RecordDP, Terms
 from federated.rebuilt import Rebuilt, baselines, matched
-from federated.task import Task
+from federated.task import Task, draws
 from suite import metrics
 from suite.data import Split
 from suite.evaluate.subject import Arrays, Subject, measure

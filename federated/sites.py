@@ -12,6 +12,7 @@ import torch
 from scipy.ndimage import gaussian_filter
 
 from federated.check import check_sites
+from federated.site import Site
 from suite.bounds import Count, Decay, NonNegative, Positive
 from suite.data import Dataset, Split, joined, patients_of
 from suite.errors import InputError
@@ -20,23 +21,6 @@ from suite.info import Info
 PARTS = ("train", "val", "test")
 HOSPITAL = "hospital"
 """Subgroup of a dealt dataset that names the hospital of each row."""
-
-
-@dataclass(frozen=True)
-class Site:
-    """A hospital and its own rows, which never leave it.
-
-    Attributes:
-        name: Unique in the federation.
-        train, val, test: As of a `Dataset`; the numbers in `rows` are those of the source.
-        features: Column names for tables; empty for images.
-    """
-
-    name: str
-    train: Split
-    val: Split
-    test: Split
-    features: tuple[str, ...] = ()
 
 
 class Partition(ABC):

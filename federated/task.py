@@ -13,7 +13,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from federated.local import MOMENTUM, draws
 from federated.private import LocalDP, RecordDP, Terms
 from suite.classifier import TorchClassifier
 from suite.data import Split
@@ -23,6 +22,9 @@ from suite.groupnorm import without_batch_norm
 from suite.seeding import torch_generator, torch_seeded
 from suite.space import Space
 from suite.training import TorchRecipe, build, class_weights, tensors
+
+MOMENTUM = 0.9
+"""Of a hospital's training, which starts anew each round."""
 
 
 @dataclass(frozen=True)
@@ -222,3 +224,8 @@ def _flat(module: nn.Module) -> np.ndarray:
     """(d,) float32, all parameters in a row."""
     with torch.no_grad():
         return nn.utils.parameters_to_vector(module.parameters()).cpu().numpy()
+
+
+def draws(task: Task, number: int, turn: int) -> int:
+    """The seed of all that a hospital draws in a round. It follows from what the whole federation knows."""
+    return int(np.random.SeedSequence([task.seed, number, turn]).generate_state(1)[0])

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from federated.check import check_sites
-from federated.sites import BySubgroup, Site
+from federated.site import Site
+from federated.sites import BySubgroup
 from suite.data import Split
 from suite.errors import InputError
 from suite.space import Space

@@ -12,9 +12,9 @@ pytest.importorskip("flwr")
 from federated.first_layer import label_counts, peeled
 from federated.form import Form
 from federated.gradient_inversion import InvertingGradients, TabLeak, mismatch
-from federated.local import Local, draws, gradient, seen, steps
+from federated.local import Local, gradient, seen, steps
 from federated.rebuilt import baselines, matched
-from federated.task import Task
+from federated.task import Task, draws
 from imaging.models import ImageRecipe, SimpleCNN
 from imaging.phantom import draw
 from imaging.space import ImageSpace

@@ -1,4 +1,4 @@
-"""All findings of a run: each topic's judge turns the rows it understands into findings, or into checks of the audit."""
+"""All findings of a run: each topic turns the rows it understands into findings, or into checks of the audit."""
 
 from __future__ import annotations
 
