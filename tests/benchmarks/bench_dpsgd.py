@@ -21,7 +21,8 @@ from torch import Tensor, nn
 
 from imaging.models import ResNetSmall, SimpleCNN
 from suite.data import Split
-from suite.defenses.dpsgd import DPSGD, per_row
+from suite.defenses.dpsgd import DPSGD
+from suite.groupnorm import without_batch_norm
 from suite.space import Space
 from suite.training import TorchRecipe, build, shuffled
 
@@ -70,7 +71,7 @@ def opacus(network: nn.Module, x: Tensor, y: Tensor, mode: str) -> Callable[[], 
 
 def compare(name: str, recipe: TorchRecipe, repeats: int) -> None:
     def network() -> nn.Module:
-        return per_row(build(recipe, INPUTS, 2)[1])[0]
+        return without_batch_norm(build(recipe, INPUTS, 2)[1])[0]
 
     x, y = torch.rand(ROWS, *INPUTS), torch.randint(0, 2, (ROWS,))
     runs = {"plain": plain(network(), x, y), "medsec": ours(network(), x, y)}

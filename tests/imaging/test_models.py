@@ -14,8 +14,9 @@ from suite.attacks.gradient import FGSM
 from suite.classifier import TorchClassifier
 from suite.data import Split
 from suite.defenses.adversarial import AdversarialTraining
-from suite.defenses.dpsgd import DPSGD, per_row
+from suite.defenses.dpsgd import DPSGD
 from suite.folding import fold
+from suite.groupnorm import without_batch_norm
 from suite.training import build
 
 NAMES = ("resnet-small", "simple-cnn", "resnet18", "resnet50", "efficientnet-b0", "densenet121", "vit", "vgg19",
@@ -150,7 +151,7 @@ def test_adversarial_training_takes_them_and_attacks_reach_them():
 def test_a_network_without_batch_normalisation_as_dp_sgd_leaves_it_is_stored(tmp_path):
     val, recipe = bright(16), ResNetSmall()
     module = build(recipe, (1, 28, 28), 2)
-    module[1], replaced = per_row(module[1])
+    module[1], replaced = without_batch_norm(module[1])
     before = module[1][0].weight.clone()
     DPSGD()._train(module, val, rate=0.5, steps=2, sigma=1.0, seed=0, device="cpu")
     assert not torch.equal(module[1][0].weight, before)

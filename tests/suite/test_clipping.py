@@ -10,8 +10,8 @@ from torch import nn
 from imaging.models import ResNetSmall, SimpleCNN
 from suite.defenses import clipping
 from suite.defenses.clipping import BookKeeping, PerRow, clipped_sum
-from suite.defenses.dpsgd import per_row
 from suite.errors import InputError
+from suite.groupnorm import without_batch_norm
 from suite.seeding import seeded
 from tabular.models import MLP
 
@@ -56,11 +56,11 @@ with seeded(0):
     NETWORKS = {
         "mlp": (MLP().network((6,), 3), (6,)),
         "simple cnn": (SimpleCNN().network(IMAGE, 3), IMAGE),
-        "resnet": (per_row(ResNetSmall(widths=(16, 32)).network((3, 20, 20), 3))[0], (3, 20, 20)),
+        "resnet": (without_batch_norm(ResNetSmall(widths=(16, 32)).network((3, 20, 20), 3))[0], (3, 20, 20)),
         "twice": (Twice(), (6,)),
         "places": (Places(), (1, 12, 12)),
-        "normalised table": (per_row(nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 3)))[0],
-                             (6,)),
+        "normalised table": (without_batch_norm(nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.ReLU(),
+                                                              nn.Linear(8, 3)))[0], (6,)),
         "dilated": (nn.Sequential(nn.Conv2d(1, 3, 3, (2, 1), (1, 2), (1, 2), bias=False), nn.GroupNorm(3, 3), nn.Tanh(),
                                   nn.Flatten(), nn.LazyLinear(3)), IMAGE),
     }

@@ -17,8 +17,9 @@ from suite.data import Split
 from suite.defenses import accounting
 from suite.defenses.accounting import epsilon_pld, epsilon_prv, epsilon_replaced, noise_multiplier, public_size
 from suite.defenses.clipping import BookKeeping
-from suite.defenses.dpsgd import DPSGD, PrivateGradient, per_row, rows_of_patients, standardise
+from suite.defenses.dpsgd import DPSGD, PrivateGradient, rows_of_patients, standardise
 from suite.errors import InputError, NotApplicable
+from suite.groupnorm import without_batch_norm
 from suite.info import Info
 from suite.normalize import Normalize
 from suite.space import Space
@@ -388,7 +389,7 @@ def test_layers_that_overwrite_their_input_no_longer_do(monkeypatch):
     fixed, x = copy.deepcopy(network), torch.rand(3, 1, 8, 8)
     fixed[1] = nn.Identity()
     alone = copy.deepcopy(fixed)
-    assert torch.equal(per_row(fixed)[0](x), alone(x))
+    assert torch.equal(without_batch_norm(fixed)[0](x), alone(x))
 
 
 def test_the_operating_point_is_chosen_where_the_recipe_asks_for_it(defended):
@@ -403,7 +404,7 @@ def test_the_operating_point_is_chosen_where_the_recipe_asks_for_it(defended):
 
 def test_networks_without_batch_normalisation_stay_as_they_are():
     net = nn.Sequential(nn.Linear(2, 2), nn.LayerNorm(2))
-    assert per_row(net) == (net, "")
+    assert without_batch_norm(net) == (net, "")
 
 
 def test_bounds_of_images_are_taken_by_channel():
@@ -432,6 +433,6 @@ def test_a_normalised_table_keeps_its_values():
     x = torch.randn(5, 6, generator=torch.Generator().manual_seed(0))
     theirs = ModuleValidator.fix(network.train())
     assert theirs(x).std(0).max() < 1e-4
-    ours, replaced = per_row(network)
+    ours, replaced = without_batch_norm(network)
     assert replaced == "BatchNorm1d by GroupNorm" and ours(x).std(0).min() > 1e-3
     assert torch.allclose(ours(x[:1]), ours(x)[:1], atol=1e-6)  # a row alone, as in a small batch
