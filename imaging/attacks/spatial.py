@@ -100,7 +100,8 @@ class Warp(Shaped):
         "Adversarial warp", "Xiao, Zhu, Li, He, Liu and Song 2018, arXiv 1801.02612", "white-box", ("evasion",),
         "`restarts` x (`steps` forward and input-gradient passes and 1 forward pass), fewer with early stop",
         "a cubic B-spline of a few control points, smooth by construction and with a bound, instead of a free field "
-        "with a penalty on its roughness; signed ascent instead of L-BFGS")
+        "with a penalty on its roughness; signed ascent instead of L-BFGS", strong=True,
+        strong_from=("steps", 20))
     unit: ClassVar[str] = "largest displacement, in pixels"
     eps: Positive = 1.5
     points: Annotated[int, Field(strict=True, ge=4, le=256)] = 6

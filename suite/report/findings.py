@@ -91,6 +91,7 @@ class Finding:
         figure: The key number, short.
         weight: Orders findings of one level.
         command: What to type to settle or test it; empty for nothing.
+        above: Inconclusive, though a value is at or above the lower threshold.
     """
 
     level: Level
@@ -101,6 +102,7 @@ class Finding:
     figure: str = ""
     weight: float = 0.0
     command: str = ""
+    above: bool = False
 
     @property
     def colour(self) -> str:

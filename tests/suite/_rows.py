@@ -1,6 +1,7 @@
 """Hand-made measurement rows and manifests for tests of what is computed from them."""
 
 from suite.measurement import Measurement
+from suite.report.findings import Finding, checks, findings
 
 VERSIONS = {"python": "3.11", "medsec": "0"}
 
@@ -44,3 +45,19 @@ def evasion(flipped, kept, model="m", defense="none", attack="pgd", n=100, noise
         out += [row("robust_accuracy", *robust, n=rows, attack=name, **at),
                 row("attack_success_rate", *success, n=rows * 3 // 4, attack=name, **at)]
     return out
+
+
+def found(rows, topic, model="m", defense="none", made=None) -> list[Finding]:
+    """The findings about one model on one topic."""
+    return [f for f in findings(rows, made or manifest()) if (f.topic, f.model, f.defense) == (topic, model, defense)]
+
+
+def only(rows, topic, **where) -> Finding:
+    """The one finding about a model on a topic."""
+    (one,) = found(rows, topic, **where)
+    return one
+
+
+def about(rows, section):
+    """The checks of the audit itself that lead to a section; none of them is a finding."""
+    return [c.text for c in checks(rows, manifest()) if c.section == section]

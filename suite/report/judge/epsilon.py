@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
+
 from suite.report import known
-from suite.report.findings import Finding, Level
+from suite.report.findings import THRESHOLDS, Finding, Level
 from suite.report.rows import Rows
 from suite.report.sections.privacy import Audit, audits
 from suite.report.show import join, number, protects, share
@@ -13,7 +15,10 @@ AGREES = 1.05
 
 
 def epsilon(rows: Rows) -> list[Finding]:
-    """Whether an independent accountant confirms the privacy budget that a training claims."""
+    """Whether an independent accountant confirms the privacy budget that a training claims, and what it promises.
+
+    That a claim is confirmed makes no risk low: it is graded by the membership AUROC that it still allows.
+    """
     out = []
     for model, defense in rows.pairs():
         notes = rows.named("note", model, defense)
@@ -28,24 +33,39 @@ def epsilon(rows: Rows) -> list[Finding]:
         if independent is None:
             level, verdict = "inconclusive", "no independent accountant computed it again"
         elif independent.value <= AGREES * claimed.value:
-            level, verdict = "low", f"an independent accountant confirms it ({number(independent.value)})"
+            level, verdict = "inconclusive", f"an independent accountant confirms it ({number(independent.value)})"
         else:
             level, verdict = "high", f"an independent accountant finds {number(independent.value)}: do not rely on it"
         text = f"Training {said}; {verdict}."
+        allowed = largest_auroc(claimed.value, notes["delta"].value if "delta" in notes else 0.0)
+        confirmed = independent is not None and level != "high"
+        if confirmed and allowed - 0.5 < THRESHOLDS["membership"].medium:
+            level = "low"
+        if confirmed:
+            text += f" Such a budget allows a membership AUROC of up to {number(allowed, 3)} (0.50 is chance level)."
         if (other := notes.get("epsilon_replace_one")) is not None:
             text += f" For one replaced by another it is {number(other.value)}."
         if claimed.attack_params.get("unit") == "row" and (most := notes.get("rows_per_patient")) and most.value > 1:
             # a claim about rows must not be read as one about patients
-            level = "medium" if level == "low" else level
+            level = "medium" if confirmed else level
             text += (f" Patients have up to {most.value:g} rows here: ε of a row does not protect a patient with "
                      "several rows. For ε of patients, train with dp-sgd and unit = \"patient\".")
         if taken := rows.manifest.get("fitted", []):
             # whoever is not covered by a claim must not read that it was confirmed
-            level = "medium" if level == "low" else level
+            level = "medium" if confirmed else level
             text += (f" That covers the training alone: {join(taken)} came from the same patients without noise, so "
                      "the model as a whole has no such guarantee.")
         out.append(Finding(level, model, text, "defense", defense))
     return out
+
+
+def largest_auroc(epsilon: float, delta: float = 0.0) -> float:
+    """The largest AUROC of telling one member from one non-member that (epsilon, delta)-DP allows.
+
+    That of the mechanism which dominates all others (Kairouz, Oh and Viswanath 2015, arXiv 1311.0776): with probability
+    delta it gives the answer away, else it says the truth with odds of e^epsilon.
+    """
+    return 1 - (1 - delta)**2 / (1 + math.exp(min(epsilon, 700)))
 
 
 def audited(rows: Rows) -> list[Finding]:

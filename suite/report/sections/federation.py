@@ -196,8 +196,9 @@ def curious(rows: Rows) -> Table:
 
 
 def watching(rows: Rows, model: str, defense: str) -> list[Measurement]:
-    """The AUROC of each membership attack that sees the updates, the surest first."""
-    return [r for r in ranked(rows, model, defense) if r.knowledge == "white-box"]
+    """The AUROC of each membership attack that sees the updates of a federation, the surest first."""
+    inside = (model, defense) in federations(rows)
+    return [r for r in ranked(rows, model, defense) if inside and r.knowledge == "white-box"]
 
 
 def sizes(rows: Rows) -> list[int]:
@@ -208,9 +209,13 @@ def sizes(rows: Rows) -> list[int]:
 
 def rebuilt(rows: Rows, model: str, defense: str, patients: int, suffix: str = "") -> Measurement | None:
     """What gradient inversion has right of a hospital of so many patients."""
-    found = (r for metric in REBUILT for a in rows.attacks(model, defense, metric)
-             for r in rows.of(metric + suffix, model, defense, a) if r.attack_params.get("patients") == patients)
-    return next(found, None)
+    return next(iter(every_rebuilt(rows, model, defense, patients, suffix)), None)
+
+
+def every_rebuilt(rows: Rows, model: str, defense: str, patients: int, suffix: str = "") -> list[Measurement]:
+    """As `rebuilt`, by each attack that ran."""
+    return [r for metric in REBUILT for a in rows.attacks(model, defense, metric)
+            for r in rows.of(metric + suffix, model, defense, a) if r.attack_params.get("patients") == patients]
 
 
 def guessed(rows: Rows) -> Table:
