@@ -33,28 +33,27 @@ def epsilon(rows: Rows) -> list[Finding]:
         if independent is None:
             level, verdict = "inconclusive", "no independent accountant computed it again"
         elif independent.value <= AGREES * claimed.value:
-            level, verdict = "inconclusive", f"an independent accountant confirms it ({number(independent.value)})"
+            level, verdict = "low", f"an independent accountant confirms it ({number(independent.value)})"
         else:
             level, verdict = "high", f"an independent accountant finds {number(independent.value)}: do not rely on it"
         text = f"Training {said}; {verdict}."
         allowed = largest_auroc(claimed.value, notes["delta"].value if "delta" in notes else 0.0)
-        confirmed = independent is not None and level != "high"
-        if confirmed and allowed - 0.5 < THRESHOLDS["membership"].medium:
-            level = "low"
-        if confirmed:
+        if level == "low":
             text += f" Such a budget allows a membership AUROC of up to {number(allowed, 3)} (0.50 is chance level)."
         if (other := notes.get("epsilon_replace_one")) is not None:
             text += f" For one replaced by another it is {number(other.value)}."
         if claimed.attack_params.get("unit") == "row" and (most := notes.get("rows_per_patient")) and most.value > 1:
             # a claim about rows must not be read as one about patients
-            level = "medium" if confirmed else level
+            level = "medium" if level == "low" else level
             text += (f" Patients have up to {most.value:g} rows here: ε of a row does not protect a patient with "
                      "several rows. For ε of patients, train with dp-sgd and unit = \"patient\".")
         if taken := rows.manifest.get("fitted", []):
             # whoever is not covered by a claim must not read that it was confirmed
-            level = "medium" if confirmed else level
+            level = "medium" if level == "low" else level
             text += (f" That covers the training alone: {join(taken)} came from the same patients without noise, so "
                      "the model as a whole has no such guarantee.")
+        if level == "low" and allowed - 0.5 >= THRESHOLDS["membership"].medium:
+            level = "inconclusive"  # confirmed, but it excludes no risk
         out.append(Finding(level, model, text, "defense", defense))
     return out
 
