@@ -81,6 +81,10 @@ class Rows:
         norm = known.norm(first) if first else "linf"
         if norm == "own":
             return first.attack_params.get("eps")
+        return self.budget(norm)
+
+    def budget(self, norm: str) -> float | None:
+        """The main budget in a norm."""
         return self.norms[norm]["eps"] if norm in self.norms else self.eps
 
     def one(self, metric: str, model: str, defense: str = "none", attack: str = "", subgroup: str = "",

@@ -55,6 +55,13 @@ def test_where_noise_does_as_much_the_budget_says_nothing_about_attackers(differ
     assert ("the budget is too large to say anything about attackers" in f.text) == flagged
 
 
+def test_an_interval_that_leaves_room_for_an_attacker_does_not_put_it_down_to_the_budget():
+    rows = clean() + evasion((0.4, 0.35, 0.5), (0.45, 0.36, 0.55), noise=(0.38, 0.3, 0.46), attack="apgd")
+    f = only([*rows, lift("apgd", 0.1, -0.1, 0.3)], "evasion")
+    assert f.level == "high" and "Not distinguishable from random noise on these 75 patients" in f.text
+    assert "the budget is too large" not in f.text
+
+
 @pytest.mark.parametrize(("attack", "n"), [("fgsm", 100), ("apgd", 16)])
 def test_a_weak_attack_or_one_on_few_patients_does_not_put_it_down_to_the_budget(attack, n):
     rows = clean() + evasion((0.4, 0.35, 0.5), (0.45, 0.36, 0.55), noise=(0.38, 0.3, 0.46), attack=attack, n=n)

@@ -140,6 +140,13 @@ class TestByAttack:
             "pgd": "8/255", "deepfool (L2 0.5)": "0.310", "rotation-translation (largest angle 30 degrees)": "–"}
         assert self.column(self.table(images()), "gradients per image")["pgd"] == "1,048"
 
+    def test_an_attack_that_ran_twice_stands_twice_with_what_differs(self):
+        rows = [r.model_copy(update={"cell": f"{steps}", "attack_params": r.attack_params | {"steps": steps}})
+                for steps, success in ((7, 0.2), (400, 0.6)) for r in attacked("pgd", (0.05,), "linf", success)]
+        table = robustness.by_attack(Rows([*clean(), *rows], images()), "m", "none", "")
+        assert self.column(table, "attack success rate") == {"pgd (steps = 7)": "0.20 (0.10–0.30)",
+                                                             "pgd (steps = 400)": "0.60 (0.50–0.70)"}
+
     def test_lift_is_told_where_the_control_is_of_the_same_norm(self):
         assert list(self.column(self.table(images()), "lift over noise").values()) == ["0.20 (0.10–0.30)", "–", "–"]
         assert self.column(self.table(manifest()), "lift over noise")["deepfool (5%)"] == "0.20 (0.10–0.30)"

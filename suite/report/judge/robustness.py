@@ -43,14 +43,10 @@ def _tried(rows: Rows, model: str, defense: str) -> dict[str, list[Measurement]]
     for attack in rows.attacks(model, defense, "robust_accuracy"):
         for row in rows.of("attack_success_rate", model, defense, attack):
             norm, eps = known.norm(row), row.attack_params.get("eps")
-            at = _budget(rows, norm)
+            at = rows.budget(norm)
             if attack != CONTROL and norm != "own" and eps is not None and eps == at:
                 out["linf" if norm == "l2" and at <= (rows.eps or 0) else norm].append(row)
     return out
-
-
-def _budget(rows: Rows, norm: str) -> float | None:
-    return rows.norms[norm]["eps"] if norm in rows.norms else rows.eps
 
 
 def _evasion(rows: Rows, found: Robustness, tried: list[Measurement]) -> Finding:
@@ -86,7 +82,7 @@ def _in_norm(rows: Rows, norm: str, tried: list[Measurement]) -> Finding:
     among = f", the worst of {len(tried)} attacks in this norm" if len(tried) > 1 else ""
     text = (f"{worst.attack} changes the prediction for {percent(worst)} of {worst.n} correctly classified "
             f"{rows.cases} within {_ball(rows, worst, norm)}{among}.")
-    controls = rows.of("attack_success_rate", worst.model, worst.defense, CONTROL, eps=_budget(rows, norm))
+    controls = rows.of("attack_success_rate", worst.model, worst.defense, CONTROL, eps=rows.budget(norm))
     chance = next((r for r in controls if known.norm(r) == norm), None)
     if chance is not None:
         text += _by_chance(chance)
@@ -112,30 +108,33 @@ def _believed(rows: Rows, weighed: Weighed, flips: Measurement, chance: Measurem
     where = flips.model, flips.defense
     if weighed.level == "low" and any(r.value == 0 for r in rows.named("check", *where, WORST).values()):
         return replace(weighed, level="inconclusive", why=f"{weighed.why} A check for gradient masking failed.")
-    if weighed.level not in ("high", "medium") or not tried or not _no_more_than_noise(rows, flips, chance, norm):
+    lifts = _lifts(rows, flips, norm)
+    beaten = any(low > 0 for low, _ in lifts) if lifts else chance is None or chance.value < flips.value
+    if weighed.level not in ("high", "medium") or not tried or beaten:
         return weighed
     same = "Not distinguishable from random noise"
     missing = missing_strong(rows, "evasion", flips.model, [r for r in tried if r.n >= flips.n], norm)
-    if missing is None:
+    if missing is None and lifts and all(high < THRESHOLDS["evasion"].medium for _, high in lifts):
         return replace(weighed, why=f" {same}: the budget is too large to say anything about attackers. Lower it with "
                                     "--eps, or give columns a smaller scale in the schema.")
+    if missing is None:
+        return replace(weighed, why=f" {same} on these {flips.n} {rows.cases}: the budget may be too large to say "
+                                    "anything about attackers.")
     return replace(weighed, why=f" {same} by the attacks that ran; no strong attack ran on all of these {rows.cases}"
                                 f"{f': not {join(missing[:3])}' if missing else ''}.",
                    command=command(rows, missing[:1], [flips.model]) if missing else "")
 
 
-def _no_more_than_noise(rows: Rows, flips: Measurement, chance: Measurement | None, norm: str) -> bool:
-    """Whether no attack in a norm beats its random control on the same patients: by the paired intervals where they
-    were taken, widened for the number of attacks, else by the two rates."""
+def _lifts(rows: Rows, flips: Measurement, norm: str) -> list[tuple[float, float]]:
+    """By how much each attack in a norm beats its random control on the same patients: the paired intervals, the lower
+    ends widened for the number of attacks."""
     where = flips.model, flips.defense
     lifts = []
-    for name, row in rows.named("lift", *where, WORST).items():
-        first = rows.one("attack_success_rate", *where, name)
-        if row.ci_low is not None and (known.norm(first) if first else "linf") == norm:
-            lifts.append(row)
-    if lifts:
-        return all(widened(r, len(lifts))[0] <= 0 for r in lifts)
-    return chance is not None and chance.value >= flips.value
+    for name in rows.named("lift", *where, WORST):
+        of_it = {known.norm(r) for r in rows.of("attack_success_rate", *where, name)} or {"linf"}
+        lifts += [r for r in rows.of(f"lift[{name}]", *where, WORST, eps=rows.budget(norm))
+                  if norm in of_it and r.ci_low is not None and r.ci_high is not None]
+    return [(widened(r, len(lifts))[0], r.ci_high) for r in lifts]
 
 
 def _unseen(rows: Rows, model: str) -> str:
