@@ -138,3 +138,10 @@ def test_of_all_sizes_of_hospital_the_one_that_is_not_settled_decides():
             *rebuilt("patients_rebuilt", 4, (0.0, 0.0, 0.2), (0.0,))]
     f = only(rows, "rebuilt patients")
     assert f.level == "inconclusive" and "of a hospital of 4 patients" in f.text
+
+
+def test_a_hospital_that_may_lose_much_is_not_hidden_by_one_that_clearly_loses_little():
+    little, open_ = (-0.03, -0.045, -0.015), (-0.02, -0.3, 0.26)
+    assert only(federation(gains=(little, little)), "taking part").level == "low"
+    f = only(federation(gains=(little, open_)), "taking part")
+    assert f.level == "inconclusive" and f.text.startswith("Behind mean. a loses by taking part: accuracy −3 points")

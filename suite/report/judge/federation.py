@@ -7,7 +7,7 @@ import math
 from dataclasses import replace
 
 from suite.measurement import Measurement
-from suite.report.findings import Finding, grade, widened
+from suite.report.findings import Finding, widened
 from suite.report.judge.privacy import told
 from suite.report.judge.training import CHANGES, PLANTED, Planted, change_name, planted
 from suite.report.judge.weigh import Result, result, weigh
@@ -55,7 +55,8 @@ def planting(rows: Rows) -> list[Finding]:
 
 
 def losing(rows: Rows) -> list[Finding]:
-    """The hospital that clearly loses most by taking part, against the model that it trains alone."""
+    """The hospital that clearly loses most by taking part, against the model that it trains alone; where one does, what
+    all of them may lose decides the level."""
     out = []
     for model, defense in federations(rows):
         gains = rows.subgroups("federation_gain", model, defense)
@@ -63,12 +64,12 @@ def losing(rows: Rows) -> list[Finding]:
         if collapsed(rows, model, defense) or not sure:
             continue
         group, worst = min(sure.items(), key=lambda item: item[1].value)
-        low, high = widened(worst, len(gains))
+        weighed = weigh(rows, "taking part", [result(r, loss=True, among=len(gains)) for r in gains.values()])
         among = f"; {len(sure)} of {plural(len(gains), 'hospital')} clearly lose" if len(sure) > 1 else ""
         text = (f"{group.partition('=')[2]} loses by taking part: accuracy {points(worst)} against the model that it "
                 f"trains alone, n = {worst.n}{among}.")
-        out.append(Finding(grade("taking part", -high, -low), model, text, "taking part", defense,
-                           figure=f"{number(100 * worst.value, 0)} pt", weight=-worst.value))
+        quoted = replace(weighed, worst=result(worst, loss=True))
+        out.append(quoted.finding(text, "taking part", f"{number(100 * worst.value, 0)} pt"))
     return out
 
 
