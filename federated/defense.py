@@ -32,6 +32,7 @@ from suite.measurement import Sheet
 from suite.operating import balance
 from suite.progress import advance
 from suite.recipe import TorchDefense, TorchRecipe
+from suite.shadows import patients_of
 
 CENTRAL = "hospital, by the server"
 DELTA = 1e-5
@@ -263,7 +264,7 @@ class FederatedTraining(TorchDefense):
 
         tell_hospitals(self.column, subject, sheet, by_itself, personal)
         for name, rows, claim in zip(federation.names, federation.rows, promised(federation), strict=False):
-            at = {"subgroup": f"{self.column}={name}", "attack_params": {
+            at = {"subgroup": f"{self.column}={name}", "people": len(np.unique(patients_of(rows))), "attack_params": {
                 "unit": "row" if self.hides == "row" else "hospital", "neighbors": claim.neighbors}}
             sheet.add("hospital_epsilon_replace_one", claim.replaced, len(rows), **at)
             sheet.add("hospital_epsilon", claim.epsilon, len(rows), **at)

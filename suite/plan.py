@@ -190,12 +190,14 @@ class Plan(BaseModel):
             remembers each.
         seed: Of everything random.
         device: Any device that PyTorch knows, such as "cuda:1"; "auto" is CUDA, else XPU, else the CPU.
-        allow_pickle: Load model files that can execute code; from the command line only, never from a file.
+        allow_pickle: Load model files that can execute code; from the command line only, as `suite.request` sees to.
         later: Names of attacks, defenses and detectors that this stage leaves to `--full`; not set in a file.
         time_limit: Seconds that a fitted model may take for its trial and for each query. No part of what a run is, so
             that it goes on with another one.
-        pictures: Keep and show images of real patients that attacks succeeded on. Of synthetic data they always are.
-        smallest_group: People below which nothing is written about a subgroup.
+        pictures: Keep and show images of real patients that attacks succeeded on; from the command line only. Of
+            synthetic data they always are.
+        smallest_group: People below which nothing is written about a subgroup; below `SMALLEST_GROUP` from the command
+            line only.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -311,11 +313,6 @@ class Plan(BaseModel):
             if first["loc"] and first["loc"][0] in flags:
                 where = "command line"
             raise InputError(f"{where}: {keys + ': ' if keys else ''}{message}") from None
-
-    @classmethod
-    def load(cls, path: Path) -> Plan:
-        """Read a TOML plan."""
-        return cls.check(read_toml(path), str(path))
 
     def dump(self) -> dict[str, Any]:
         """As plain JSON values, defaults included."""

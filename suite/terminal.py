@@ -75,7 +75,7 @@ def run_audit(plan: Plan, folder: Path, jobs: int | None = None, retry_errors: b
     watch = Watch(Forecast(audit, jobs), Run(folder), audit.cells)
     # of several cells at once, nobody could tell which one has come so far
     with shown(watch, console), listening(watch.step) if jobs == 1 else nullcontext():
-        run = audit.run(folder, lambda cell, *_: watch.started(cell), jobs, retry_errors)
+        run = audit.run(folder, lambda cell, *_: watch.started(cell), jobs, retry_errors, isolated=True)
     page = write_report(run)
     show_findings(run)
     console.print(f"\n[bold]{_count(audit.cells, 'cells')}[/] in {time.perf_counter() - began:.0f} s")
@@ -169,11 +169,11 @@ def _threats() -> list[dict[str, Any]]:
             for key, t in threats.CATALOG.items()]
 
 
-def show_gate(folder: Path, requirements: Iterable[str], lenient: bool) -> int:
+def show_gate(folder: Path, requirements: Iterable[str], lenient: bool, head: str | None = None) -> int:
     """Print each requirement with its verdict; the exit code."""
     from suite.gate import check
 
-    verdicts = check(Run.open(folder), requirements, lenient)
+    verdicts = check(Run.open(folder), requirements, lenient, head)
     for verdict in verdicts:
         mark = "[green]PASS[/]" if verdict.met else "[red]FAIL[/]"
         console.print(f"{mark}  {plain(verdict.text)}", soft_wrap=True)

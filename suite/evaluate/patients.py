@@ -56,8 +56,9 @@ def measure_patients(attack: ShadowScore, shadows: Shadows, groups: Sequence[tup
     sheet.add("patient_auroc[mean]", metrics.weighted(lambda w: w @ auroc / w.sum(1), n, seed), **at)
     low, high = _tail(sheet, auroc, pairs, "", at)
     for name, which in groups:
-        sheet.add(f"patients_above[{ABOVE}]", share_above(auroc[which], pairs), subgroup=name, **at)
-        sheet.add("patient_auroc[worst]", _worst(auroc[which], low[which], high[which]), subgroup=name, **at)
+        of = {"subgroup": name, "people": int(which.sum()), **at}
+        sheet.add(f"patients_above[{ABOVE}]", share_above(auroc[which], pairs), **of)
+        sheet.add("patient_auroc[worst]", _worst(auroc[which], low[which], high[which]), **of)
     sheet.add(f"patients_above_null[{ABOVE}]", expected_by_chance(attack, shadows, seed), **at)
     tpr = patient_tpr(score, shadows.inside, FPR)
     sheet.add(f"patient_tpr_at_fpr[{FPR}]", _worst(tpr, *tpr_interval(tpr, pairs, n)), **at)

@@ -128,10 +128,11 @@ def measure_clean(subject: Subject, sheet: Sheet) -> Arrays:
         _certify(subject, sheet)
     tell_withheld(test, subject.smallest_group, sheet)
     for label, members in subgroups(test, subject.smallest_group):
-        sheet.add("accuracy", metrics.proportion(pred[members] == test.y[members]), subgroup=label)
+        sheet.add("accuracy", metrics.proportion(pred[members] == test.y[members]), subgroup=label,
+                  people=people(test, members))
         sick = members & (test.y == 1)
-        if len(test.classes) == 2 and people(test, sick) >= subject.smallest_group:
-            sheet.add("sensitivity", metrics.proportion(pred[sick] == 1), subgroup=label)
+        if len(test.classes) == 2 and (few := people(test, sick)) >= subject.smallest_group:
+            sheet.add("sensitivity", metrics.proportion(pred[sick] == 1), subgroup=label, people=few)
     return {"pred": pred}
 
 

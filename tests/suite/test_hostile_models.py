@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from suite import artifacts, gate, metrics
 from suite import classifier as module_under_test
@@ -60,9 +61,22 @@ def test_an_estimator_that_writes_into_its_input_changes_nothing():
     assert np.array_equal(model.predict_proba(frozen), kept)
 
 
+def halved(kind):
+    """A linear layer whose input is halved in place by something that is no part of its class."""
+    linear = nn.Linear(3, 2)
+    if kind == "method":
+        linear.forward = lambda x: F.linear(x.mul_(0.5), linear.weight, linear.bias)
+    if kind == "hook":
+        linear.register_forward_hook(lambda _, inputs, __: (inputs[0].data.mul_(0.5), None)[1])
+    if kind == "pre-hook":
+        linear.register_forward_pre_hook(lambda _, inputs: (inputs[0].data.mul_(0.5), None)[1])
+    return linear
+
+
 @pytest.mark.parametrize("network", [
     ScalingNetwork(), ScalingNetwork(silent=True), nn.Sequential(nn.ReLU(inplace=True), nn.Linear(3, 2)),
-    nn.Sequential(nn.Flatten(), ScalingNetwork())])
+    nn.Sequential(nn.Flatten(), ScalingNetwork()), *map(halved, ["method", "hook", "pre-hook"]),
+    nn.Sequential(halved("method"), nn.ReLU()), nn.Sequential(halved("hook"), nn.ReLU())])
 def test_a_network_that_writes_into_its_input_changes_nothing(network):
     model, x = TorchClassifier(network, 2, SPACE), torch.from_numpy(X.copy())
     y = model.judge(x)
@@ -76,13 +90,36 @@ def test_a_network_that_writes_into_its_input_changes_nothing(network):
     assert np.array_equal(x.numpy(), X)
 
 
-def test_networks_trained_here_are_spared_the_copy():
+def test_networks_trained_here_are_spared_the_copy(monkeypatch):
     model = TorchClassifier(nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2)), 2, SPACE)
     seen = []
-    model.module[0].register_forward_hook(lambda _, inputs, __: seen.append(inputs[0].data_ptr()))
+    monkeypatch.setattr(nn.Linear, "forward", lambda self, x: (seen.append(x.data_ptr()), F.linear(
+        x, self.weight, self.bias))[1])
     x = torch.from_numpy(X)
     model.scores(x)
-    assert seen == [x.data_ptr()]
+    assert seen[0] == x.data_ptr()
+
+
+def test_networks_of_the_users_own_never_see_the_inputs_themselves(monkeypatch):
+    """Whatever their first layer looks like; and the time limit holds for each of their queries."""
+    seen, module = [], nn.Sequential(nn.Linear(3, 2))
+    model = TorchClassifier(module, 2, SPACE, recipe=artifacts.Fitted(module, "own"))
+    monkeypatch.setattr(nn.Linear, "forward", lambda self, x: (seen.append(x.data_ptr()), time.sleep(0.4), F.linear(
+        x, self.weight, self.bias))[2])
+    x = torch.from_numpy(X)
+    model.scores(x)
+    assert seen and x.data_ptr() not in seen
+    model.time_limit = 0.1
+    with pytest.raises(InputError, match=r"model own took longer than 0.1 s"):
+        model.scores(x)
+
+
+def test_passes_without_autograd_leave_a_method_of_its_own_alone():
+    module = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
+    module[0].forward = lambda x: F.linear(2 * x, module[0].weight, module[0].bias)
+    model, x = TorchClassifier(module, 2, SPACE), torch.from_numpy(X)
+    logits, _ = model.pull(x, lambda z: [torch.ones_like(z)])
+    assert torch.equal(logits, model.scores(x))
 
 
 def answers(row, value):

@@ -7,7 +7,7 @@ import pytest
 
 from suite import registry
 from suite.errors import InputError
-from suite.plan import Item, Plan
+from suite.plan import Item, Plan, read_toml
 from suite.request import default_preset, make_plan, opened
 from tabular.schema import Schema
 
@@ -134,12 +134,12 @@ def test_a_file_that_is_no_toml_is_named(tmp_path, text, message):
     if text is not None:
         file.write_text(text)
     with pytest.raises(InputError, match=message):
-        Plan.load(file)
+        read_toml(file)
 
 
 def test_a_folder_is_no_plan(tmp_path):
     with pytest.raises(InputError, match=str(tmp_path)):
-        Plan.load(tmp_path)
+        read_toml(tmp_path)
 
 
 TOML = """
@@ -317,7 +317,23 @@ def test_a_plan_cannot_allow_pickles(tmp_path):
     assert make_plan(str(file), {"allow_pickle": True}).allow_pickle
 
 
-@pytest.mark.parametrize("load", [Plan.load, Schema.load])
+@pytest.mark.parametrize(("line", "message", "flags"), [
+    ("pictures = true", r"'pictures' cannot be set in a plan.* pass --pictures if", {"pictures": True}),
+    ("smallest_group = 3", r"'smallest_group' = 3 cannot be set in a plan, where 10 is the least.*--smallest-group 3",
+     {"smallest_group": 3}),
+    ("smallest_group = -1", "'smallest_group' = -1 cannot be set in a plan", {"smallest_group": 9})])
+def test_a_plan_does_not_decide_what_is_kept_of_patients(tmp_path, line, message, flags):
+    file = tmp_path / "p.toml"
+    file.write_text(f'data = "pima"\nmodels = ["mlp"]\n{line}\n')
+    with pytest.raises(InputError, match=message):
+        make_plan(str(file), {})
+    file.write_text('data = "pima"\nmodels = ["mlp"]\npictures = false\nsmallest_group = 12\n')
+    assert make_plan(str(file), {}).smallest_group == 12
+    made = make_plan(str(file), flags)
+    assert {key: getattr(made, key) for key in flags} == flags
+
+
+@pytest.mark.parametrize("load", [read_toml, Schema.load])
 def test_toml_that_is_nested_too_deeply_is_one_line(tmp_path, load):
     file = tmp_path / "deep.toml"
     file.write_text("x = " + "[" * 100_000 + "]" * 100_000)
