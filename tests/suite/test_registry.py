@@ -95,3 +95,17 @@ def test_a_users_file_that_is_wrong_is_named(tmp_path):
 @pytest.mark.parametrize("name", ["breast-cancer", "pima-synthetic"])
 def test_a_dataset_that_needs_no_file_opens(name):
     assert isinstance(registry.load("datasets", name)(), Dataset)
+
+
+def test_files_of_one_name_in_two_folders_are_two_modules(tmp_path):
+    """Types of fields are looked up in the module of their class, by its name."""
+    made = []
+    for word in ("one", "two"):
+        (tmp_path / word).mkdir()
+        (tmp_path / word / "mine.py").write_text(
+            "from __future__ import annotations\nfrom dataclasses import dataclass\nfrom typing import Literal\n\n"
+            f"Word = Literal[{word!r}]\n\n\n@dataclass(frozen=True)\nclass Mine:\n    word: Word = {word!r}\n")
+        made.append(registry.load("attacks", f"{tmp_path / word / 'mine.py'}:Mine"))
+    assert made[0].__module__ != made[1].__module__
+    for number, word in enumerate(("one", "two")):
+        assert registry.make("attacks", f"{tmp_path / word / 'mine.py'}:Mine", {"word": word}) == made[number](word)
