@@ -46,10 +46,11 @@ def read_plan(what: str) -> tuple[dict[str, Any], str]:
     if raw.get("pictures"):  # nor what is kept of the patients here
         raise InputError(f"plan {what}: 'pictures' cannot be set in a plan, only on the command line; delete the line "
                          "and pass --pictures if images of real patients may be kept in the run and its report")
-    if isinstance(least := raw.get("smallest_group"), int) and least < SMALLEST_GROUP:
-        raise InputError(f"plan {what}: 'smallest_group' = {least} cannot be set in a plan, where {SMALLEST_GROUP} is "
-                         f"the least; delete the line and pass --smallest-group {max(least, 1)} if figures of so few "
-                         "people may be written")
+    least = raw.get("smallest_group", SMALLEST_GROUP)
+    if not isinstance(least, int) or least < SMALLEST_GROUP:  # a text would become a number only later
+        raise InputError(f"plan {what}: 'smallest_group' = {least!r:.20} cannot be set in a plan, only whole numbers "
+                         f"of at least {SMALLEST_GROUP}; delete the line and pass --smallest-group N if figures of "
+                         "fewer people may be written")
     return raw, what if a_file else f"preset {what}"
 
 

@@ -319,8 +319,11 @@ def test_a_plan_cannot_allow_pickles(tmp_path):
 
 @pytest.mark.parametrize(("line", "message", "flags"), [
     ("pictures = true", r"'pictures' cannot be set in a plan.* pass --pictures if", {"pictures": True}),
-    ("smallest_group = 3", r"'smallest_group' = 3 cannot be set in a plan, where 10 is the least.*--smallest-group 3",
+    ('pictures = "yes"', "'pictures' cannot be set in a plan", {"pictures": False}),
+    ("smallest_group = 3", r"'smallest_group' = 3 cannot .* whole numbers of at least 10;.* --smallest-group N",
      {"smallest_group": 3}),
+    ('smallest_group = "3"', "'smallest_group' = '3' cannot be set in a plan", {"smallest_group": 9}),
+    ("smallest_group = 3.0", "'smallest_group' = 3.0 cannot be set in a plan", {"smallest_group": 9}),
     ("smallest_group = -1", "'smallest_group' = -1 cannot be set in a plan", {"smallest_group": 9})])
 def test_a_plan_does_not_decide_what_is_kept_of_patients(tmp_path, line, message, flags):
     file = tmp_path / "p.toml"

@@ -19,6 +19,8 @@ KINDS = {
     "exit": ("sys.exit(3)", r"ended its process \(exit code 3\).*Remove sys.exit"),
     "os_exit": ("os._exit(0)", r"ended its process \(exit code 0\)"),
     "crash": ("os.kill(os.getpid(), 11)", r"crashed its process \(SIGSEGV\)"),
+    "second": ("self.asked = vars(self).get('asked', 0) + 1\n        if self.asked > 2: os._exit(0)\n"
+               "        return np.full((len(x), 2), 0.5)", r"ended its process \(exit code 0\)"),
     "chdir": ("os.chdir('/'); return np.full((len(x), 2), 0.5)", r"changes the working directory \(os.chdir\)"),
     "memory": ("np.ones(2**33)", "takes more memory than is free"),
 }
