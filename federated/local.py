@@ -43,7 +43,21 @@ def draws(task: Task, number: int, turn: int) -> int:
 
 def steps(task: Task, rows: int) -> int:
     """Local steps of a hospital with so many rows in one round."""
-    return task.epochs * -(-rows // task.batch)
+    return task.epochs * len(pieces(torch.arange(rows), task.batch, task.min_batch))
+
+
+def pieces(order: Tensor, batch: int, least: int) -> list[Tensor]:
+    """The rows of each step of an epoch: (n,) rows in pieces of `batch`; a last one of fewer than `least` joins the one
+    before it. Whoever chooses `batch` could otherwise leave a single patient for the last step.
+
+    Example:
+        >>> [len(rows) for rows in pieces(torch.arange(65), 32, 8)]
+        [32, 33]
+    """
+    parts = list(order.split(batch))
+    if len(parts) > 1 and len(parts[-1]) < least:
+        parts[-2:] = [torch.cat(parts[-2:])]
+    return parts
 
 
 def gradient(task: Task, came: np.ndarray, update: np.ndarray, rows: int) -> np.ndarray:
@@ -151,7 +165,7 @@ class Local:
     def _trained(self, x: Tensor, y: Tensor, costs: Tensor) -> Tensor:
         task, generator, now, velocity = self.task, torch_generator(self.seed), self.first, None
         for _ in range(task.epochs):
-            for index in torch.randperm(len(y), generator=generator).split(task.batch):
+            for index in pieces(torch.randperm(len(y), generator=generator), task.batch, task.min_batch):
                 inputs = x[index]
                 if self.same:  # in the precision that augmentation is made for
                     inputs = task.recipe.augment(inputs.float(), generator).to(self.dtype)

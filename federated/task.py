@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from federated.local import MOMENTUM, draws
+from federated.local import MOMENTUM, draws, pieces
 from federated.private import LocalDP, RecordDP, Terms
 from suite.classifier import TorchClassifier
 from suite.data import Split
@@ -45,6 +45,8 @@ class Task:
         seed: Of the first model, and with round and hospital of all else.
         device: Where networks are trained.
         private: What a hospital may give away in all rounds; None for no bound.
+        min_batch: Rows below which a hospital makes no step: the last rows of an epoch join the step before. Of no
+            meaning with `RecordDP`, which draws each batch anew and adds noise to its gradient.
     """
 
     recipe: TorchRecipe
@@ -58,6 +60,7 @@ class Task:
     seed: int = 0
     device: str = "cpu"
     private: RecordDP | LocalDP | None = None
+    min_batch: int = 1
 
     def __getstate__(self) -> dict[str, Any]:
         """Without what is cached: a copy of `_module` would no longer lie in the copy of `_shared`."""
@@ -132,7 +135,7 @@ class Task:
         generator = torch_generator(seed)
         with torch_seeded(seed):  # dropout knows the global generator only
             for _ in range(self.epochs):
-                for index in torch.randperm(len(y), generator=generator).split(self.batch):
+                for index in pieces(torch.randperm(len(y), generator=generator), self.batch, self.min_batch):
                     index = index.to(self.device)
                     inputs, labels = self.recipe.augment(x[index], generator), y[index]
                     losses = F.cross_entropy(module(inputs), labels, reduction="none")

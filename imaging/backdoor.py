@@ -15,7 +15,7 @@ from imaging.space import ImageSpace
 from imaging.warping import displaced
 from suite.attack import Info, Poisoned
 from suite.attacks.poisoning import Backdoor
-from suite.bounds import NonNegative, Share
+from suite.bounds import NonNegative, Positive, Share
 from suite.data import Split
 from suite.errors import InputError, NotApplicable
 from suite.space import Kind
@@ -150,7 +150,7 @@ class WaNet(ImageBackdoor):
         departs="poisons the data once, where the paper's attacker controls the training and draws rows and noise anew "
                 "in each batch; stronger by default, as small images need it; rows with the trigger are of other "
                 "classes only", strong=True)
-    strength: NonNegative = 2.0
+    strength: Positive = 2.0
     grid: Annotated[int, Field(strict=True, ge=2, le=256)] = 4
     cross_ratio: NonNegative = 2.0
 

@@ -117,7 +117,7 @@ class Images(BaseModel):
         allow_leakage: Accept a split in which one patient is on both sides.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
     labels: Path | None = None
     patient: str | None = None
     positive: str | None = None
@@ -127,7 +127,7 @@ class Images(BaseModel):
     size: int | None = Field(default=None, ge=8, le=1024)
     channels: Literal[1, 3] | None = None
     window: tuple[float, float] | None = None
-    slices: int = Field(default=1, ge=1)
+    slices: int = Field(default=1, ge=1, le=1024)
     allow_leakage: bool = False
 
     @field_validator("window")
@@ -157,13 +157,13 @@ class Ladder(BaseModel):
         budgets: Rising budgets of the robustness curves; `eps` is one of them.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
     eps: float = Field(gt=0)
     budgets: tuple[float, ...] = ()
 
     @model_validator(mode="after")
     def _main_budget(self) -> Ladder:
-        if not all(0 < budget < float("inf") for budget in self.budgets):
+        if not all(budget > 0 for budget in self.budgets):
             raise ValueError("budgets must be greater than 0")
         object.__setattr__(self, "budgets", tuple(sorted({*self.budgets, self.eps})))
         return self
@@ -200,7 +200,7 @@ class Plan(BaseModel):
             line only.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
     title: str = "Security audit"
     data: tuple[str, ...] = Field(min_length=1)
     table: Table = Table()
@@ -244,7 +244,7 @@ class Plan(BaseModel):
     @field_validator("eps")
     @classmethod
     def _share(cls, value: float) -> float:
-        if not 0 < value <= 1:  # nor NaN
+        if not 0 < value <= 1:
             raise ValueError("must be a finite number above 0 and at most 1")
         return value
 

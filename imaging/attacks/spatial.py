@@ -19,6 +19,7 @@ from suite.attacks._search import Goal, Hunt, Query, worst_of
 from suite.attacks._shaped import Shaped
 from suite.bounds import Count, Fraction, Positive
 from suite.classifier import Classifier
+from suite.errors import InputError
 from suite.space import Kind, Reach
 
 
@@ -48,6 +49,11 @@ class RotationTranslation(Query):
     shifts: Count = 5
     draws: Count | None = None
     early_stop: bool = True
+
+    def __post_init__(self) -> None:
+        if self.draws is None and self.angles == 1 and (self.shifts == 1 or self.shift == 0):
+            raise InputError("RotationTranslation: angles: one angle and one translation leave every image as it is; "
+                             "set angles or shifts to 2 or more, or draws")
 
     def _attack(self, classifier: Classifier, reach: Reach, goal: Goal, generator: torch.Generator) -> Tensor:
         poses = iter(self._grid(generator).to(reach.x.device))

@@ -103,6 +103,19 @@ def test_the_draws_that_a_server_repeats_are_those_of_the_training(monkeypatch):
     np.testing.assert_array_equal(*fixed)
 
 
+def test_simulation_joins_a_short_last_step_to_the_one_before():
+    rows = normal(10)
+    tasks = [mlp(rows, batch=4, epochs=2, min_batch=least) for least in (1, 2, 3)]
+    assert [steps(task, 10) for task in tasks] == [6, 6, 4]
+    x, y = torch.from_numpy(rows.x).double()[None], torch.from_numpy(rows.y)
+    updates = [seen(task, task.initial(), rows, 1, 2) for task in tasks]
+    for task, update in zip(tasks, updates, strict=True):
+        sent = Local(task, task.initial(), draws(task, 1, 2), True).updates(x, y)[0]
+        np.testing.assert_allclose(sent, update, rtol=0, atol=1e-6)
+    np.testing.assert_array_equal(updates[0], updates[1])
+    assert np.abs(updates[2] - updates[1]).max() > 1e-4
+
+
 def test_simulation_repeats_augmentation():
     rows = pictures(6)
     task = task_of(rows, SimpleCNN(widths=(8,), modality="xray"), epochs=2, batch=4)

@@ -348,7 +348,7 @@ class TestBadWords:
         (["--attacks", "pgd,hopskpjump"], "unknown attack 'hopskpjump'; did you mean 'hopskipjump'?"),
         (["--attacks", "noise", "--defenses", "trade"], "unknown defense 'trade'; did you mean 'trades'?"),
         (["--eps", "0"], "command line: eps: must be a finite number above 0 and at most 1"),
-        (["--eps", "nan"], "command line: eps: must be a finite number above 0 and at most 1"),
+        (["--eps", "nan"], "command line: eps: Input should be a finite number"),
         (["--eps", "lots"], "Invalid value for '--eps'"),
         (["--seed", "-1"], "command line: seed: "),
         (["--jobs", "0"], "Invalid value for '--jobs'"),

@@ -25,12 +25,12 @@ def refused(value, message):
     ({"eps": 0}, "eps: must be a finite number above 0 and at most 1"),
     ({"eps": -0.1}, "eps: must be a finite number"),
     ({"eps": 1.5}, "eps: must be a finite number"),
-    ({"eps": float("nan")}, "eps: must be a finite number"),
+    ({"eps": float("nan")}, "eps: Input should be a finite number"),
     ({"eps": "much"}, "eps: Input should be a valid number"),
     ({"budgets": []}, "budgets: "),
     ({"budgets": [0.1, 0]}, "budgets: budgets must be greater than 0 and at most 1"),
-    ({"budgets": [0.1, float("nan")]}, "budgets: "),
-    ({"budgets": [0.1, float("inf")]}, "budgets: "),
+    ({"budgets": [0.1, float("nan")]}, r"budgets.1: Input should be a finite number"),
+    ({"budgets": [0.1, float("inf")]}, r"budgets.1: Input should be a finite number"),
     ({"seed": -1}, "seed: "),
     ({"rows": 1}, "rows: "),
     ({"train_rows": 1}, "train_rows: "),
@@ -77,6 +77,18 @@ def test_the_main_budget_is_one_of_the_budgets_which_rise():
 def test_less_than_one_changed_feature_is_no_budget():
     with pytest.raises(InputError, match=r"x: norms: l0 counts what is changed, .* start at 1, got 0\.5"):
         Plan.check(BASE | {"norms": {"l0": {"eps": 3, "budgets": [0.5, 3]}}}, "x")
+
+
+@pytest.mark.parametrize(("section", "key"), [
+    ({"norms": {"l2": {"eps": float("inf")}}}, "norms.l2.eps"), ({"norms": {"l2": {"eps": float("nan")}}}, "norms.l2"),
+    ({"norms": {"l0": {"eps": 3, "budgets": [1, float("inf")]}}}, "norms.l0.budgets"),
+    ({"images": {"window": [float("nan"), 100.0]}}, "images.window.0"),
+    ({"images": {"window": [40.0, float("inf")]}}, "images.window.1"),
+    ({"images": {"window": [40.0, 0.0]}}, "images.window"), ({"images": {"slices": 10**6}}, "images.slices"),
+    ({"eps": float("nan")}, "eps"), ({"budgets": [float("inf")]}, "budgets"), ({"time_limit": float("nan")}, "time")])
+def test_no_number_of_a_plan_is_infinite_or_none(section, key):
+    with pytest.raises(InputError, match=f"^x: {re.escape(key)}"):
+        Plan.check(BASE | section, "x")
 
 
 def test_no_defense_is_always_there_and_need_not_be_named():

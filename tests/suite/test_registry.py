@@ -1,6 +1,7 @@
 """Names become things; wrong names and parameters are named, with the nearest right one."""
 
 import dataclasses
+import sys
 
 import pytest
 
@@ -77,6 +78,15 @@ def test_a_users_file_is_read_and_an_instance_is_a_variant(tmp_path):
     assert isinstance(registry.make("attacks", f"{file}:Own"), PGD)
     with pytest.raises(InputError, match="is not a dataclass"):
         registry.make("attacks", f"{file}:FIVE")
+
+
+def test_two_files_of_one_name_stay_apart(tmp_path):
+    found = []
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "own.py").write_text("class Own:\n    pass\n")
+        found.append(registry.load("models", f"{tmp_path / folder / 'own.py'}:Own"))
+    assert [sys.modules[own.__module__].Own for own in found] == found, "as a pickle of one of them looks it up"
 
 
 def test_a_users_file_that_is_wrong_is_named(tmp_path):
