@@ -39,7 +39,9 @@ def test_ctrl_c_ends_all_processes_and_leaves_a_run_that_goes_on(tmp_path):
                     + text[text.index("rows"):])
     process = subprocess.Popen(
         [sys.executable, "-m", "suite.cli", "audit", str(plan), "--jobs", "2", "--out", str(tmp_path / "r")],
-        cwd=Path(__file__).parents[2], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        cwd=Path(__file__).parents[2], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+        # what a shell starts in the background ignores Ctrl-C, and so does all that comes of it
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
     waiting = 0
     while process.poll() is None and waiting < 2:
         time.sleep(0.05)
