@@ -55,7 +55,7 @@ SURVIVORS = [
            "tests/imaging/test_data.py tests/suite/test_split.py"),
     Mutant("suite/defenses/accounting.py", "the claimed epsilon accounted with one step less",
            '"epsilon_claimed": epsilon_prv(sigma, delta, rate, steps)',
-           '"epsilon_claimed": epsilon_prv(sigma, delta, rate, steps - 1)', "tests/suite/test_dpsgd.py"),
+           '"epsilon_claimed": epsilon_prv(sigma, delta, rate, steps - 1)', "tests/suite/test_public_size.py"),
     Mutant("federated/private.py", "central DP's noise divided by those who answered instead of all sites",
            "std = self.noise * self.clip / self.sites", "std = self.noise * self.clip / len(updates)",
            "tests/federated/test_private_mean.py"),
