@@ -24,10 +24,10 @@ class PATE(Defense):
     """A student that learns from noisy votes of teachers, each of whom has seen a part of the training rows.
 
     Which teacher a row goes to depends on that row and the seed alone or, where patients are known, on the patient's
-    number, and rows of one patient go to the same: numbers have to be given before it is settled who takes part. So a
-    row, or all rows of a patient, added or removed, changes one vote a question: counts move by an L2 distance of
-    sqrt(2) at most, and the answers to all questions are a composition of Gaussian mechanisms. Epsilon is that of
-    these, whatever the votes are.
+    number, which is a digest of the patient's own identifier (`suite.data.patient_numbers`), and rows of one patient go
+    to the same. So a row, or all rows of a patient, added or removed, changes one vote a question: counts move by an L2
+    distance of sqrt(2) at most, and the answers to all questions are a composition of Gaussian mechanisms. Epsilon is
+    that of these, whatever the votes are.
 
     The student asks about validation rows, and knows their inputs and the noisy answers: these inputs are public here
     and not protected, and their labels are not looked at. Nor does epsilon cover what was decided from the training
