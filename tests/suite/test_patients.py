@@ -11,6 +11,7 @@ from suite.metrics import auroc
 from suite.patients import (
     ABOVE,
     auroc_interval,
+    aurocs_without,
     by_person,
     chance_of,
     expected_by_chance,
@@ -169,6 +170,34 @@ class TestBounds:
             found = share_above(np.r_[surely, others], pairs)
             assert found.low <= share + 0.05 and found.low <= found.value <= found.high
             assert found.high >= share and found.value > share + 0.05  # what was observed says too much
+
+    @pytest.mark.parametrize("pairs", [8, 32])
+    def test_the_interval_of_a_share_holds_where_all_patients_share_models_that_forget_everybody(self, pairs):
+        """One model in five remembers nobody: everyone's true AUROC is 0.9, and a few lucky models move all at once.
+
+        Taken for independent, 3 in 20 intervals of eight pairs say that someone is above 0.9.
+        """
+        alone, shared, runs = 0, 0, 60
+        for seed in range(runs):
+            rng, inside = np.random.default_rng(seed), halves(2 * pairs, 300, seed)
+            gap = np.where(rng.random(2 * pairs) < 0.2, 0.0, 8.0)
+            score = rng.normal(size=inside.shape) + gap[:, None] * inside
+            found, without = patient_auroc(score, inside), aurocs_without(score, inside)
+            alone += share_above(found, pairs).low > 0
+            shared += share_above(found, pairs, without).low > 0
+        assert shared <= 4  # of 60 at 5 %, fewer than 7 but once in fifty
+        assert pairs == 32 or alone > 5
+
+    def test_what_is_left_without_a_pair_is_that_of_a_naive_count_and_shared_models_widen_only(self):
+        shadows = world(12, 40, gap=1.0)
+        score = np.round(shadows.odds)  # with ties
+        naive = [patient_auroc(*(np.delete(a, [2 * p, 2 * p + 1], 0) for a in (score, shadows.inside)))
+                 for p in range(6)]
+        without = aurocs_without(score, shadows.inside)
+        np.testing.assert_allclose(without, naive)
+        found = patient_auroc(score, shadows.inside)
+        apart, together = share_above(found, 6), share_above(found, 6, without)
+        assert together.low <= apart.low <= together.value <= apart.high <= together.high
 
     def test_sixteen_models_cannot_resolve_a_tail_that_sixty_four_do(self):
         some = 0.15
