@@ -134,9 +134,9 @@ class Agreement(BaseModel):
                              "give one for each, in their order")
         if made.public_rows and not made.epsilon:
             raise InputError("run configuration: public-rows: is about epsilon; set epsilon, or leave it out")
-        if made.public_rows > min((*made.rows, made.most_rows)):
-            raise InputError(f"run configuration: public-rows: {made.public_rows} is more than a hospital may claim "
-                             "(rows, most-rows), and each would claim it; give a smaller number")
+        if made.public_rows > min(made.rows):
+            raise InputError(f"run configuration: public-rows: {made.public_rows} is more than the fewest rows that a "
+                             f"hospital has declared, {min(made.rows)}, and each would claim it; give a smaller number")
         return made
 
     @cached_property
