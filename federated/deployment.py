@@ -65,7 +65,7 @@ class Agreement(BaseModel):
         clip: Of secure aggregation.
         epsilon: Of record-level differential privacy over all rounds (`federated.private.RecordDP`: one row added or
             removed); 0 for none.
-        max_grad_norm: Of the same.
+        max_grad_norm, public_rows: Of the same; 0 of public rows for none declared.
         data: For the simulation, where all hospitals are on one machine: absolute folder with NAME/patients.csv each.
             In a deployment each hospital names its own, and this is not looked at.
         out: Absolute folder on the server's machine for the journal and the model.
@@ -94,6 +94,7 @@ class Agreement(BaseModel):
     clip: float = Field(default=1.0, gt=0)
     epsilon: float = Field(default=0.0, ge=0)
     max_grad_norm: float = Field(default=1.0, gt=0)
+    public_rows: int = Field(default=0, ge=0)
     data: str = ""
     out: str = ""
     folder: Path
@@ -131,6 +132,11 @@ class Agreement(BaseModel):
         if len(made.rows) != len(made.hospitals):
             raise InputError(f"run configuration: rows: {len(made.rows)} numbers for {len(made.hospitals)} hospitals; "
                              "give one for each, in their order")
+        if made.public_rows and not made.epsilon:
+            raise InputError("run configuration: public-rows: is about epsilon; set epsilon, or leave it out")
+        if made.public_rows > min(made.rows):
+            raise InputError(f"run configuration: public-rows: {made.public_rows} is more than the fewest rows that a "
+                             f"hospital has declared, {min(made.rows)}, and each would claim it; give a smaller number")
         return made
 
     @cached_property
@@ -150,7 +156,7 @@ class Agreement(BaseModel):
             raise InputError(f"run configuration: model: '{self.model}' is no network, and only these can be averaged")
         # the seed of the noise is drawn here, at the hospital, and never leaves it
         private = RecordDP(self.epsilon, self.rounds, max_grad_norm=self.max_grad_norm,
-                           secret=secrets.randbits(63)) if self.epsilon else None
+                           public_rows=self.public_rows or None, secret=secrets.randbits(63)) if self.epsilon else None
         return Task(recipe, (len(self.table.columns),), self.classes, self.table.space(), self.epochs, self.batch,
                     self.lr, self.proximal, self.seed, private=private)
 

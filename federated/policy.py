@@ -69,6 +69,7 @@ class Policy(BaseModel):
             together); a run without it is refused. When absent, runs need no differential privacy.
         ledger: Absolute path of the file in which runs are counted (`federated.ledger`), which outlives a restart.
         max_runs, max_total_epsilon: Over all runs in the ledger.
+        max_public_rows: Rows that a run may declare public for it: as many as these make the steps of an epoch.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False,
@@ -90,6 +91,7 @@ class Policy(BaseModel):
     ledger: Path | None = None
     max_runs: int | None = Field(default=None, ge=1)
     max_total_epsilon: float | None = Field(default=None, gt=0)
+    max_public_rows: int = Field(default=100_000, ge=1)
 
     @classmethod
     def load(cls, path: Path) -> Policy:
@@ -149,6 +151,7 @@ class Policy(BaseModel):
         at_most("batch", agreement.batch, self.max_batch)
         at_most("lr", agreement.lr, self.max_lr)
         at_most("proximal", agreement.proximal, self.max_proximal)
+        at_most("public-rows", agreement.public_rows, self.max_public_rows)
         if agreement.batch < self.min_batch:
             raise Refused("batch", f"{agreement.batch} was asked for, at least {self.min_batch} is allowed")
         if self.max_epsilon is not None:

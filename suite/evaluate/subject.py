@@ -137,8 +137,10 @@ def measure_clean(subject: Subject, sheet: Sheet) -> Arrays:
 
 
 def relation(model: Classifier) -> dict[str, str]:
-    """What stands beside each epsilon that a model claims: whose part is hidden, and how neighbours differ."""
-    return {name: str(model.notes[name]) for name in ("unit", "neighbors") if name in model.notes}
+    """What stands beside each epsilon that a model claims: whose part is hidden, how neighbours differ, and how many of
+    whom are taken to be public, declared or rounded."""
+    names = ("unit", "neighbors", "public_rows", "public_rows_from")
+    return {name: str(model.notes[name]) for name in names if name in model.notes}
 
 
 def _certify(subject: Subject, sheet: Sheet) -> None:

@@ -98,6 +98,7 @@ HOSTILE = {
     "a learning rate that destroys": ({"lr": 1e30}, "lr", "at most 1 is allowed"),
     "one patient at a time": ({"batch": 1}, "batch", "at least 8"),
     "all rows at once": ({"batch": 10**9}, "batch", "at most 4096"),
+    "an epoch of 1e6 steps": ({"epsilon": 1.0, "rows": str(10**7), "public-rows": 10**7}, "public-rows", "at most 1"),
     "a pull of 1e9": ({"proximal": 1e9}, "proximal", "at most 10"),
     "a network of 7 GB": ({"model-params": '{"hidden": [40000, 40000]}'}, "model-params", "parameters, at most"),
     "a size that overflows": ({"model-params": '{"hidden": [999999999999, 999999999999]}'}, "model-params",

@@ -8,7 +8,8 @@ VERSIONS = {"python": "3.11", "medsec": "0"}
 
 def row(metric, value, low=None, high=None, n=100, model="m", defense="none", attack="", subgroup="", **fields):
     """One row; `eps` and other attack parameters go into `attack_params`."""
-    known = ("eps", "rate", "budget", "column", "norm", "confidence", "unit", "neighbors")
+    known = ("eps", "rate", "budget", "column", "norm", "confidence", "unit", "neighbors", "public_rows",
+             "public_rows_from")
     params = {k: fields.pop(k) for k in known if k in fields}
     return Measurement(cell=f"{model}--{defense}--{attack or 'fit'}", dataset="d", data_sha256="ab", synthetic=False,
                        model=model, defense=defense, attack=attack, attack_params=params, subgroup=subgroup,

@@ -224,6 +224,7 @@ def test_a_query_that_takes_too_long_or_ends_the_process_is_an_error_of_the_mode
     with pytest.raises(InputError, match=r"model Own took longer than 0.2 s for one query; --time-limit"):
         model.predict(X)
     del does[0]
+    model.time_limit = 60  # a busy machine may not take what ends at once for what takes too long
     with pytest.raises(InputError, match=r"model Own called sys.exit\(3\)"):
         model.predict(X)
 
@@ -247,7 +248,7 @@ def plan(model, **fields):
     ("sys.exit(4)", r"called sys.exit\(4\)"),
     ("raise GeneratorExit", "GeneratorExit"),
     ("proba[65] = np.nan", "row 65 of .* has the probability nan"),
-    ("time.sleep(60)", "took longer than 1 s for one query"),
+    ("time.sleep(600)", "took longer than 2 s for one query"),
     ("os.chdir('/')", None),
 ])
 def test_in_an_audit_it_is_an_error_row_and_the_run_goes_on(data, tmp_path, monkeypatch, few_resamples, does, error):
@@ -257,7 +258,8 @@ def test_in_an_audit_it_is_an_error_row_and_the_run_goes_on(data, tmp_path, monk
         "import os\nimport sys\nimport time\nimport numpy as np\n\n\nclass Own:\n    def predict_proba(self, x):\n"
         "        proba = np.full((len(x), 2), 0.5)\n        if len(x) > 64:\n"
         f"            {does}\n        return proba\n\n\nown = Own()\n")
-    audit = Audit(plan(f"{own}:own", time_limit=1), data, "")
+    # only what sleeps is to meet the limit, however busy the machine is; and it needs not be quick before it does
+    audit = Audit(plan(f"{own}:own", time_limit=2 if "sleep" in does else 60), data, "")
     run = audit.run("run")
     assert (tmp_path / "run" / "measurements.jsonl").is_file()
     assert all(run.done(cell.key) for cell in audit.cells)

@@ -107,15 +107,25 @@ def test_quick_is_a_smaller_plan_of_the_same_kind():
     assert [a.rows for a in plan.attacks] == [None, 10, 5]
 
 
-def test_the_default_plan_has_a_membership_attack_by_shadow_models_and_a_first_look_keeps_it():
+@pytest.mark.parametrize("quick", [False, True])
+@pytest.mark.parametrize("preset", registry.names("presets"))
+def test_every_preset_has_a_strong_membership_attack_by_shadow_models_in_its_first_stage(preset, quick):
+    """Offline, too, wherever a model may come fitted: a federation is trained here, so that its recipe is known."""
     from suite.report.strength import is_strong
     from tests.suite._rows import row
 
-    for quick in (False, True):
-        attacks = {a.name: a for a in make_plan("tabular", {"data": ["pima-synthetic"]}, quick=quick).attacks}
-        for name in ("rmia", "rmia-offline"):
-            run = row("x", 0.5, attack=name).model_copy(update={"attack_params": attacks[name].params})
-            assert attacks[name].rows is None and is_strong(run)
+    attacks = {a.name: a for a in make_plan(preset, {}, quick=quick).attacks}
+    for name in ("rmia",) if "federation" in preset else ("rmia", "rmia-offline"):
+        run = row("x", 0.5, attack=name).model_copy(update={"attack_params": attacks[name].params})
+        assert attacks[name].rows is None and is_strong(run)
+        assert attacks[name].defenses is None or "none" in attacks[name].defenses
+
+
+@pytest.mark.parametrize("preset", [name for name in registry.names("presets") if "federation" not in name])
+def test_both_attacks_by_shadow_models_of_a_preset_share_these(preset):
+    made = [registry.make("attacks", a.name, a.params) for a in make_plan(preset, {}).attacks
+            if a.name in ("rmia", "rmia-offline")]
+    assert len({attack.shadows for attack in made}) == 1
 
 
 def test_a_first_look_scores_as_many_patients_by_shadow_models_as_an_audit(tmp_path):

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 
+from suite.defenses.sizes import AT_EDGE, ROUNDED
+from suite.measurement import Measurement
 from suite.report import known
 from suite.report.findings import THRESHOLDS, Finding, Level
 from suite.report.rows import Rows
 from suite.report.sections.privacy import Audit, audits
-from suite.report.show import join, number, protects, share
+from suite.report.show import join, number, protects, share, taken_public
 
 AGREES = 1.05
 """An independent epsilon up to this multiple of the claimed one confirms it."""
@@ -47,6 +49,8 @@ def epsilon(rows: Rows) -> list[Finding]:
             level = "medium" if level == "low" else level
             text += (f" Patients have up to {most.value:g} rows here: ε of a row does not protect a patient with "
                      "several rows. For ε of patients, train with dp-sgd and unit = \"patient\".")
+        level, said = _sized(level, claimed)
+        text += said
         if taken := rows.manifest.get("fitted", []):
             # whoever is not covered by a claim must not read that it was confirmed
             level = "medium" if level == "low" else level
@@ -65,6 +69,19 @@ def largest_auroc(epsilon: float, delta: float = 0.0) -> float:
     delta it gives the answer away, else it says the truth with odds of e^epsilon.
     """
     return 1 - (1 - delta)**2 / (1 + math.exp(min(epsilon, 700)))
+
+
+def _sized(level: Level, claimed: Measurement) -> tuple[Level, str]:
+    """A level, no calmer than the public number of rows behind a claim allows, and the sentence on that number."""
+    source, size = claimed.attack_params.get("public_rows_from"), taken_public(claimed)
+    if source not in (ROUNDED, AT_EDGE):
+        return level, ""
+    unit = claimed.attack_params.get("unit", "row")
+    if source == ROUNDED:
+        return level, f" Taken as public: {size}. With public_rows nothing depends on the exact number."
+    return "medium" if level == "low" else level, (
+        f" Taken as public: {size}, and with it the steps and the noise, so ε does not hold for one {unit} added or "
+        "removed here. Set public_rows to a number that does not depend on the data.")
 
 
 def audited(rows: Rows) -> list[Finding]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from suite.defenses.sizes import AT_EDGE
 from suite.measurement import Measurement
 from suite.report.rows import Rows
 from suite.report.sections.membership import beside, called, ranked
@@ -76,6 +77,9 @@ def _promise(rows: Rows, model: str, defense: str) -> str:
     hides = PROTECTS.get(deltas[0].defense_params.get("hides"))
     text = f" ε and δ protect {hides}" if hides else ""
     text += f" ({whom})." if hides and (whom := protects(deltas[0])) else "." if hides else ""
+    if edges := [r for r in deltas if r.attack_params.get("public_rows_from") == AT_EDGE]:
+        text += (f" At {len(edges)} of {len(deltas)} hospitals the number of rows taken as public is rounded from the "
+                 "exact one, and one row more or less changes it: ε does not hold there. Set public_rows.")
     if any(r.value >= WEAK for r in deltas):
         text += (f" δ in red, {WEAK:g} or more: so weak that a training may keep it and still give away that share of "
                  "whom it protects, whatever ε.")
