@@ -81,7 +81,8 @@ class Budget:
     A hospital keeps account of its rounds (`federated.client_app`), and answers no more of them than agreed, none of
     them twice, and none that would exceed its epsilon: Flower's own `LocalDpMod` forgets, and so does an Opacus engine
     that is made anew each round. The account lasts as long as Flower keeps a hospital's state, which is one run, and as
-    long as its node is up: what several runs on the same patients spend, adds up, and nobody here adds it.
+    long as its node is up: what several runs on the same patients spend adds up, and only the ledger of a hospital's
+    policy counts it (`federated.policy`).
 
     Attributes:
         epsilon: Of all rounds together, positive.

@@ -17,8 +17,6 @@ import numpy as np
 
 from suite.errors import InputError
 from suite.files import (
-    FULL,
-    WriteError,
     append_line,
     is_part,
     json_bytes,
@@ -28,13 +26,10 @@ from suite.files import (
     remove_parts,
     staging,
     write_atomic,
-    write_json,
     writing,
 )
 from suite.measurement import Measurement
 from suite.seal import DERIVED, FILES, FOLDERS, GONE, NAME, Checked, Seal, digests, is_inside, is_key, sha256
-
-__all__ = ["FULL", "Run", "WriteError", "write_atomic", "write_json"]
 
 
 class Run:

@@ -152,17 +152,17 @@ def test_a_hospitals_data_error_stays_at_the_hospital(place, config, tmp_path, c
         (tmp_path / name / PATIENTS).write_bytes((place / name / PATIENTS).read_bytes())
     text = (tmp_path / "south" / PATIENTS).read_text().splitlines()
     cells = text[5].split(",")
-    cells[-2] = "177"  # a patient's age
+    cells[-2] = "9876543"  # a patient's age
     (tmp_path / "south" / PATIENTS).write_text("\n".join([*text[:5], ",".join(cells), *text[6:]]))
     agreement = Agreement.of(config, place / "app")
     carry_out(agreement, LikeFlowers(hospital_app(place / "app"), tmp_path, config, NAMES))
     refused = [e for e in journal_of(Path(agreement.out)) if e["event"] == "refused"]
     assert len(refused) == 3
     assert {e["hospital"] for e in refused} == {"south"}
-    assert "177" not in json.dumps(refused)
+    assert "9876543" not in json.dumps(refused)
     told = capfd.readouterr().err
     assert "error: hospital 'south': patients.csv:" in told
-    assert "177" in told
+    assert "9876543" in told
 
 
 def test_a_label_that_nobody_agreed_on_is_refused_and_a_missing_one_is_not(place, config):
