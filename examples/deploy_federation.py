@@ -1,8 +1,7 @@
 """Three hospitals in processes of their own, over TLS: Flower's SuperLink and a SuperNode at each, on this machine.
 
-Threat: whoever reaches the port could read what hospitals send, pose as one of them or the server, or run a program at
-each hospital. Here the server shows a certificate, hospitals sign with registered keys and run the one app whose digest
-they allow, and a journal chained by hash says what happened. On three machines: docs/federation-deployment.md.
+Threat: whoever reaches the port could read updates, pose as a hospital or the server, or run a program at hospitals.
+Against it: a certificate, registered keys, the one app that is allowed, a journal (docs/federation-deployment.md).
 
 Run: python examples/deploy_federation.py [DATASET]
 """
@@ -15,7 +14,7 @@ import numpy as np
 import pandas as pd
 from common import console, load_data, percent, show
 
-from federated.deployment import PATIENTS, Agreement, configuration, fingerprint
+from federated.deployment import PATIENTS, Agreement, configuration, count_rows, fingerprint
 from federated.loopback import Loopback
 from federated.simulate import federate
 from federated.sites import BySubgroup, Dirichlet
@@ -41,6 +40,7 @@ with tempfile.TemporaryDirectory() as folder:
     data.space.schema.save(app / "schema.toml")
     config = configuration(app) | {"hospitals": ", ".join(names), "target": "label", "classes": ", ".join(data.classes),
                                    "rounds": 3, "epochs": 12, "out": str(folder / "out")}
+    config["rows"] = str(count_rows(config, app, [folder / name for name in names]))[1:-1]  # each declares its own
     with Loopback(folder) as here:
         console.print(f"SuperLink on {here.port} for hospitals (TLS, new authority); control on {here.control} (token)")
         console.print(f"each hospital allows one app, with this digest:\n{digest(app)}")

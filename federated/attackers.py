@@ -18,7 +18,7 @@ from suite.data import Split
 from suite.defense import Defense
 from suite.errors import InputError
 from suite.evaluate.poisoning import measure_victim
-from suite.evaluate.subject import Arrays, Subject, measure, subgroups
+from suite.evaluate.subject import Arrays, Subject, measure, people, subgroups
 from suite.measurement import Sheet
 
 
@@ -115,5 +115,6 @@ def hostile(attack: HostileAttack, subject: Subject, sheet: Sheet, _: int | None
     right, before = arrays["pred"] == data.test.y, subject.classifier.predict(data.test.x) == data.test.y
     for label, which in subgroups(data.test, subject.smallest_group):
         if label.startswith(f"{subject.defense.column}="):
-            sheet.add("accuracy_change", metrics.paired(right[which], before[which]), subgroup=label, **at)
+            sheet.add("accuracy_change", metrics.paired(right[which], before[which]), subgroup=label,
+                      people=people(data.test, which), **at)
     return arrays

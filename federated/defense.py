@@ -23,7 +23,8 @@ from federated.task import Task, digest
 from federated.trust import FLTrust
 from suite.bounds import Count, LearningRate, NonNegative, Positive, Whole
 from suite.classifier import TorchClassifier
-from suite.data import Split
+from suite.data import Split, patients_of
+from suite.defenses.sizes import AT_EDGE, DECLARED, ROUNDED
 from suite.errors import InputError
 from suite.evaluate.subject import Subject, measure_training
 from suite.info import Info
@@ -153,6 +154,8 @@ class FederatedTraining(TorchDefense):
             (`LocalDP`). "hospital, by the server": whether a hospital took part, from all but the server (`CentralDP`,
             which takes the place of the mean).
         clip: L2 norm to which a row's gradient, or a hospital's change, is cut where there is an epsilon.
+        public_rows: Where epsilon is about rows: how many each hospital is publicly known to have, about; None rounds
+            the number of each down.
         secure: The server sees no single update but their mean, as under secure aggregation. The protocol itself
             (`federated.secure`) is not carried out here: what it changes is what a curious server sees.
         personal: Epochs for which each hospital trains the federation's model on its own rows afterwards, to be
@@ -175,6 +178,7 @@ class FederatedTraining(TorchDefense):
     epsilon: Positive | None = field(default=None, kw_only=True)
     hides: Literal["row", "hospital", "hospital, by the server"] = field(default="row", kw_only=True)
     clip: Positive = field(default=1.0, kw_only=True)
+    public_rows: Count | None = field(default=None, kw_only=True)
     secure: bool = field(default=False, kw_only=True)
     personal: Whole = field(default=5, kw_only=True)
 
@@ -188,6 +192,10 @@ class FederatedTraining(TorchDefense):
                              f"{self.rule} needs")
         if self.epsilon and self.hides == CENTRAL and not isinstance(self.aggregator, Mean):
             raise InputError(f"FederatedTraining: central DP is about the mean, and not what {self.rule} needs")
+
+        if self.public_rows and not (self.epsilon and self.hides == "row"):
+            raise InputError("FederatedTraining: public_rows is about an epsilon of rows; set epsilon and hides = "
+                             "\"row\", or leave public_rows out")
 
     @cached_property
     def aggregator(self) -> Aggregator | FlowerStrategy:
@@ -227,7 +235,7 @@ class FederatedTraining(TorchDefense):
         if self.epsilon is None or self.hides == CENTRAL:
             return None
         if self.hides == "row":
-            return RecordDP(self.epsilon, self.rounds, max_grad_norm=self.clip)
+            return RecordDP(self.epsilon, self.rounds, max_grad_norm=self.clip, public_rows=self.public_rows)
         return LocalDP(self.epsilon, self.rounds, DELTA, self.clip)
 
     def __call__(self, recipe: TorchRecipe, train: Split, val: Split, seed: int = 0,
@@ -241,7 +249,11 @@ class FederatedTraining(TorchDefense):
             made.notes |= {"epsilon_claimed": max(c.epsilon for c in each),
                            "epsilon_independent": max(c.independent for c in each),
                            "epsilon_replace_one": max(c.replaced for c in each),
-                           "delta": max(c.delta for c in each), "unit": "row", "neighbors": each[0].neighbors}
+                           "delta": max(c.delta for c in each), "unit": "row", "neighbors": each[0].neighbors,
+                           "public_rows_from": next((s for s in (AT_EDGE, ROUNDED) if s in {
+                               c.public.source for c in each}), DECLARED)}
+            if self.public_rows:
+                made.notes["public_rows"] = self.public_rows
             if train.patients is not None:
                 made.notes["rows_per_patient"] = int(np.unique(train.patients, return_counts=True)[1].max())
         return made
@@ -265,8 +277,8 @@ def _(defense: FederatedTraining, subject: Subject, sheet: Sheet) -> None:
 
     tell_hospitals(defense.column, subject, sheet, by_itself, personal)
     for name, rows, claim in zip(federation.names, federation.rows, promised(federation), strict=False):
-        at = {"subgroup": f"{defense.column}={name}", "attack_params": {
-            "unit": "row" if defense.hides == "row" else "hospital", "neighbors": claim.neighbors}}
+        at = {"subgroup": f"{defense.column}={name}", "people": len(np.unique(patients_of(rows))), "attack_params": {
+            "unit": "row" if defense.hides == "row" else "hospital"} | claim.relation}
         sheet.add("hospital_epsilon_replace_one", claim.replaced, len(rows), **at)
         sheet.add("hospital_epsilon", claim.epsilon, len(rows), **at)
         sheet.add("hospital_epsilon_independent", claim.independent, len(rows), **at)

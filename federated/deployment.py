@@ -12,7 +12,7 @@ import hashlib
 import secrets
 import sys
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -57,17 +57,15 @@ class Agreement(BaseModel):
         rule, rule_params: Name of a registered aggregation, and JSON of its hyper-parameters.
         rounds: How many.
         epochs, batch, lr, proximal, seed: As of `federated.task.Task`.
-        rows: Training rows that each hospital has declared before the run, in the order of `hospitals`; a reply that
-            claims more is refused. Without them the first claim of each hospital, of at most `most_rows`, is its
-            declaration: the journal says so, and later claims are held to it.
-        most_rows: Training rows that no hospital has more of; a reply that claims more is refused.
+        rows: Training rows that each hospital has declared before the run, in the order of `hospitals` (`count_rows`);
+            a reply that claims more is refused, as rows are the weight of what a hospital sends.
         least: Hospitals that must be connected for a round to begin.
         timeout: Seconds after which a round goes on without those that are missing.
         secure: Whether the server sees sums only (`federated.secure`); needs the rule "mean".
         clip: Of secure aggregation.
         epsilon: Of record-level differential privacy over all rounds (`federated.private.RecordDP`: one row added or
             removed); 0 for none.
-        max_grad_norm: Of the same.
+        max_grad_norm, public_rows: Of the same; 0 of public rows for none declared.
         data: For the simulation, where all hospitals are on one machine: absolute folder with NAME/patients.csv each.
             In a deployment each hospital names its own, and this is not looked at.
         out: Absolute folder on the server's machine for the journal and the model.
@@ -89,14 +87,14 @@ class Agreement(BaseModel):
     lr: float = Field(default=0.05, gt=0)
     proximal: float = Field(default=0.0, ge=0)
     seed: int = 0
-    rows: tuple[Annotated[int, Field(ge=1)], ...] = ()
-    most_rows: int = Field(default=100_000, ge=1)
+    rows: tuple[Annotated[int, Field(ge=1)], ...]
     least: int = Field(default=1, ge=1)
     timeout: float = Field(default=600.0, gt=0)
     secure: bool = False
     clip: float = Field(default=1.0, gt=0)
     epsilon: float = Field(default=0.0, ge=0)
     max_grad_norm: float = Field(default=1.0, gt=0)
+    public_rows: int = Field(default=0, ge=0)
     data: str = ""
     out: str = ""
     folder: Path
@@ -131,9 +129,14 @@ class Agreement(BaseModel):
             raise InputError(f"run configuration: secure aggregation gives the mean only, and rule is '{made.rule}'")
         if made.secure and made.epsilon:
             raise InputError("run configuration: epsilon: not available with secure aggregation; set one of them only")
-        if made.rows and len(made.rows) != len(made.hospitals):
+        if len(made.rows) != len(made.hospitals):
             raise InputError(f"run configuration: rows: {len(made.rows)} numbers for {len(made.hospitals)} hospitals; "
                              "give one for each, in their order")
+        if made.public_rows and not made.epsilon:
+            raise InputError("run configuration: public-rows: is about epsilon; set epsilon, or leave it out")
+        if made.public_rows > min(made.rows):
+            raise InputError(f"run configuration: public-rows: {made.public_rows} is more than the fewest rows that a "
+                             f"hospital has declared, {min(made.rows)}, and each would claim it; give a smaller number")
         return made
 
     @cached_property
@@ -153,7 +156,7 @@ class Agreement(BaseModel):
             raise InputError(f"run configuration: model: '{self.model}' is no network, and only these can be averaged")
         # the seed of the noise is drawn here, at the hospital, and never leaves it
         private = RecordDP(self.epsilon, self.rounds, max_grad_norm=self.max_grad_norm,
-                           secret=secrets.randbits(63)) if self.epsilon else None
+                           public_rows=self.public_rows or None, secret=secrets.randbits(63)) if self.epsilon else None
         return Task(recipe, (len(self.table.columns),), self.classes, self.table.space(), self.epochs, self.batch,
                     self.lr, self.proximal, self.seed, private=private)
 
@@ -185,6 +188,22 @@ def configuration(app: Path) -> dict[str, Any]:
     return dict(tomllib.loads((app / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["flwr"]["app"]["config"])
 
 
+def count_rows(config: Mapping[str, Any], app: Path, folders: Sequence[Path]) -> list[int]:
+    """The training rows of hospitals, which they declare before a run.
+
+    Args:
+        config: The run configuration; its `rows` are not used.
+        app: Its folder, with `schema.toml`.
+        folders: Of the hospitals, with `PATIENTS`.
+
+    Raises:
+        InputError: The configuration or a table is wrong.
+    """
+    sites = str(config.get("hospitals", "")).count(",") + 1
+    agreed = Agreement.of({**config, "rows": ", ".join("1" * sites)}, app)
+    return [len(agreed.read(folder).train) for folder in folders]
+
+
 def hospital_app(folder: Path) -> ClientApp:
     """The hospitals' side.
 
@@ -208,6 +227,8 @@ def hospital_app(folder: Path) -> ClientApp:
         answered = counts.get(kind, 0)
         one.policy.check_round(turn, answered, one.agreement.rounds)
         one.policy.check_weights(weights, task.size)
+        if ANSWERED not in state:
+            one.policy.begin(one.agreement.epsilon)
         state[ANSWERED] = ConfigRecord(counts | {kind: answered + 1})
 
     app, plain, masked = ClientApp(), client_app.hospital(rows, check), secure.hospital(rows, check)
@@ -282,7 +303,10 @@ def _hospital(folder: Path, config: tuple[tuple[str, Any], ...], node: tuple[tup
         except InputError as e:
             raise Refused("model-params", str(e)) from None
         policy.check_size(task)
-        return Hospital(agreement, policy, (task, agreement.read(Path(where)).train, agreement.hospitals.index(name)))
+        rows = agreement.read(Path(where)).train
+        policy.check_rows(len(rows))
+        task = replace(task, min_batch=policy.min_batch)
+        return Hospital(agreement, policy, (task, rows, agreement.hospitals.index(name)))
     except Refused:
         raise
     except InputError as e:  # it may name a patient's value, which the server must not read
@@ -344,11 +368,11 @@ def carry_out(agreement: Agreement, grid: Grid) -> np.ndarray:
                    weights=fingerprint(initial))
     sites = len(agreement.hospitals)
     if agreement.secure:
-        by = secure.SecAggPlus(agreement.most_rows, agreement.clip)
+        by = secure.SecAggPlus(max(agreement.rows), agreement.clip)
         weights = secure.rounds(roster, task, sites, agreement.rounds, by, seen, event, agreement.timeout)
     else:
         declared = {FIRST + k: rows for k, rows in enumerate(agreement.rows)}
-        border = Border(roster, task.size, declared, most=agreement.most_rows, event=event, hold=not declared)
+        border = Border(roster, task.size, declared, event=event)
         strategy = (rule.made(sites) if isinstance(rule, FlowerStrategy)
                     else server_app.Joined(rule, sites, event=event))
         weights = server_app.rounds(border, strategy, initial, agreement.rounds, seen, agreement.timeout)

@@ -19,7 +19,7 @@ from federated.properties import LabelMix
 from suite.data import Split, joined
 from suite.errors import InputError
 from suite.evaluate.membership import FEWEST, SCORED, tell_rates, told_apart
-from suite.evaluate.subject import Arrays, Subject, measure
+from suite.evaluate.subject import Arrays, Subject, measure, people
 from suite.measurement import Sheet
 
 __all__ = ["Decomposition", "FedMIA", "LabelMix"]  # registered as of here, so that whoever loads them can measure them
@@ -68,9 +68,11 @@ def membership(attack: UpdateMembership, subject: Subject, sheet: Sheet, rows: i
     scores = _scores(attack, subject, federation, view, [candidates for candidates, _ in sets])
     ranks = [rankdata(score) / max(len(score), 1) for score in scores]
     at = {"attack_params": asdict(attack), "seconds": time.perf_counter() - began}
-    for name, score, (_, member) in zip(federation.names, scores, sets, strict=True):
+    for name, score, (among, member) in zip(federation.names, scores, sets, strict=True):
         if min(member.sum(), (~member).sum()) >= FEWEST:
-            sheet.add("membership_auroc", told_apart(score, member, subject.seed), subgroup=f"{column}={name}", **at)
+            few = min(people(among, member), people(among, ~member))
+            sheet.add("membership_auroc", told_apart(score, member, subject.seed), subgroup=f"{column}={name}",
+                      people=few, **at)
     score, member = np.concatenate(ranks), np.concatenate([inside for _, inside in sets])
     sheet.add("membership_auroc", told_apart(score, member, subject.seed), **at)
     tell_rates(score, member, subject.seed, sheet, at)

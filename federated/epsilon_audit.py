@@ -103,8 +103,8 @@ def _tell(attack: HospitalAudit, federation: Federation, number: int, score: np.
     sheet.add("canary_guesses_right", metrics.proportion(best.right, best.made), **at)
     sheet.add("canary_auroc", metrics.bootstrap(lambda i: metrics.auroc(score[i], inside[i]), m, seed, inside), **at)
     if claim:
-        at = at | {"attack_params": at["attack_params"] | {"unit": federation.task.private.level.removesuffix("s"),
-                                                           "neighbors": claim.neighbors}}
+        at = at | {"attack_params": at["attack_params"] | {"unit": federation.task.private.level.removesuffix("s")}
+                   | claim.relation}
         sheet.add("epsilon_claimed", claim.epsilon, rows, **at)
         sheet.add("epsilon_independent", claim.independent, rows, **at)
         sheet.add("delta", delta, rows, **at)

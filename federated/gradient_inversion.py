@@ -156,7 +156,7 @@ class TabLeak(GradientInversion):
         "iterations x restarts simulations of the hospital's training, twice differentiated",
         "codes are numbers to our networks, so the softmax weighs codes in place of one-hot columns; rows that follow "
         "from the first layer are taken first; all local steps are simulated; no entropy of the ensemble is told",
-        strong=True)
+        strong=True, strong_from=("iterations", 100))
     inputs: ClassVar[Kind] = "table"
     restarts: Count = 8
 
@@ -231,7 +231,7 @@ class InvertingGradients(GradientInversion):
         "Inverting gradients", "Geiping et al. 2020, arXiv 2003.14053", "white-box", ("reconstruction",),
         "iterations x restarts simulations of the hospital's training, twice differentiated",
         "begins near a public mean in place of noise, for far fewer iterations; a rate that falls linearly; all local "
-        "steps are simulated, with momentum", strong=True)
+        "steps are simulated, with momentum", strong=True, strong_from=("iterations", 100))
     inputs: ClassVar[Kind] = "image"
     iterations: Count = 300
     tv: NonNegative = 0.003

@@ -165,11 +165,9 @@ class Border(Grid):
         counts: The rows that each hospital has declared, by node; a reply that claims more is refused. Hospitals that
             have declared nothing may claim `most` each.
         most: See there.
-        hold: Take the first claim of a hospital that has declared nothing as its declaration, and tell `event`
-            ("declared").
         norm: Greatest L2 norm of a change of the parameters that is let in; not used with `sound`.
         tamper: Collusion between the hospitals and this border, in rounds of training.
-        event: `(what, facts)`: "refused", "absent" or "declared".
+        event: `(what, facts)`: "refused" or "absent".
         done: Told `("round", {"round", "asked", "answered", "bytes asked", "bytes answered", "seconds"})` after each
             round of training: numbers of hospitals; bytes of parameters to each of the asked; and bytes from each of
             the asked, in their order, whether or not they were let in.
@@ -180,7 +178,6 @@ class Border(Grid):
     size: int = 0
     counts: dict[int, int] = field(default_factory=dict)
     most: int = 10**9
-    hold: bool = False
     norm: float = NORM
     tamper: Tamper | None = None
     event: Event = lambda *_: None
@@ -251,9 +248,6 @@ class Border(Grid):
                 self.event("refused", {"hospital": node - FIRST, "why": one_line(why)})
             else:
                 out[node] = reply
-                if self.hold and node not in self.counts:
-                    self.counts[node] = reply.content["metrics"][COUNT]
-                    self.event("declared", {"hospital": node - FIRST, "rows": self.counts[node]})
         return list(out.values())
 
     def _wrong(self, reply: Message, message: Message | None) -> str:

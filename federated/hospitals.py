@@ -46,11 +46,13 @@ def tell_hospitals(column: str, subject: Subject, sheet: Sheet, alone: OfHospita
     np.add.at(counts, (whose, train.y), 1)
     log = _last(subject.log)
     for k, name in enumerate(names.tolist()):
-        rows, at = train.take(np.flatnonzero(whose == k)), {"subgroup": f"{column}={name}"}
+        rows = train.take(np.flatnonzero(whose == k))
+        many = len(np.unique(patients_of(rows)))
+        at = {"subgroup": f"{column}={name}", "people": many}
         sheet.add("hospital_rows", float(len(rows)), len(rows), **at)
-        sheet.add("hospital_patients", float(len(np.unique(patients_of(rows)))), len(rows), **at)
-        many = len(np.unique(patients_of(rows))) >= subject.smallest_group
-        for label, count in zip(rows.classes, counts[k].tolist(), strict=True) if many else ():
+        sheet.add("hospital_patients", float(many), len(rows), **at)
+        for label, count in zip(rows.classes, counts[k].tolist(), strict=True) if (
+                many >= subject.smallest_group) else ():
             sheet.add(f"label_share[{label}]", metrics.proportion(count, len(rows)), **at)
         if len(counts) > 1:
             others = counts.sum(0) - counts[k]
@@ -60,12 +62,13 @@ def tell_hospitals(column: str, subject: Subject, sheet: Sheet, alone: OfHospita
             sheet.add("bytes_sent", float(log["sent"][k]), len(rows), **at)
             sheet.add("work_seconds", float(log["worked"][k]), len(rows), **at)
         own = test.take(np.flatnonzero(test.subgroups[column] == name))
-        if len(np.unique(patients_of(own))) >= subject.smallest_group:
+        if (tested := len(np.unique(patients_of(own)))) >= subject.smallest_group:
+            at |= {"people": min(many, tested)}
             models = {"local": alone(rows, k), "federated": subject.classifier}
             _compare(own, models | ({"personal": personal(rows, k)} if personal else {}), subject.seed, sheet, at)
 
 
-def _compare(own: Split, models: dict[str, Classifier], seed: int, sheet: Sheet, at: dict[str, str]) -> None:
+def _compare(own: Split, models: dict[str, Classifier], seed: int, sheet: Sheet, at: dict[str, Any]) -> None:
     """Models on a hospital's own test rows."""
     right = {}
     for who, model in models.items():

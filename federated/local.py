@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call, grad
 
-from federated.task import MOMENTUM, Task
+from federated.task import MOMENTUM, Task, pieces
 from suite.data import Split
 from suite.errors import InputError
 from suite.seeding import seeded, torch_generator
@@ -32,7 +32,7 @@ def seen(task: Task, came: np.ndarray, rows: Split, number: int, turn: int) -> n
 
 def steps(task: Task, rows: int) -> int:
     """Local steps of a hospital with so many rows in one round."""
-    return task.epochs * -(-rows // task.batch)
+    return task.epochs * len(pieces(torch.arange(rows), task.batch, task.min_batch))
 
 
 def gradient(task: Task, came: np.ndarray, update: np.ndarray, rows: int) -> np.ndarray:
@@ -140,7 +140,7 @@ class Local:
     def _trained(self, x: Tensor, y: Tensor, costs: Tensor) -> Tensor:
         task, generator, now, velocity = self.task, torch_generator(self.seed), self.first, None
         for _ in range(task.epochs):
-            for index in torch.randperm(len(y), generator=generator).split(task.batch):
+            for index in pieces(torch.randperm(len(y), generator=generator), task.batch, task.min_batch):
                 inputs = x[index]
                 if self.same:  # in the precision that augmentation is made for
                     inputs = task.recipe.augment(inputs.float(), generator).to(self.dtype)

@@ -22,6 +22,7 @@ import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
+from federated.ledger import Spent, charge
 from suite import registry
 from suite.errors import InputError
 from suite.training import build
@@ -58,13 +59,17 @@ class Policy(BaseModel):
         target: The column of its table that may be the label; any when absent.
         max_rounds: Of a run; it answers no more rounds of one run than this, whatever their numbers are.
         max_epochs: Of its training in one round.
-        min_batch, max_batch: Rows in one step of training.
+        min_batch, max_batch: Rows in one step of training, also of the last of an epoch, which is joined to the one
+            before it where it would have fewer than `min_batch`. A table with fewer training rows is refused.
         max_lr: Learning rate.
         max_proximal: Pull of FedProx.
         max_parameters: Of the network. Each takes 4 bytes, and training about four times that.
         max_weight: Greatest absolute value of a parameter that it takes from the server.
         max_epsilon: Greatest epsilon of record-level differential privacy (add or remove one row, all rounds of a run
             together); a run without it is refused. When absent, runs need no differential privacy.
+        ledger: Absolute path of the file in which runs are counted (`federated.ledger`), which outlives a restart.
+        max_runs, max_total_epsilon: Over all runs in the ledger.
+        max_public_rows: Rows that a run may declare public for it: as many as these make the steps of an epoch.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False,
@@ -83,6 +88,10 @@ class Policy(BaseModel):
     max_parameters: int = Field(default=10_000_000, ge=1)
     max_weight: float = Field(default=1e6, gt=0)
     max_epsilon: float | None = Field(default=None, gt=0)
+    ledger: Path | None = None
+    max_runs: int | None = Field(default=None, ge=1)
+    max_total_epsilon: float | None = Field(default=None, gt=0)
+    max_public_rows: int = Field(default=100_000, ge=1)
 
     @classmethod
     def load(cls, path: Path) -> Policy:
@@ -103,6 +112,14 @@ class Policy(BaseModel):
             raise InputError(f"policy {path}: {where}: {first['msg'].removeprefix('Value error, ')}") from None
         if made.data is not None and not made.data.is_absolute():
             raise InputError(f"policy {path}: data: '{made.data}' is not an absolute folder")
+        if made.ledger is not None and not made.ledger.is_absolute():
+            raise InputError(f"policy {path}: ledger: '{made.ledger}' is not an absolute path")
+        for key, limit in (("max-runs", made.max_runs), ("max-total-epsilon", made.max_total_epsilon)):
+            if limit is not None and made.ledger is None:
+                raise InputError(f"policy {path}: {key}: counts in a file; name it as 'ledger'")
+        if made.max_total_epsilon is not None and made.max_epsilon is None:
+            raise InputError(f"policy {path}: max-total-epsilon: set max-epsilon too, or runs without differential "
+                             "privacy would be allowed")
         if made.min_batch > made.max_batch:
             raise InputError(f"policy {path}: min-batch: {made.min_batch} is above max-batch, {made.max_batch}")
         if files := [name for name in made.models if registry.is_file(name)]:
@@ -134,6 +151,7 @@ class Policy(BaseModel):
         at_most("batch", agreement.batch, self.max_batch)
         at_most("lr", agreement.lr, self.max_lr)
         at_most("proximal", agreement.proximal, self.max_proximal)
+        at_most("public-rows", agreement.public_rows, self.max_public_rows)
         if agreement.batch < self.min_batch:
             raise Refused("batch", f"{agreement.batch} was asked for, at least {self.min_batch} is allowed")
         if self.max_epsilon is not None:
@@ -157,6 +175,28 @@ class Policy(BaseModel):
             raise Refused("model-params", f"the network cannot be made: {type(e).__name__}: {e}") from None
         if (size := sum(p.numel() for p in made.parameters())) > self.max_parameters:
             raise Refused("model-params", f"{size} parameters, at most {self.max_parameters} are allowed")
+
+    def begin(self, epsilon: float) -> None:
+        """Write a run into the ledger, where there is one.
+
+        Raises:
+            Refused: The limits over all runs do not allow it.
+        """
+        if self.ledger is None:
+            return
+        try:
+            charge(self.ledger, epsilon, self.max_runs, self.max_total_epsilon)
+        except Spent as e:
+            raise Refused(e.key, str(e)) from None
+
+    def check_rows(self, rows: int) -> None:
+        """Judge how many rows there are to train on.
+
+        Raises:
+            Refused: All of them together are too few for one step.
+        """
+        if rows < self.min_batch:
+            raise Refused("min-batch", f"the table has {rows} training rows, at least {self.min_batch} are needed")
 
     def check_weights(self, weights: np.ndarray, size: int) -> None:
         """Judge the parameters that came from the server.

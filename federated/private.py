@@ -27,9 +27,9 @@ from suite.defenses.accounting import (
     composed_prv,
     epsilon_replaced,
     noise_multiplier,
-    public_size,
     usual_delta,
 )
+from suite.defenses.sizes import PublicSize, known_size
 from suite.errors import InputError
 from suite.info import Info
 from suite.seeding import torch_generator
@@ -56,8 +56,8 @@ class Round(NamedTuple):
 
 class Claim(NamedTuple):
     """What is promised for all agreed rounds together: epsilon by the PRV accountant and by another library's PLD
-    accountant, the delta of both, and the noise of a round; the neighbour relation of these, and epsilon where one
-    whose part is hidden is replaced by another."""
+    accountant, the delta of both, and the noise of a round; the neighbour relation of these, epsilon where one whose
+    part is hidden is replaced by another, and how many rows are taken to be public, where anything depends on it."""
 
     epsilon: float
     independent: float
@@ -65,6 +65,13 @@ class Claim(NamedTuple):
     sigma: float
     neighbors: str
     replaced: float
+    public: PublicSize | None = None
+
+    @property
+    def relation(self) -> dict[str, str]:
+        """What stands beside epsilon, as of `suite.evaluate.subject.relation`, but for the unit."""
+        known = {"public_rows": str(self.public.number), "public_rows_from": self.public.source} if self.public else {}
+        return {"neighbors": self.neighbors} | known
 
 
 @dataclass(frozen=True)
@@ -74,7 +81,8 @@ class Budget:
     A hospital keeps account of its rounds (`federated.client_app`), and answers no more of them than agreed, none of
     them twice, and none that would exceed its epsilon: Flower's own `LocalDpMod` forgets, and so does an Opacus engine
     that is made anew each round. The account lasts as long as Flower keeps a hospital's state, which is one run, and as
-    long as its node is up: what several runs on the same patients spend, adds up, and nobody here adds it.
+    long as its node is up: what several runs on the same patients spend adds up, and only the ledger of a hospital's
+    policy counts it (`federated.policy`).
 
     Attributes:
         epsilon: Of all rounds together, positive.
@@ -134,14 +142,17 @@ class RecordDP(Budget):
 
     Epsilon protects one row, added or removed, from all who see everything that the hospital sends, the server
     included, which must play by the rules: parameters so large that gradients overflow are not guarded against. Public
-    is about how many rows a hospital has, their number rounded down (`suite.defenses.accounting.public_size`): rate,
-    steps, delta and what the noisy sum is divided by follow from that, and the hospital tells no other number and
-    weighs with it. Epsilon does not cover what was decided from the data before training, as in
+    is about how many rows a hospital has: `public_rows`, or their number rounded down
+    (`suite.defenses.sizes.known_size`, which says where the rounding itself would tell of a row). Rate, steps,
+    delta and what the noisy sum is divided by follow from that, and the hospital tells no other number and weighs with
+    it. Epsilon does not cover what was decided from the data before training, as in
     `suite.defenses.dpsgd.DPSGD`, nor protect a patient with several rows.
 
     Attributes:
         delta: Where None, the largest power of ten below one over the rows of the hospital.
         max_grad_norm: L2 norm to which each row's gradient is clipped.
+        public_rows: How many rows each hospital is publicly known to have, about, the same for all; None rounds the
+            number of each down.
     """
 
     info: ClassVar[Info] = Info(
@@ -150,27 +161,34 @@ class RecordDP(Budget):
         departs="PRV accountant instead of moments; momentum and the proximal pull act on the private gradients")
     level: ClassVar[str] = "rows"
     max_grad_norm: float = 1.0
+    public_rows: int | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self._check_norm("max_grad_norm")
+        if self.public_rows is not None and self.public_rows < 1:
+            raise InputError(f"RecordDP: public_rows must be at least 1, got {self.public_rows}")
+
+    def public(self, rows: int) -> PublicSize:
+        """What is public of the number of rows of a hospital."""
+        return known_size(rows, self.public_rows)
 
     def terms(self, rows: int, batch: int, epochs: int) -> Terms:
         """The cost of a round at a hospital with so many rows, of the task's expected batch and number of epochs."""
         if rows < 1:
             raise InputError("private training needs rows, and the hospital has none")
-        known = public_size(rows)
+        known = self.count(rows)
         rate = min(batch / known, 1.0)
         steps, delta = max(1, round(epochs / rate)), usual_delta(known) if self.delta is None else self.delta
         return Terms(noise_multiplier(self.epsilon, delta, rate, steps * self.rounds), rate, steps, delta)
 
     def count(self, rows: int) -> int:
         """The number of rows that the hospital tells."""
-        return public_size(rows)
+        return self.public(rows).number
 
     def divisor(self, rows: int, batch: int) -> float:
         """What the noisy sum of gradients is divided by: the expected batch, were there as many rows as is public."""
-        return float(min(batch, public_size(rows)))
+        return float(min(batch, self.count(rows)))
 
 
 @dataclass(frozen=True)
@@ -207,6 +225,9 @@ class LocalDP(Budget):
     def terms(self, rows: int, batch: int, epochs: int) -> Terms:
         """The cost of a round, whatever the hospital does in it."""
         return Terms(noise_multiplier(self.epsilon, self.delta, 1.0, self.rounds), 1.0, 1, self.delta)
+
+    def public(self, rows: int) -> None:
+        """No number of rows has a part in it."""
 
     def count(self, rows: int) -> int:
         """The number of rows that the hospital tells: 1."""
@@ -297,7 +318,8 @@ def claims(budget: RecordDP | LocalDP, rows: Iterable[int], batch: int, epochs: 
         rows: Of each hospital.
         batch, epochs: Of the task.
     """
-    return [_claim(budget.terms(n, batch, epochs), budget.rounds, budget.neighbors) for n in rows]
+    return [_claim(budget.terms(n, batch, epochs), budget.rounds, budget.neighbors)._replace(public=budget.public(n))
+            for n in rows]
 
 
 def spent(past: Sequence[Round], delta: float) -> tuple[float, float]:

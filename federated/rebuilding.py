@@ -114,7 +114,7 @@ def _sending(task: Task, whole: int) -> Task:
     if not isinstance(task.private, RecordDP):
         return task
     own = task.terms(whole)
-    return replace(task, private=_Kept(**asdict(task.private) | {"delta": own.delta}, own=own))
+    return replace(task, private=_Kept(**asdict(task.private) | {"delta": own.delta, "public_rows": None}, own=own))
 
 
 def _pooled(task: Task, hospitals: int) -> Task:

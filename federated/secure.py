@@ -9,8 +9,9 @@ of its four stages is a message of its own and a round takes four times as long.
 What is protected: the change of each hospital, from a server that follows the protocol and looks at all it sees. What
 is not: the sum, and with one honest hospital among colluding ones so its change; row counts and who takes part, which
 Flower sends in the clear; anything from a server that hands out keys of its own, since Flower's protocol authenticates
-no hospital's key to the others. A sum cannot be checked hospital by hospital, so that robust rules and the border of
-`federated.grid` are of no use here: one hospital can still ruin the model.
+no hospital's key to the others. Replies have to be what the protocol has in each stage (`federated.secure_border`). A
+sum cannot be checked hospital by hospital, so that robust rules and the border of `federated.grid` are of no use here:
+one hospital can still ruin the model, or by false shares the result of a round.
 """
 
 from __future__ import annotations
@@ -35,14 +36,15 @@ from flwr.server.workflow.constant import MAIN_CONFIGS_RECORD, MAIN_PARAMS_RECOR
 from flwr.serverapp import Grid
 
 from federated.client_app import TURN, Check
-from federated.grid import FIRST, Event
+from federated.grid import FIRST, Event, one_line
+from federated.secure_border import SecureBorder
 from federated.server_app import connected
 from federated.task import Task
 from suite.data import Split
 from suite.errors import InputError
 
-LEVELS = 2**22
-"""Integers that a number becomes one of; with 2^32 as the modulus, 1024 hospitals can be added."""
+LEVELS, MODULUS = 2**22, 2**32
+"""Integers that a number becomes one of, and the modulus, with which 1024 hospitals can be added."""
 
 
 def hospital(rows: Callable[[Context], tuple[Task, Split, int]], check: Check = lambda *_: None) -> ClientApp:
@@ -98,7 +100,7 @@ class SecAggPlus:
     def workflow(self, timeout: float | None) -> SecAggPlusWorkflow:
         """Flower's, in which each hospital holds a share of each other's keys."""
         return SecAggPlusWorkflow(1.0, self.threshold, max_weight=float(self.most), clipping_range=float(self.clip),
-                                  quantization_range=LEVELS, timeout=timeout)
+                                  quantization_range=LEVELS, modulus_range=MODULUS, timeout=timeout)
 
 
 class _Sum:
@@ -123,34 +125,46 @@ def rounds(grid: Grid, task: Task, sites: int, number: int, by: SecAggPlus,
     """Carry out a federation whose server sees sums only.
 
     Args:
-        grid: One of Flower's, or of this process, without a border; hospitals run `hospital` of this module.
+        grid: One of Flower's, or of this process, without a border, which is put before it here; hospitals run
+            `hospital` of this module.
         task: What they train.
         sites: How many there are; the first round waits for all of them.
         number: Rounds.
         by: How it is done.
         seen: Told the parameters before the first round (0) and after each.
-        event: Told of hospitals that did not stay for the sum ("absent", by node less `FIRST`), and of
-            rounds in which too few did ("no result").
+        event: Told of hospitals whose replies were refused or that did not stay for the sum ("refused", "absent", by
+            node less `FIRST`), and of rounds in which too few did, or whose sum could not be unmasked ("no result"). A
+            round has no result either where a hospital is missed before it has shared its keys. One whose reply was
+            refused is not asked in later rounds.
         timeout: Seconds that each of the four stages waits for; for ever if not given.
 
     Returns:
         (d,) float32 parameters.
     """
     weights = task.initial()
+    refused: set[int] = set()
     seen(0, weights)
     for turn in range(1, number + 1):
-        total = _Sum(connected(grid, sites if turn == 1 else 2))
+        total = _Sum([node for node in connected(grid, sites if turn == 1 else 2) if node not in refused])
         own = Context(run_id=0, node_id=FIRST - 1, node_config={}, state=RecordDict(), run_config={})
         context = LegacyContext(own, ServerConfig(num_rounds=number), total)  # type: ignore[arg-type]
         context.state.config_records[MAIN_CONFIGS_RECORD] = ConfigRecord({Key.CURRENT_ROUND: turn})
         context.state.array_records[MAIN_PARAMS_RECORD] = recorddict_compat.parameters_to_arrayrecord(
             ndarrays_to_parameters([weights]), keep_input=True)
-        by.workflow(timeout)(grid, context)
+        border = SecureBorder(grid, task.size, by.most, MODULUS, event)
+        why = "too few hospitals stayed for the sum"
+        try:
+            by.workflow(timeout)(border, context)
+        except InputError:
+            raise
+        except Exception as e:  # shares that fit together and were false
+            total.change, why = None, f"the sum cannot be unmasked: {one_line(f'{type(e).__name__}: {e}')}"
         if total.change is None or not np.isfinite(total.change).all():
-            event("no result", {"round": turn, "why": "too few hospitals stayed for the sum"})
+            event("no result", {"round": turn, "why": why})
         else:
-            for node in (node for node in total.nodes if node not in total.answered):
+            for node in (node for node in total.nodes if node not in {*total.answered, *border.refused}):
                 event("absent", {"hospital": node - FIRST})
             weights = (weights + total.change).astype(np.float32)
+        refused |= border.refused
         seen(turn, weights)
     return weights

@@ -92,13 +92,14 @@ class BySubgroup(Partition):
         return _sites(data, [str(name) for name in names], owners)
 
     def _check_patients(self, splits: list[Split], owners: list[np.ndarray], names: np.ndarray) -> None:
-        home: dict[int, int] = {}
+        home: dict[int, tuple[int, int]] = {}
         known = [pair for pair in zip(splits, owners, strict=True) if pair[0].patients is not None]
         for split, owner in known:
-            for patient, k in zip(split.patients.tolist(), owner.tolist(), strict=True):
-                if home.setdefault(patient, k) != k:
-                    raise InputError(f"patient {patient} has rows of '{names[home[patient]]}' and of '{names[k]}'; "
-                                     "all rows of one patient must be at one hospital")
+            for patient, row, k in zip(split.patients.tolist(), split.rows.tolist(), owner.tolist(), strict=True):
+                first, of = home.setdefault(patient, (row, k))
+                if of != k:
+                    raise InputError(f"rows {first} and {row} are of one patient, and of '{names[of]}' and "
+                                     f"'{names[k]}'; all rows of one patient must be at one hospital")
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ what is replaced here, nothing would be signed, and no app would run at all::
 
     python -m federated.supernode digest APP              # SHA-256 of an app's folder, to compare and to allow
     python -m federated.supernode check POLICY            # exit code 2 and one line where the file is wrong
+    python -m federated.supernode rows APP POLICY         # training rows of this hospital, to be declared
     python -m federated.supernode POLICY --superlink ...  # and all other options of flower-supernode
 
 An app that is allowed runs with the rights of this program's user. The digest covers all files of the app and no run
@@ -30,6 +31,7 @@ from typing import Any
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from federated.arguments import refuse
 from federated.policy import Policy
 from suite.errors import InputError
 
@@ -37,6 +39,10 @@ SIGNER = "hospital"
 """Name of the hospital's own key among Flower's trusted entities."""
 OURS = ("--trusted-entities", "--node-config", "--allow-runtime-dependency-installation", "--insecure")
 """Options of flower-supernode that the policy stands for, or that would undo it."""
+MAX_FAB = 10 * 2**20
+"""Bytes of an app; `flwr run` sends none that is larger."""
+MAX_ENVELOPE = 64 * 2**10
+"""Bytes that a message or an app may take beside its content."""
 
 
 class Gate:
@@ -113,11 +119,34 @@ class Gate:
 
                 def signed_fab(digest: str, run: int) -> Fab:
                     fab = get_fab(digest, run)
+                    if len(fab.content) > MAX_FAB:
+                        self._told(f"refused: an app of more than {MAX_FAB} bytes")
+                        raise InputError(f"an app of more than {MAX_FAB} bytes")
                     return Fab(fab.hash_str, fab.content, self.sign(fab.content))
 
                 yield node, counted_receive, send, plain_run, signed_fab, counted_pull, push, confirm
 
         return guarded
+
+
+def bounded(client: type, most: int) -> type:
+    """Flower's HTTP client, which reads no response from the server that is larger than it may be.
+
+    Args:
+        client: Flower's class.
+        most: Bytes. A response that does not say how many it has, or whose content is compressed, is refused too.
+    """
+    def check(response: Any) -> None:  # before its content is read
+        length = response.headers.get("content-length", "")
+        if not length.isdecimal() or int(length) > most or "content-encoding" in response.headers:
+            raise InputError(f"a response of the server is compressed, of unknown length or of more than {most} bytes")
+
+    class Bounded(client):
+        def __init__(self, *arguments: Any, **named: Any) -> None:
+            super().__init__(*arguments, **named)
+            self._client.event_hooks = {"response": [check]}
+
+    return Bounded
 
 
 def digest(app: Path) -> str:
@@ -131,6 +160,24 @@ def digest(app: Path) -> str:
     if not (app / "pyproject.toml").is_file():
         raise InputError(f"{app}: no app, as there is no pyproject.toml; give the folder that holds it")
     return hashlib.sha256(build_fab_from_disk(app)).hexdigest()
+
+
+def rows(app: Path, path: Path) -> int:
+    """The training rows that a hospital declares before a run.
+
+    Args:
+        app: Folder of the app, whose configuration says target and classes.
+        path: The hospital's policy, which says where its table is.
+
+    Raises:
+        InputError: The app, the policy or the table is wrong.
+    """
+    from federated.deployment import configuration, count_rows
+
+    policy = Policy.load(path)
+    if policy.data is None:
+        raise InputError(f"policy {path}: data: missing; give the folder that holds the hospital's table")
+    return count_rows(configuration(app), app, [policy.data])[0]
 
 
 def read_policy(path: Path) -> Policy:
@@ -161,15 +208,15 @@ def run(path: Path, arguments: list[str]) -> None:
         InputError: The policy is wrong, or an option would undo it.
     """
     policy = read_policy(path)
-    for option in (argument.partition("=")[0] for argument in arguments):
-        # argparse takes beginnings of options for them
-        if option.startswith("--") and len(option) > 2 and any(known.startswith(option) for known in OURS):
-            raise InputError(f"{option}: the policy stands for this option; leave it out")
+    refuse(arguments, OURS, "the policy stands for this option; leave it out")
+    from flwr.supernode import fleet_http_connection as connection
     from flwr.supernode import start_client_internal as client
     from flwr.supernode.cli.flower_supernode import flower_supernode
 
     gate = Gate(policy.apps, lambda line: print(line, file=sys.stderr, flush=True))
-    client.http_request_response = gate.guard(client.http_request_response, 64 * 2**10 + 8 * policy.max_parameters)
+    most = MAX_ENVELOPE + 8 * policy.max_parameters
+    client.http_request_response = gate.guard(client.http_request_response, most)
+    connection.FleetHttpClient = bounded(connection.FleetHttpClient, max(most, MAX_FAB) + MAX_ENVELOPE)
     with tempfile.NamedTemporaryFile("w", suffix=".yaml") as trusted:
         trusted.write(json.dumps({SIGNER: gate.public}))  # JSON is YAML
         trusted.flush()
@@ -184,6 +231,8 @@ def main(arguments: list[str]) -> int:
         match arguments:
             case ["digest", app]:
                 print(digest(Path(app)))
+            case ["rows", app, policy]:
+                print(rows(Path(app), Path(policy)))
             case ["check", policy]:
                 print(f"{len(read_policy(Path(policy)).apps)} apps may run")
             case [policy, *rest] if not policy.startswith("-"):

@@ -47,6 +47,8 @@ class Task:
         seed: Of the first model, and with round and hospital of all else.
         device: Where networks are trained.
         private: What a hospital may give away in all rounds; None for no bound.
+        min_batch: Rows below which a hospital makes no step: the last rows of an epoch join the step before. Of no
+            meaning with `RecordDP`, which draws each batch anew and adds noise to its gradient.
     """
 
     recipe: TorchRecipe
@@ -60,6 +62,7 @@ class Task:
     seed: int = 0
     device: str = "cpu"
     private: RecordDP | LocalDP | None = None
+    min_batch: int = 1
 
     def __getstate__(self) -> dict[str, Any]:
         """Without what is cached: a copy of `_module` would no longer lie in the copy of `_shared`."""
@@ -134,7 +137,7 @@ class Task:
         generator = torch_generator(seed)
         with torch_seeded(seed):  # dropout knows the global generator only
             for _ in range(self.epochs):
-                for index in torch.randperm(len(y), generator=generator).split(self.batch):
+                for index in pieces(torch.randperm(len(y), generator=generator), self.batch, self.min_batch):
                     index = index.to(self.device)
                     inputs, labels = self.recipe.augment(x[index], generator), y[index]
                     losses = F.cross_entropy(module(inputs), labels, reduction="none")
@@ -229,3 +232,17 @@ def _flat(module: nn.Module) -> np.ndarray:
 def draws(task: Task, number: int, turn: int) -> int:
     """The seed of all that a hospital draws in a round. It follows from what the whole federation knows."""
     return int(np.random.SeedSequence([task.seed, number, turn]).generate_state(1)[0])
+
+
+def pieces(order: Tensor, batch: int, least: int) -> list[Tensor]:
+    """The rows of each step of an epoch: (n,) rows in pieces of `batch`; a last one of fewer than `least` joins the one
+    before it. Whoever chooses `batch` could otherwise leave a single patient for the last step.
+
+    Example:
+        >>> [len(rows) for rows in pieces(torch.arange(65), 32, 8)]
+        [32, 33]
+    """
+    parts = list(order.split(batch))
+    if len(parts) > 1 and len(parts[-1]) < least:
+        parts[-2:] = [torch.cat(parts[-2:])]
+    return parts

@@ -13,7 +13,7 @@ import pandas as pd
 
 from imaging.space import ImageSpace
 from suite import csv
-from suite.data import Dataset, Provenance, Split
+from suite.data import Dataset, Provenance, Split, patient_numbers
 from suite.errors import InputError
 from suite.split import PARTS, WORDS, all_single, not_a_patient, shared, split, with_validation
 from suite.subgroups import subgroup
@@ -104,7 +104,8 @@ def build(pictures: Pictures, provenance: Provenance, card: Mapping[str, str], *
         "leakage": leak,
         "identical images": f"{twice} images of validation and test are also in another split" if twice else "",
     }
-    whole = Split(pictures.x, y, ImageSpace(), classes, np.arange(len(y)), pictures.subgroups, patients,
+    numbers = None if patients is None else patient_numbers(pictures.patients)
+    whole = Split(pictures.x, y, ImageSpace(), classes, np.arange(len(y)), pictures.subgroups, numbers,
                   pictures.modality)
     note = "; ".join(filter(None, (provenance.note, leak)))
     return Dataset(provenance.name, *(whole.take(index) for index in parts),
@@ -132,7 +133,7 @@ def resplit(data: Dataset, by: Literal["patient", "image"], seed: int = 0) -> Da
             raise InputError(f"{data.name}: patients are not known")
         patients = None
     else:
-        patients = np.concatenate([s.patients for s in splits])[order]
+        patients = np.unique(np.concatenate([s.patients for s in splits])[order], return_inverse=True)[1]
     subgroups = {name: np.concatenate([s.subgroups[name] for s in splits])[order] for name in data.train.subgroups}
     part = np.empty(len(y), np.int64)
     for i, index in enumerate(split(y, [patients] if by == "patient" else [], data.classes, seed, "image")):

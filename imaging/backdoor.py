@@ -15,7 +15,7 @@ from imaging.space import ImageSpace
 from imaging.warping import displaced
 from suite.attack import Poisoned
 from suite.attacks.poisoning import Backdoor
-from suite.bounds import NonNegative, Share
+from suite.bounds import NonNegative, Positive, Share
 from suite.data import Split
 from suite.errors import InputError, NotApplicable
 from suite.info import Info
@@ -81,7 +81,7 @@ class Patch(ImageBackdoor):
     info: ClassVar[Info] = Info(
         "BadNets patch", "Gu, Dolan-Gavitt and Garg 2017, arXiv 1708.06733", "data", ("backdoor",), "one training",
         departs="the checkerboard grows with the image, and may be translucent; rows are changed where they are, "
-                "instead of added as copies", strong=True)
+                "instead of added as copies", strong=True, strong_from=("rate", 0.05))
     size: Annotated[float, Field(strict=True, gt=0, le=0.5)] = 0.15
     opacity: Share = 1.0
 
@@ -150,8 +150,8 @@ class WaNet(ImageBackdoor):
         "WaNet", "Nguyen and Tran 2021, arXiv 2102.10369", "data", ("backdoor",), "one training",
         departs="poisons the data once, where the paper's attacker controls the training and draws rows and noise anew "
                 "in each batch; stronger by default, as small images need it; rows with the trigger are of other "
-                "classes only", strong=True)
-    strength: NonNegative = 2.0
+                "classes only", strong=True, strong_from=("rate", 0.05))
+    strength: Positive = 2.0
     grid: Annotated[int, Field(strict=True, ge=2, le=256)] = 4
     cross_ratio: NonNegative = 2.0
 

@@ -74,7 +74,7 @@ def _read_folder(path: Path, images: Images) -> Dataset:
     beside = images.labels or path / "labels.csv"
     if images.labels or beside.exists():
         try:
-            limits.check_regular(beside)
+            limits.check_regular(beside, None if images.labels else path)
         except InputError as e:
             raise InputError(f"{beside.name}: {e}") from None
     frame = _lines(beside, names) if images.labels or beside.exists() else None
@@ -92,7 +92,11 @@ def _read_folder(path: Path, images: Images) -> Dataset:
     except InputError as e:
         raise InputError(f"{beside.name}: {e}" if frame is not None else str(e)) from None
 
-    read = [_read(path, name, images) for name in names]
+    read, numbers = [], 0
+    for name in names:
+        read.append(_read(path, name, images))
+        numbers += read[-1].x.size
+        limits.check_size(numbers)
     _check_alike(read)
     counts = [len(r.x) for r in read]
     x = np.concatenate([r.x for r in read])
@@ -193,7 +197,7 @@ def _picture(path: Path) -> np.ndarray:
     from PIL import Image, ImageOps
 
     with Image.open(path, formats=("PNG", "JPEG")) as stored:  # a name says little: others run whole interpreters
-        limits.check_size(stored.width * stored.height * len(stored.getbands()) * (4 if stored.mode[0] in "IF" else 1))
+        limits.check_picture(stored.width, stored.height)
         image = ImageOps.exif_transpose(stored)  # a camera held sideways notes that, and stores the pixels as they come
         if image.mode.startswith("I"):
             return np.asarray(image, np.float32) / 65535

@@ -15,7 +15,10 @@ import numpy as np
 from suite.errors import InputError
 
 MAX_DECODED = 4 * 2**30
-"""Bytes that the arrays of one file may take, as stored."""
+"""Bytes that the numbers of one file, or of one folder, may take as they are computed with: float32, or what decoders
+of scans work in, float64. Reading takes up to twice as much for a moment."""
+MAX_PIXELS = 64 * 2**20
+"""Pixels of one picture or one two-dimensional scan."""
 MAX_NPY_HEADER = 10_000
 """Bytes of the header of an array; NumPy's own limit, checked before they are read."""
 
@@ -32,15 +35,28 @@ def check_regular(path: Path, inside: Path | None = None) -> None:
         raise InputError("is no regular file (a folder, pipe, device or socket); remove it or copy the file itself")
 
 
-def check_size(size: int, most: int | None = MAX_DECODED) -> None:
-    """`InputError`, in words that follow the file's name, where decoding would take more than `most` bytes."""
-    if most is not None and size > most:
-        raise InputError(f"would take {size / 2**30:.1f} GB once decoded, and at most {most / 2**30:g} GB are read of "
-                         "one file; store smaller or fewer images")
+def check_size(numbers: int, most: int | None = MAX_DECODED, each: int = 4) -> None:
+    """`InputError`, in words that follow the file's name, where so many numbers would take more than `most` bytes."""
+    if most is not None and numbers * each > most:
+        raise InputError(f"would take {_words(numbers * each)} once decoded, and at most {_words(most)} are read; give "
+                         "smaller or fewer images")
 
 
-def npy_size(zipped: zipfile.ZipFile, member: zipfile.ZipInfo) -> int:
-    """Bytes of the array in a member of an `.npz` file, by its own header.
+def check_picture(width: int, height: int) -> None:
+    """`InputError`, in words that follow the file's name, where one picture has too many pixels."""
+    if width * height > MAX_PIXELS:
+        raise InputError(f"has {width} x {height} pixels, and at most {MAX_PIXELS / 2**20:g} million are read of one "
+                         "picture; store it smaller")
+
+
+def _words(size: int) -> str:
+    """Bytes for people."""
+    unit = next((k for k in (3, 2, 1) if size >= 1024**k), 0)
+    return f"{round(size / 1024**unit, 1):g} {('bytes', 'KB', 'MB', 'GB')[unit]}"
+
+
+def npy_numbers(zipped: zipfile.ZipFile, member: zipfile.ZipInfo) -> int:
+    """Numbers in the array of a member of an `.npz` file, by its own header.
 
     Raises:
         InputError: It is encrypted, holds Python objects, or is larger than the zip file declares.
@@ -66,4 +82,4 @@ def npy_size(zipped: zipfile.ZipFile, member: zipfile.ZipInfo) -> int:
         raise InputError(f"'{name}' is a single value, not an array of images or labels")
     if any(side < 0 for side in shape) or math.prod(shape) * dtype.itemsize > member.file_size:
         raise ValueError("the header declares more than there is")
-    return math.prod(shape) * dtype.itemsize
+    return math.prod(shape) * max(1, dtype.itemsize // 4)  # of float64, each counts for two

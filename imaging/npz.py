@@ -63,10 +63,11 @@ def load(path: Path, sidecar: Path | None, provenance: Provenance, images: Image
         names: Of the classes, or of the findings where there are several; from the sidecar where they are left out.
         known: New label of each label, where classes are put together; `names` are those of the new ones.
         own: The file is a user's, so that it is not known whether what it calls patients are patients.
-        most: Bytes that its arrays may take; None for a file whose checksum has vouched for it.
+        most: Bytes that its arrays may take as float32; None for a file whose checksum has vouched for it.
     """
     try:
         arrays = _arrays(path, most)
+        limits.check_size(_numbers(arrays, images), most)
         x = np.concatenate([_images(arrays, split, images) for split in PARTS])
         y, part = _labels(arrays)
     except InputError as e:
@@ -102,7 +103,7 @@ def _arrays(path: Path, most: int | None) -> dict[str, np.ndarray]:
             members = {m.filename.removesuffix(".npy"): m for m in zipped.infolist() if m.filename.endswith(".npy")}
             if missing := [name for name in wanted if name not in members]:
                 raise InputError(f"has no '{missing[0]}'; it has {csv.listed(list(members)) or 'no array'}")
-            limits.check_size(sum(limits.npy_size(zipped, members[name]) for name in wanted), most)
+            limits.check_size(sum(limits.npy_numbers(zipped, members[name]) for name in wanted), most)
             found = {}
             for name in wanted:
                 with zipped.open(members[name]) as stream:
@@ -117,6 +118,14 @@ def _arrays(path: Path, most: int | None) -> dict[str, np.ndarray]:
             if stream.read(6) == np.lib.format.MAGIC_PREFIX:
                 raise InputError("is a single array, not an .npz file; store the splits with numpy.savez") from None
         raise InputError("is damaged, or no .npz file") from None
+
+
+def _numbers(arrays: dict[str, np.ndarray], images: Images) -> int:
+    """Numbers in all images of the size and channels that are asked for."""
+    stored = [arrays[f"{split}_images"] for split in PARTS]
+    shape = (*stored[0].shape[1:], 1, 1, 1)  # what is no image is told apart later
+    sides = shape[0] * shape[1] if images.size is None else images.size**2
+    return sum(map(len, stored)) * sides * (images.channels or shape[2])
 
 
 def _images(arrays: dict[str, np.ndarray], split: str, images: Images) -> np.ndarray:

@@ -20,7 +20,7 @@ from suite.errors import InputError
 from suite.plan import Images
 from suite.positive import disease_last
 
-KINDS = ("clear", "opacity", "effusion", "nodule")
+KINDS = ("normal", "opacity", "effusion", "nodule")
 PATIENTS, EACH = 500, 3
 SIZE = 64
 CHUNK = 64

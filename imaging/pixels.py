@@ -57,12 +57,17 @@ def fit(x: np.ndarray, size: int | None, channels: int | None) -> np.ndarray:
     return x
 
 
-def span(values: np.ndarray, window: tuple[float, float] | None) -> np.ndarray:
-    """Measured values as float32 from 0 to 1: a window (center, width), or the 0.5th to the 99.5th percentile."""
+def ends(values: np.ndarray, window: tuple[float, float] | None) -> tuple[float, float]:
+    """The measured values that become black and white: of a window (center, width), or the 0.5th and the 99.5th
+    percentile."""
     if window is None:
         low, high = np.percentile(values, (0.5, 99.5))
-    else:
-        low, high = window[0] - window[1] / 2, window[0] + window[1] / 2
+        return low, high
+    return window[0] - window[1] / 2, window[0] + window[1] / 2
+
+
+def scaled(values: np.ndarray, low: float, high: float) -> np.ndarray:
+    """Measured values as float32 from 0 (`low` and below) to 1 (`high` and above)."""
     return ((values - low) / max(high - low, 1e-6)).clip(0, 1).astype(np.float32)
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from imaging import limits
-from imaging.pixels import span
+from imaging.pixels import ends, scaled
 from suite.errors import InputError
 
 Window = tuple[float, float] | None
@@ -20,7 +20,7 @@ def dicom(path: Path, window: Window = None) -> tuple[np.ndarray, str]:
 
     Args:
         path: The file.
-        window: See `imaging.pixels.span`; in units after rescaling by slope and intercept.
+        window: See `imaging.pixels.ends`; in units after rescaling by slope and intercept.
 
     Returns:
         (height, width) or (height, width, 3) float32 in [0, 1], and the tag PatientID, which may be empty.
@@ -46,7 +46,7 @@ def dicom(path: Path, window: Window = None) -> tuple[np.ndarray, str]:
     elif colour:
         image = stored.astype(np.float32) / (2 ** int(header.BitsStored) - 1)
     else:
-        image = span(stored, window)
+        image = scaled(stored, *ends(stored, window))
     if meaning == "MONOCHROME1":  # its lowest value is white
         image = 1 - image
     return image, str(header.get("PatientID") or "").strip()
@@ -58,7 +58,7 @@ def nifti(path: Path, slices: int = 1, window: Window = None) -> np.ndarray:
     Args:
         path: The file.
         slices: How many.
-        window: See `imaging.pixels.span`; percentiles are those of the volume.
+        window: See `imaging.pixels.ends`; percentiles are those of the volume.
 
     Returns:
         (slices, height, width) float32 in [0, 1].
@@ -77,7 +77,8 @@ def nifti(path: Path, slices: int = 1, window: Window = None) -> np.ndarray:
         raise InputError(f"has {depth} axial slice{'s' * (depth > 1)}, and {slices} are asked for")
     _check(volume)
     first = (depth - slices) // 2
-    middle = span(volume, window)[:, :, first : first + slices]
+    low, high = ends(volume, window)  # before the copy of a few slices, as one of the whole volume may be large
+    middle = scaled(volume[:, :, first : first + slices], low, high)
     return np.ascontiguousarray(middle.transpose(2, 1, 0)[:, ::-1])  # axes are right, front, up
 
 
@@ -93,7 +94,10 @@ def _check_dicom(path: Path) -> None:
         warnings.simplefilter("ignore")
         header = dcmread(path, stop_before_pixels=True)
         sizes = [int(header.get(tag) or 1) for tag in ("Rows", "Columns", "NumberOfFrames", "SamplesPerPixel")]
-        limits.check_size(math.prod(sizes) * max(int(header.get("BitsAllocated") or 8) // 8, 1))
+    limits.check_picture(sizes[1], sizes[0])
+    if sizes[2] > 1:
+        raise InputError(f"holds {sizes[2]} images; only single images are read, not series of them")
+    limits.check_size(math.prod(sizes), each=8)
 
 
 def _check_nifti(path: Path) -> None:
@@ -101,7 +105,7 @@ def _check_nifti(path: Path) -> None:
     import nibabel
 
     header = nibabel.load(path).header
-    limits.check_size(math.prod(int(side) for side in header.get_data_shape()) * header.get_data_dtype().itemsize)
+    limits.check_size(math.prod(int(side) for side in header.get_data_shape()), each=8)
 
 
 def _check(stored: np.ndarray) -> None:

@@ -86,7 +86,8 @@ class KnockoffRandom(_ArtThief):
     """Knockoff Nets with random sampling: learns the victim's probabilities."""
 
     info: ClassVar[Info] = Info("Knockoff Nets (random)", "Orekondy, Schiele and Fritz 2019, arXiv 1812.02766", "score",
-                                ("extraction",), "the budget in queries, one small training", POOL, strong=True)
+                                ("extraction",), "the budget in queries, one small training", POOL, strong=True,
+                                strong_from=("epochs", 50))
 
     def _art(self, victim: Any, sizes: dict[str, int]) -> Any:
         from art.attacks.extraction import KnockoffNets
@@ -125,7 +126,7 @@ class KnockoffAdaptive(_NetworkThief):
         "actions are clusters, where the paper takes labels of the pool, which a thief of patients lacks; no row is "
         "asked twice; rewards are taken before the imitation learns from the answer, and scaled by the least and "
         f"greatest so far; chooses among the pool and possible inputs within {JITTER:g} x scale of it, twice the "
-        "budget in all if the pool is smaller", strong=True)
+        "budget in all if the pool is smaller", strong=True, strong_from=("epochs", 50))
     actions: Count = 8
     step: Count = 10
     brief: Count = 5
@@ -243,7 +244,8 @@ class SurrogateForest(ExtractionAttack):
     info: ClassVar[Info] = Info(
         "Surrogate forest", "after Tramer, Zhang, Juels, Reiter and Ristenpart 2016, arXiv 1609.02943", "score",
         ("extraction",), "the budget in queries, one small training",
-        "learns from answers like any other thief, in place of the paper's path finding; " + POOL, strong=True)
+        "learns from answers like any other thief, in place of the paper's path finding; " + POOL, strong=True,
+        strong_from=("trees", 50))
     trees: Count = 100
     labels: bool = False
 

@@ -30,8 +30,8 @@ SAFE = {"sklearn.tree._tree.Tree"}
 """Types that skops does not trust by default and that hold numbers only."""
 TRIED = 64
 """Rows on which a user's model is tried."""
-ESTIMATORS = "estimator.skops", "estimator.json"
-"""Names of the files in which `save` stores what is no network."""
+NETWORK, ESTIMATORS = "weights.safetensors", ("estimator.skops", "estimator.json")
+"""Names of the files in which `save` stores a network, and what is none."""
 FEW = 16
 """Rows from which it is no accident that all logits lie between 0 and 1."""
 PICKLES = {".pkl", ".pickle", ".joblib"}
@@ -56,14 +56,14 @@ def save(classifier: Classifier, folder: Path, name: str) -> None:
         from suite.normalize import Normalize
 
         about["inputs"] = next(m.inputs for m in classifier.module.modules() if isinstance(m, Normalize))
-        file, data = "weights.safetensors", packed({k: v.detach().cpu().contiguous()
-                                                    for k, v in classifier.module.state_dict().items()})
+        state = classifier.module.state_dict()
+        file, data = NETWORK, packed({k: v.detach().cpu().contiguous() for k, v in state.items()})
     elif isinstance(classifier, EstimatorClassifier):
         file, data = _packed(classifier.estimator)
     else:
         raise InputError(f"a {type(classifier).__name__} cannot be stored")
     write_atomic(folder / file, lambda f: f.write(data))
-    write_json(folder / "model.json", about)
+    write_json(folder / "model.json", about | {"file": file})
 
 
 def load(folder: Path, name: str, classes: int, space: Space, device: str = "cpu",
@@ -82,14 +82,15 @@ def load(folder: Path, name: str, classes: int, space: Space, device: str = "cpu
     """
     file = folder / "model.json"
     about = _opened(file, lambda: json.loads(file.read_text(encoding="utf-8")))
-    if not isinstance(about, dict) or not {"recipe", "params", "notes"} <= about.keys():
+    if not isinstance(about, dict) or not {"recipe", "params", "notes"} <= about.keys() \
+            or about.get("file") not in (NETWORK, *ESTIMATORS):
         raise InputError(f"model {file}: cannot be read: it describes no model")
     if about["recipe"] != _without_folder(name):
         raise InputError(f"model {file}: holds the model '{str(about['recipe'])[:80]}', and the plan says '{name}'; "
                          "nothing of it was run. Use the run with its own plan, or delete this folder to train again")
     recipe = registry.make("models", name, about["params"])
-    weights = folder / "weights.safetensors"
-    if weights.is_file():
+    weights = folder / about["file"]  # whatever else lies there was not written by `save`
+    if weights.name == NETWORK:
         from safetensors.torch import load_file
 
         inputs, notes = tuple(about["inputs"]), about["notes"]
@@ -105,8 +106,7 @@ def load(folder: Path, name: str, classes: int, space: Space, device: str = "cpu
         _opened(weights, lambda: made.module.load_state_dict(state))
         classifier: Classifier = made
     else:
-        file = next((file for file in map(folder.joinpath, ESTIMATORS) if file.is_file()), folder / ESTIMATORS[0])
-        classifier = EstimatorClassifier(read_estimator(file), classes, space, recipe=recipe)
+        classifier = EstimatorClassifier(read_estimator(weights), classes, space, recipe=recipe)
     classifier.notes.update(about["notes"])
     return classifier
 
@@ -205,6 +205,7 @@ class Fitted(Recipe):
     """
 
     info: ClassVar[Info] = Info("A fitted model", "none", cost="nothing")
+    foreign: ClassVar[bool] = True
     model: Any
     source: str = ""
     gradients: bool = True

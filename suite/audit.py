@@ -28,7 +28,7 @@ from suite.evaluate.worst_case import Part, measure_worst_case
 from suite.files import FULL, WriteError
 from suite.logs import log_at
 from suite.measurement import Sheet, versions
-from suite.paths import short_names, without_any_folder, without_folders
+from suite.paths import folders_of, short_names, without_any_folder, without_folders
 from suite.plan import Item, Plan
 from suite.progress import advance
 from suite.run import Run
@@ -44,7 +44,7 @@ class Audit(Layout):
 
     def __init__(self, plan: Plan, dataset: Dataset, why: str) -> None:
         super().__init__(plan, dataset)
-        self.why, self._names = why, short_names(plan)
+        self.why, self._names, self._folders = why, short_names(plan), folders_of(plan)
 
     def manifest(self) -> dict[str, Any]:
         """What a run folder says of itself; of files and folders it knows the names only."""
@@ -76,7 +76,7 @@ class Audit(Layout):
         return out
 
     def run(self, folder: Path, started: Callable[[Cell, int, int], None] = lambda *_: None, jobs: int = 1,
-            retry_errors: bool = False) -> Run:
+            retry_errors: bool = False, isolated: bool = False) -> Run:
         """Carry out every cell that is not finished yet.
 
         Args:
@@ -84,6 +84,8 @@ class Audit(Layout):
             started: Called with each cell that starts, how many are finished, and how many there are.
             jobs: Processes to use; the results are the same for any number.
             retry_errors: Carry out cells again that failed before, and those that sum them up.
+            isolated: With one job, too, run files of the user's in another process, whose end becomes an error row:
+                code that calls `os._exit` would else end this one, without a word.
         """
         named = Run.create(folder, self.manifest(), self._grows)
         run = Run(named.folder.absolute())  # code of a model or an attack may change the working directory
@@ -92,7 +94,8 @@ class Audit(Layout):
             for key in self._failed(run) if retry_errors else ():
                 run.discard(key, "to be tried again")
             todo = [cell for cell in self.cells if not run.done(cell.key)]
-            shared = [cell for cell in todo if jobs > 1 and cell.what != "compare"]
+            apart = jobs > 1 or (isolated and any(cell.foreign for cell in todo))
+            shared = [cell for cell in todo if apart and cell.what != "compare"]
             if shared:
                 self._share_out(shared, run, jobs, started)
             alone = [cell for cell in todo if cell not in shared]
@@ -190,11 +193,19 @@ class Audit(Layout):
             where = traceback.extract_tb(e.__traceback__)[-1]
             sheet.rows = []
             place = f"{Path(where.filename).name}:{where.lineno}"
-            sheet.add("error", float("nan"), error=f"{type(e).__name__}: {without_any_folder(str(e))} ({place})")
+            said = without_any_folder(without_folders(str(e), self._names), (run.folder, *self._folders))
+            sheet.add("error", float("nan"), error=f"{type(e).__name__}: {said} ({place})")
         os.chdir(home)  # a model may have gone elsewhere, and the paths of a plan are relative
         sheet.add("cell_seconds", time.perf_counter() - begun)
         run.finish(cell.key, sheet.rows, arrays, lambda row: without_folders(row, self._names))
         shutil.rmtree(_checkpoints(cell, run), ignore_errors=True)
+
+    def give_up(self, cell: Cell, run: Run, why: str) -> None:
+        """Finish a cell whose process has ended in the middle of it: an error is its row."""
+        sheet = self._sheet(cell)
+        sheet.add("error", float("nan"), error=why)
+        sheet.add("cell_seconds", 0.0)
+        run.finish(cell.key, sheet.rows, None, lambda row: without_folders(row, self._names))
 
     def _compare(self, cell: Cell, run: Run, sheet: Sheet) -> None:
         """Each defense of a model against none; what failed is told by the cell that did."""

@@ -24,6 +24,7 @@ from suite.errors import InputError, NotApplicable
 from suite.plan import Item, Plan
 from suite.recipe import Recipe
 from suite.space import Space
+from suite.trial import foreign
 
 NONE = Item(name="none")
 WORST = "worst-case"
@@ -49,6 +50,12 @@ class Cell:
         fixed = {"fit": "train", "worst-case": "worst case on", "compare": "compare the defenses of"}
         doing = fixed.get(self.what) or f"{(self.attack or self.detector).name} on"
         return f"{doing} {self.model.name}{behind}"
+
+    @property
+    def foreign(self) -> tuple[str, ...]:
+        """Names of what it runs that is a file of the user's, whose code may end the process."""
+        items = (self.model, self.defense, self.attack, self.detector)
+        return tuple(item.name for item in items if item and foreign(item.source))
 
 
 LEARNED = (MembershipAttack, ReconstructionAttack)

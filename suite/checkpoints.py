@@ -18,7 +18,7 @@ import numpy as np
 from torch import Tensor
 
 from suite.data import Split
-from suite.files import write_atomic
+from suite.seal import read_sealed, write_sealed
 
 EVERY = 20.0
 """Seconds of training between two checkpoints; a shorter training leaves none."""
@@ -78,12 +78,17 @@ class Checkpoint:
         self.file = place.folder / f"{digest.hexdigest()[:32]}.safetensors"
 
     def read(self) -> dict[str, Tensor] | None:
-        """What was last written, on the CPU; None where there is nothing."""
-        if self.file is None or not self.file.is_file():
+        """What was last written, on the CPU; None where there is nothing, or nothing that this run has written whole:
+        its name is no secret, and whoever wrote it would choose what is trained."""
+        if self.file is None or (data := read_sealed(self.file)) is None:
             return None
-        from safetensors.torch import load_file
+        from safetensors import SafetensorError
+        from safetensors.torch import load
 
-        return load_file(self.file)
+        try:
+            return load(data)
+        except (SafetensorError, ValueError, KeyError):
+            return None
 
     @property
     def due(self) -> bool:
@@ -95,5 +100,5 @@ class Checkpoint:
         from safetensors.torch import save
 
         packed = save({name: t.detach().cpu().contiguous().clone() for name, t in state.items()})
-        write_atomic(self.file, lambda f: f.write(packed))
+        write_sealed(self.file, packed)
         self.written = time.monotonic()

@@ -188,16 +188,17 @@ class TorchClassifier(Classifier):
             return self._checked(self.module(x.clone()), len(x))
 
     def _foreign(self) -> bool:
-        """Whether the module may write into its input: not where its first layer is known to make something new of it,
-        as that of all networks trained here."""
+        """Whether the module may write into its input: not where it is one of ours and its first layer is known to make
+        something new of it, as that of all networks trained here."""
         module = self.module
         if self._looked_at[0] is not module:
             from suite.normalize import Normalize
 
             first = next(iter(module), None) if type(module) is nn.Sequential else module
+            # a hook or a method of the instance's own is called with the input, too
             fresh = type(first) in (Normalize, nn.Linear, nn.Conv2d) and not any(
-                m._forward_pre_hooks for m in {module, first} - {None})
-            self._looked_at = module, not fresh
+                m._forward_pre_hooks or m._forward_hooks or "forward" in vars(m) for m in {module, first})
+            self._looked_at = module, not fresh or getattr(self.recipe, "foreign", False)
         return self._looked_at[1]
 
     def _checked(self, logits: Tensor, n: int) -> Tensor:

@@ -231,6 +231,8 @@ def gate(
                                                "\"mlp: membership_auroc <= 0.6\"; may be given several times.")],
     lenient: Annotated[bool, typer.Option("--lenient", help="Compare the value itself, not the unfavourable end of its "
                                           "95 % interval.")] = False,
+    head: Annotated[str | None, typer.Option(metavar="HASH", help="What the audit printed: refuse a run that was "
+                                             "written or sealed anew since.")] = None,
 ) -> None:
     """Check a run against requirements.
 
@@ -238,7 +240,7 @@ def gate(
     """
     from suite.terminal import show_gate
 
-    raise typer.Exit(show_gate(run, require, lenient))
+    raise typer.Exit(show_gate(run, require, lenient, head))
 
 
 @data_app.command()

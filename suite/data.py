@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -46,7 +47,8 @@ class Split:
         classes: Class names.
         rows: (n,) int64 row numbers in the source, for naming a patient without giving values.
         subgroups: Name -> (n,) array of str, for example `{"age": ["<40", ...], "site": [...]}`.
-        patients: (n,) int64, equal for rows of one patient, counted over all splits; None where nobody knows.
+        patients: (n,) int64, equal for rows of one patient in all splits, and the same whoever else is there
+            (`patient_numbers`), as PATE relies on; None where nobody knows.
         modality: What kind of image the inputs are (`suite.plan.Modality`); "" where nobody knows, and for tables.
     """
 
@@ -86,6 +88,15 @@ class Split:
     def with_data(self, x: np.ndarray, y: np.ndarray) -> Split:
         """The same rows with other inputs and labels, as a poisoner leaves them."""
         return replace(self, x=np.ascontiguousarray(x, np.float32), y=np.asarray(y, np.int64))
+
+
+def patient_numbers(names: Iterable[str]) -> np.ndarray:
+    """(n,) int64: a number for each of n rows from its patient's own identifier, a digest in which no other has a part.
+
+    A number by order of appearance would be another with one patient more at the top, and whatever is drawn by it.
+    """
+    digests = (hashlib.blake2b(str(name).encode(), digest_size=8).digest() for name in names)
+    return np.array([int.from_bytes(digest) >> 2 for digest in digests], np.int64)
 
 
 def joined(first: Split, *others: Split) -> Split:

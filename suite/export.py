@@ -23,8 +23,8 @@ def export_shared(run: Run, target: Path, models: bool = False, smallest_group: 
         run: Finished or not; as it was sealed.
         target: A new or an empty folder.
         models: Copy the trained models, too.
-        smallest_group: People of a subgroup below which its rows are left out; as many as of the run, and at least
-            `SMALLEST_GROUP`, where it is None.
+        smallest_group: People (not rows) of a subgroup below which its rows are left out; as many as of the run, and at
+            least `SMALLEST_GROUP`, where it is None.
 
     Returns:
         The copy. Its manifest says so under "shared", with the head of the run. It can be read, not continued.
@@ -40,7 +40,7 @@ def export_shared(run: Run, target: Path, models: bool = False, smallest_group: 
         raise InputError(f"{target} lies in the run's own folder; choose another place for the copy")
     manifest = run.manifest
     least = smallest_group or max(SMALLEST_GROUP, manifest["plan"].get("smallest_group", SMALLEST_GROUP))
-    rows = [_shown(row) for row in run.rows() if not row.subgroup or not 0 < row.n < least]
+    rows = shared_rows(run, least)
     if "shared" in manifest:
         raise InputError(f"{run.folder} is a shared copy already")
     copy = Run(target)
@@ -55,8 +55,15 @@ def export_shared(run: Run, target: Path, models: bool = False, smallest_group: 
     return copy
 
 
-def _shown(row: Measurement) -> Measurement:
-    return row.model_copy(update={"error": without_any_folder(row.error)}) if row.error else row
+def shared_rows(run: Run, least: int) -> list[Measurement]:
+    """The rows of a run without folders, and without those of a subgroup of fewer people than `least`, or of which
+    nobody knows how many: rows behind a figure say nothing, as a patient may have several."""
+    return [_shown(row, run.folder) for row in run.rows()
+            if not row.subgroup or (row.people is not None and row.people >= least)]
+
+
+def _shown(row: Measurement, folder: Path) -> Measurement:
+    return row.model_copy(update={"error": without_any_folder(row.error, [folder])}) if row.error else row
 
 
 def _copy(source: Path, target: Path) -> None:

@@ -30,7 +30,7 @@ class Verdict(NamedTuple):
     text: str
 
 
-def check(run: Run, requirements: Iterable[str], lenient: bool = False) -> list[Verdict]:
+def check(run: Run, requirements: Iterable[str], lenient: bool = False, head: str | None = None) -> list[Verdict]:
     """Hold a run against requirements of the form `[MODEL][/DEFENSE]: METRIC [of ATTACK] [in every GROUP] >= NUMBER`.
 
     MODEL is its name in the plan; of a file, its last part with "-" for what is neither letter, digit, "_" nor ".".
@@ -43,12 +43,13 @@ def check(run: Run, requirements: Iterable[str], lenient: bool = False) -> list[
         run: A finished run.
         requirements: At least one.
         lenient: Compare the value; otherwise the end of its 95 % interval that is worse for the requirement.
+        head: Last hash of the run's seal, kept elsewhere: without it, whoever can write the folder can seal it anew.
 
     Raises:
-        InputError: A requirement that cannot be read or matches no row; a run that is not complete, or that is not as
-            it was sealed; or a cell in its scope that failed.
+        InputError: A requirement that cannot be read or matches no row; a run that is not complete, that is not as it
+            was sealed, or whose seal does not end at `head`; or a cell in its scope that failed.
     """
-    run.require_seal()
+    run.require_seal(head)
     rows, manifest = run.rows(), run.manifest
     if missing := run.missing():
         what = f"{len(missing)} cells are" if missing[1:] else "1 cell is"

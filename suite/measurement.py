@@ -40,6 +40,7 @@ class Measurement(BaseModel):
     knowledge: str = ""
     threat_ids: list[str] = Field(default_factory=list)
     subgroup: str = ""
+    people: int | None = None
     metric: str
     value: float | None
     ci_low: float | None = None

@@ -9,6 +9,13 @@ import typer
 
 from suite.errors import InputError
 
+
+def _at_least_one(value: int | None) -> int | None:
+    if value is not None and value < 1:
+        raise typer.BadParameter(f"must be at least 1, got {value}")
+    return value
+
+
 Target = Annotated[str | None, typer.Option(metavar="COLUMN", help="CSV: what to predict.")]
 Positive = Annotated[str | None, typer.Option(metavar="VALUE", help="Of two classes, the one that is the disease.")]
 SchemaFile = Annotated[Path | None, typer.Option(metavar="FILE", help="CSV: schema in TOML.")]
@@ -37,14 +44,6 @@ Out = Annotated[Path | None, typer.Option(metavar="DIR", help="Run folder; runs/
 Seed = Annotated[int | None, typer.Option(help="Seed of everything random.")]
 Device = Annotated[str | None, typer.Option(metavar="auto|cpu|DEVICE", help="Where to compute: any device that "
                                            "PyTorch knows, such as cuda:1 or xpu; auto is cuda, else xpu, else cpu.")]
-
-
-def _at_least_one(value: int | None) -> int | None:
-    if value is not None and value < 1:
-        raise typer.BadParameter(f"must be at least 1, got {value}")
-    return value
-
-
 Jobs = Annotated[int | None, typer.Option(metavar="N", callback=_at_least_one,
                                            help="Processes; as many as processors, 4 at most, when left out.")]
 Quick = Annotated[bool, typer.Option("--quick", help="A first look: few rows, one budget, and no defenses but those "
@@ -52,8 +51,6 @@ Quick = Annotated[bool, typer.Option("--quick", help="A first look: few rows, on
 TimeLimit = Annotated[float | None, typer.Option(metavar="SECONDS", show_default=False,
                                                  help="Longest time that a fitted model (a file) may take to open, and "
                                                  "for each query; 120 when left out.")]
-
-
 RetryErrors = Annotated[bool, typer.Option("--retry-errors", help="Carry out again what failed before.")]
 Pictures = Annotated[bool, typer.Option("--pictures", help="Images of real patients: keep those that attacks succeeded "
                                         "on, and show them in the report. Of synthetic data they always are.")]

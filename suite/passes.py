@@ -28,7 +28,7 @@ def direct(module: nn.Module) -> Pull | None:
     """The passes of a chain of standardisation, linear layers and ReLUs; None for any other module.
 
     Weights are looked up at every call, so the passes follow a module that is still in training; dropout is taken as
-    in evaluation mode. A module with hooks is left to autograd, which calls them.
+    in evaluation mode. A module with hooks, or with a method of its own, is left to autograd, which calls them.
     """
     layers = flat(module)
     return None if layers is None else lambda x, weights: _pull(layers, x, weights)
@@ -38,7 +38,7 @@ def flat(module: nn.Module) -> list[nn.Module] | None:
     """The layers of a plain chain in order, without those that do nothing."""
     hooks: list[Any] = [module._forward_hooks, module._forward_pre_hooks, module._backward_hooks,
                         module._backward_pre_hooks]
-    if any(hooks):
+    if any(hooks) or "forward" in vars(module):  # of the instance's own
         return None
     if type(module) is nn.Sequential:
         parts = [flat(child) for child in module]

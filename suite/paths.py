@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from suite import registry
 from suite.plan import Plan
 
-ANY = re.compile(r"(?<![\w/.~])(?:~|\.{1,2})?/(?:[^\s/:,;'\"()<>]+/)*(?=[^\s/])")
+ANY = re.compile(r"(?<![\w/.~])(?:file:(?://[^\s/]*)?|~|\.{1,2})?/(?:[^\s/:,;'\"()<>]+/)*(?=[^\s/])")
 """The folders of a path that stands in a text."""
+QUOTED = re.compile(r"(?<=['\"])(?:~|\.{1,2})?/(?:[^/'\"\n]+/)*(?=[^/'\"\n])")
+"""The same inside quotes, as Python writes paths in errors, where a folder may have spaces in its name."""
+BELOW = r"(?:/(?:[^/\n:,;'\"()<>]*[^\s/:,;'\"()<>]/)*(?=[^\s/])|(?=$|[\s/:,;'\"()<>]))"
+"""What follows a folder that is known: folders in it, which may have spaces in their names, too; or its end."""
 
 
 def short_names(plan: Plan) -> dict[str, str]:
@@ -47,9 +52,24 @@ def without_folders(value: Any, names: Mapping[str, str]) -> Any:
     return value
 
 
-def without_any_folder(text: str) -> str:
-    """A message in which no path has a folder, such as what an error says of files that nobody typed."""
-    return ANY.sub("", text)
+def folders_of(plan: Plan) -> set[Path]:
+    """The folders in which the files of a plan lie, in full."""
+    return {folder for text in short_names(plan) if (path := Path(text)).exists()
+            for folder in (path.absolute().parent, path.resolve().parent)}
+
+
+def without_any_folder(text: str, known: Iterable[Path] = ()) -> str:
+    """A message in which no path has a folder, such as what an error says of files that nobody typed.
+
+    Args:
+        text: The message.
+        known: Folders that may be named in it, besides the home and the working directory. In these, and in quotes,
+            names of folders may have spaces; anywhere else a text does not say where such a name ends.
+    """
+    usual = (Path.home(), Path.cwd(), Path(tempfile.gettempdir()))
+    for folder in sorted({str(path) for path in (*known, *usual) if len(path.parts) > 1}, key=len, reverse=True):
+        text = re.sub(r"(?:(?<![\w.~-])file://)?" + re.escape(folder) + BELOW, "", text)
+    return ANY.sub("", QUOTED.sub("", text))
 
 
 def _texts(value: Any) -> Iterator[str]:

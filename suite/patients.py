@@ -11,7 +11,8 @@ sec. 5), so that, whatever the distribution of the scores (Bentkus 2004, Ann. Pr
 
 and the same of 1 - F. For c = 1 it is A^m, which some distributions reach: with fewer than ln(error) / ln(A) models of
 each kind no result tells a patient who is always found from one whose AUROC is A. Models count as independent, though
-they share references and most of their training rows; what chance finds, by permutation, does not rely on that.
+they share references and most of their training rows; what chance finds, by permutation, does not rely on that. That
+all patients share the same models is looked after in `share_above`.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from scipy.stats import beta, binom, norm, rankdata
+from scipy.stats import beta, binom, norm, rankdata, t
 
 from suite import metrics
 from suite.attack import ShadowScore
@@ -43,9 +44,9 @@ def scores_in_turn(attack: ShadowScore, shadows: Shadows) -> np.ndarray:
     """
     models = np.arange(len(shadows.odds))
     out = np.empty(shadows.odds.shape)
-    for t in models:
-        rest = models // 2 != t // 2
-        out[t] = attack.score(shadows.odds[t], Shadows(shadows.inside[rest], shadows.odds[rest]))
+    for turn in models:
+        rest = models // 2 != turn // 2
+        out[turn] = attack.score(shadows.odds[turn], Shadows(shadows.inside[rest], shadows.odds[rest]))
     return out
 
 
@@ -59,6 +60,22 @@ def patient_auroc(score: np.ndarray, inside: np.ndarray) -> np.ndarray:
     own = inside.sum(0)
     ranks = np.where(inside, rankdata(score, axis=0), 0).sum(0)
     return (ranks - own * (own + 1) / 2) / (own * (len(inside) - own))
+
+
+def aurocs_without(score: np.ndarray, inside: np.ndarray) -> np.ndarray:
+    """(m, n) as `patient_auroc`, without each of the m >= 2 pairs of models in turn.
+
+    Args:
+        score, inside: (2 m, n), where after each half of the rows the partner has the other half.
+    """
+    pairs = len(score) // 2
+    first = inside[::2]
+    own, other = np.where(first, score[::2], score[1::2]), np.where(first, score[1::2], score[::2])
+    ranks = rankdata(np.concatenate([own, other]), axis=0)
+    beaten = ranks[:pairs] - rankdata(own, axis=0)  # models without the patient that score lower; ties count half
+    above = pairs - (ranks[pairs:] - rankdata(other, axis=0))  # models with the patient that score higher
+    both = (own > other) + (own == other) / 2
+    return (beaten.sum(0) - beaten - above + both) / (pairs - 1) ** 2
 
 
 def patient_tpr(score: np.ndarray, inside: np.ndarray, fpr: float) -> np.ndarray:
@@ -155,7 +172,7 @@ STRICT, LAX = np.array([0.94, 0.97, 1.0]), np.array([0.6, 0.75, 0.85])
 """Where `share_above` counts patients, for the lower end of its interval and for the upper one."""
 
 
-def share_above(auroc: np.ndarray, pairs: int) -> Estimate:
+def share_above(auroc: np.ndarray, pairs: int, without: np.ndarray | None = None) -> Estimate:
     """The share of patients above `ABOVE` as observed, and a 95 % interval of the share whose true AUROC is above it.
 
     Observed AUROCs scatter: some patients are observed above 0.9 who are not, and some below who are. So the interval
@@ -165,18 +182,38 @@ def share_above(auroc: np.ndarray, pairs: int) -> Estimate:
     at most b', so it is at most (share observed over d) / (1 - b'). The best of several c and d is taken, and the
     intervals of these shares are Wilson's, widened for their number.
 
+    All patients are found by the same models, so that one that remembers everybody, or nobody, moves all of them. Where
+    a jackknife over pairs of models (Efron and Stein 1981, Ann. Stat. 9:586) finds a share to vary more than one of n
+    independent patients does, its interval is as many times as wide, by Student's t with m - 1 degrees of freedom.
+
     Args:
         auroc: (n,) observed, of the patients of a group.
         pairs: m.
+        without: (m, n) as of `aurocs_without`; None where each patient has models of its own.
     """
     n, value = len(auroc), float((auroc > ABOVE).mean())
     false, missed = (chance_of(c, a, pairs) for c, a in ((STRICT, ABOVE), (1 - LAX, 1 - ABOVE)))
     z = float(norm.isf(ERROR / 2 / len(STRICT)))
-    sure, open_ = ([metrics.proportion(auroc >= c - TIE, z=z) for c in STRICT],
-                   [metrics.proportion(auroc > d + TIE, z=z) for d in LAX])
+    sure, open_ = ([_widened(metrics.proportion(auroc > c, z=z), without, c) for c in edges]
+                   for edges in (STRICT - TIE, LAX + TIE))
     low = max([(e.low - b) / (1 - b) for e, b in zip(sure, false, strict=True) if b < 1], default=0.0)
     high = min([e.high / (1 - b) for e, b in zip(open_, missed, strict=True) if b < 1], default=1.0)
     return Estimate(value, float(min(max(low, 0.0), value)), float(max(min(high, 1.0), value)), n)
+
+
+def _widened(share: Estimate, without: np.ndarray | None, edge: float) -> Estimate:
+    """A share of patients above an edge, as wide as its variation between pairs of models makes it."""
+    if without is None:
+        return share
+    each, pairs = (without > edge).mean(1), len(without)
+    independent = each.mean() * (1 - each.mean()) / share.n
+    if not independent:
+        return share
+    among = (pairs - 1) / pairs * ((each - each.mean()) ** 2).sum()
+    error = ERROR / 2 / len(STRICT)
+    times = max(1.0, math.sqrt(among / independent) * t.isf(error, pairs - 1) / norm.isf(error))
+    return Estimate(share.value, max(0.0, share.value - times * (share.value - share.low)),
+                    min(1.0, share.value + times * (share.high - share.value)), share.n)
 
 
 def shadows_needed(patients: int | None = None) -> int:

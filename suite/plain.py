@@ -20,6 +20,11 @@ def printable(text: object) -> str:
                    else c.encode("unicode_escape").decode() for c in str(text))
 
 
+def one_line(text: object) -> str:
+    """`printable`, without line ends: text of others can then not pass for a line of its own."""
+    return printable(text).replace("\n", r"\n")
+
+
 def plain(text: object) -> str:
     """Text for Rich: `printable`, and square brackets are no markup."""
     return escape(printable(text))

@@ -113,7 +113,7 @@ class Images(BaseModel):
         allow_leakage: Accept a split in which one patient is on both sides.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
     labels: Path | None = None
     patient: str | None = None
     positive: str | None = None
@@ -123,7 +123,7 @@ class Images(BaseModel):
     size: int | None = Field(default=None, ge=8, le=1024)
     channels: Literal[1, 3] | None = None
     window: tuple[float, float] | None = None
-    slices: int = Field(default=1, ge=1)
+    slices: int = Field(default=1, ge=1, le=1024)
     allow_leakage: bool = False
 
     @field_validator("window")
@@ -153,13 +153,13 @@ class Ladder(BaseModel):
         budgets: Rising budgets of the robustness curves; `eps` is one of them.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
     eps: float = Field(gt=0)
     budgets: tuple[float, ...] = ()
 
     @model_validator(mode="after")
     def _main_budget(self) -> Ladder:
-        if not all(0 < budget < float("inf") for budget in self.budgets):
+        if not all(budget > 0 for budget in self.budgets):
             raise ValueError("budgets must be greater than 0")
         object.__setattr__(self, "budgets", tuple(sorted({*self.budgets, self.eps})))
         return self
@@ -186,15 +186,17 @@ class Plan(BaseModel):
             remembers each.
         seed: Of everything random.
         device: Any device that PyTorch knows, such as "cuda:1"; "auto" is CUDA, else XPU, else the CPU.
-        allow_pickle: Load model files that can execute code; from the command line only, never from a file.
+        allow_pickle: Load model files that can execute code; from the command line only, as `suite.request` sees to.
         later: Names of attacks, defenses and detectors that this stage leaves to `--full`; not set in a file.
         time_limit: Seconds that a fitted model may take for its trial and for each query. No part of what a run is, so
             that it goes on with another one.
-        pictures: Keep and show images of real patients that attacks succeeded on. Of synthetic data they always are.
-        smallest_group: People below which nothing is written about a subgroup.
+        pictures: Keep and show images of real patients that attacks succeeded on; from the command line only. Of
+            synthetic data they always are.
+        smallest_group: People below which nothing is written about a subgroup; below `SMALLEST_GROUP` from the command
+            line only.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
     title: str = "Security audit"
     data: tuple[str, ...] = Field(min_length=1)
     table: Table = Table()
@@ -238,7 +240,7 @@ class Plan(BaseModel):
     @field_validator("eps")
     @classmethod
     def _share(cls, value: float) -> float:
-        if not 0 < value <= 1:  # nor NaN
+        if not 0 < value <= 1:
             raise ValueError("must be a finite number above 0 and at most 1")
         return value
 
@@ -307,11 +309,6 @@ class Plan(BaseModel):
             if first["loc"] and first["loc"][0] in flags:
                 where = "command line"
             raise InputError(f"{where}: {keys + ': ' if keys else ''}{message}") from None
-
-    @classmethod
-    def load(cls, path: Path) -> Plan:
-        """Read a TOML plan."""
-        return cls.check(read_toml(path), str(path))
 
     def dump(self) -> dict[str, Any]:
         """As plain JSON values, defaults included."""

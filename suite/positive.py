@@ -12,14 +12,22 @@ from suite.errors import InputError
 HEALTHY = frozenset((
     "healthy", "normal", "benign", "negative", "neg", "control", "controls", "absent", "absence", "unaffected",
     "uninfected", "survived"))
-"""Words that name the healthy class, alone or in a longer name that holds no word of the diseased one."""
-HEALTHY_ALONE = frozenset(("0", "-1", "-", "n", "no", "none", "false", "never", "well", "clear", "clean", "alive"))
-"""Words that do so only alone: a clear cell carcinoma is not healthy."""
+"""Words that name the healthy class: alone, with each other, or opposed to one of `DISEASED` in names that are equal
+otherwise. In a longer name they say nothing: normal tension glaucoma and triple-negative cancer are diseases."""
+HEALTHY_ALONE = frozenset(("0", "-1", "-", "n", "no", "none", "false", "never", "alive"))
+"""Words that do so only alone."""
+HEALTHY_PHRASES = frozenset(("nofinding", "nofindings", "nodisease", "diseasefree"))
+"""Names of the healthy class whatever the other is, without what separates their words."""
 DISEASED = frozenset((
     "y", "yes", "true", "sick", "ill", "diseased", "abnormal", "malignant", "positive", "pos", "case", "cases",
-    "present", "affected", "dead", "died"))
-"""Words that name the diseased class, only alone: of melanoma and another cancer neither is healthy."""
-NEGATIONS = ("no", "not", "non", "without")
+    "present", "presence", "affected", "dead", "died"))
+"""Words that name the diseased class, alone or opposed to one of `HEALTHY`: of melanoma and another cancer neither is
+healthy."""
+NEGATIONS = ("no", "not", "without")
+"""What names the healthy class before the name of the other. Not "non": non-small cell and non-Hodgkin name diseases
+beside small cell and Hodgkin, and nothing tells these from non-diabetic beside diabetic."""
+NO_DISEASE = frozenset(("gram", "rh", "rhesus", "triple"))
+"""What may be negative or positive and is a disease, or none, both times."""
 
 
 class Labels(NamedTuple):
@@ -83,18 +91,32 @@ def _healthy(name: str, other: str) -> bool | None:
     plain = name.strip().casefold()
     if plain in HEALTHY_ALONE | DISEASED:
         return plain in HEALTHY_ALONE
-    words = [word for word in re.split(r"[\W_]+", plain) if word]
-    if len(words) > 1 and words[0] in NEGATIONS:
-        return not any(word in HEALTHY for word in words[1:])
-    if len(words) > 1 and words[-1] == "free":
+    words, others = _words(name), _words(other)
+    joined, beside = "".join(words), "".join(others)
+    if joined in HEALTHY_PHRASES or (words and HEALTHY.issuperset(words)):
         return True
     # "notckd" beside "ckd", but not "norovirus" beside "influenza"
-    joined, others = "".join(words), re.sub(r"[\W_]+", "", other.strip().casefold())
-    if any(joined == negation + others for negation in NEGATIONS):
-        return others not in HEALTHY
-    if any(others == negation + joined for negation in NEGATIONS):
+    if joined in {negation + beside for negation in NEGATIONS} | {beside + "free"}:
+        return beside not in HEALTHY
+    if beside in {negation + joined for negation in NEGATIONS}:
         return joined in HEALTHY
-    return True if HEALTHY & {*words} and not DISEASED & {*words} else None
+    return _opposed(words, others)
+
+
+def _opposed(words: list[str], others: list[str]) -> bool | None:
+    """Whether the first of two names is healthy that differ in one word, which is healthy in one and diseased in the
+    other, such as "HIV negative" and "HIV positive"; None for any other names."""
+    differ = [pair for pair in zip(words, others, strict=False) if pair[0] != pair[1]]
+    if len(words) != len(others) or len(differ) != 1 or NO_DISEASE & {*words}:
+        return None
+    (mine, theirs), = differ
+    if mine in HEALTHY and theirs in DISEASED:
+        return True
+    return False if mine in DISEASED and theirs in HEALTHY else None
+
+
+def _words(name: str) -> list[str]:
+    return [word for word in re.split(r"[\W_]+", name.strip().casefold()) if word]
 
 
 def _quoted(name: str) -> str:

@@ -22,6 +22,9 @@ class Recipe(ABC):
     inputs: ClassVar[Kind] = ""
     """What it is made for; "" for any inputs."""
 
+    foreign: ClassVar[bool] = False
+    """Its models are not of our making: they may write into what they are given."""
+
     @abstractmethod
     def fit(self, train: Split, val: Split, seed: int = 0, device: str = "cpu") -> Classifier:
         """Train on `train`; `val` serves early stopping and, where the recipe asks for one, the operating point."""

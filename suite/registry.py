@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import hashlib
 import importlib.util
 import sys
 from functools import cache
@@ -110,7 +111,9 @@ def _from_file(kind: Kind, name: str) -> Any:
     file = Path(path)
     if not file.is_file():
         raise InputError(f"{kind[:-1]} '{name}': no file {path}")
-    spec = importlib.util.spec_from_file_location(f"medsec_user_{file.stem}", file)
+    # files of one stem in two folders are two modules
+    place = hashlib.sha256(str(file.resolve()).encode(errors="surrogateescape")).hexdigest()[:8]
+    spec = importlib.util.spec_from_file_location(f"medsec_user_{file.stem}_{place}", file)
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # dataclasses look their module up
     try:

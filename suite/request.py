@@ -11,6 +11,7 @@ from typing import Any, Literal
 from suite import cache, registry
 from suite.data import Dataset, Split, fewer
 from suite.errors import InputError
+from suite.limits import SMALLEST_GROUP
 from suite.plan import Plan, read_toml
 
 DEFAULT_PRESET = "tabular"
@@ -35,13 +36,22 @@ def read_plan(what: str) -> tuple[dict[str, Any], str]:
     """What a preset or a TOML file says, not looked at yet, and where it is from, for messages.
 
     Raises:
-        InputError: Unknown preset, no such file, no TOML, or one that allows pickles.
+        InputError: Unknown preset, no such file, no TOML, or one that allows what only the command line may: pickles,
+            pictures of real patients, or figures of fewer people than `SMALLEST_GROUP`.
     """
     a_file = what.endswith(".toml") or "/" in what
     raw = read_toml(Path(what) if a_file else registry.load("presets", what))
     if "allow_pickle" in raw:  # who sends a plan must not decide what code runs here
         raise InputError(f"plan {what}: 'allow_pickle' cannot be set in a plan, only on the command line; delete the "
                          "line and pass --allow-pickle if you trust whoever made the model")
+    if raw.get("pictures"):  # nor what is kept of the patients here
+        raise InputError(f"plan {what}: 'pictures' cannot be set in a plan, only on the command line; delete the line "
+                         "and pass --pictures if images of real patients may be kept in the run and its report")
+    least = raw.get("smallest_group", SMALLEST_GROUP)
+    if not isinstance(least, int) or least < SMALLEST_GROUP:  # a text would become a number only later
+        raise InputError(f"plan {what}: 'smallest_group' = {least!r:.20} cannot be set in a plan, only whole numbers "
+                         f"of at least {SMALLEST_GROUP}; delete the line and pass --smallest-group N if figures of "
+                         "fewer people may be written")
     return raw, what if a_file else f"preset {what}"
 
 

@@ -8,7 +8,7 @@ import json
 import os
 import zipfile
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,8 +17,6 @@ import numpy as np
 
 from suite.errors import InputError
 from suite.files import (
-    FULL,
-    WriteError,
     append_line,
     is_part,
     json_bytes,
@@ -28,16 +26,10 @@ from suite.files import (
     remove_parts,
     staging,
     write_atomic,
-    write_json,
     writing,
 )
 from suite.measurement import Measurement
-from suite.seal import DERIVED, GONE, NAME, Checked, Seal, digests, sha256
-
-__all__ = ["FULL", "Run", "WriteError", "write_atomic", "write_json"]
-
-FOLDERS = ("cells", "models", "shadows", "logs", "checkpoints")
-FILES = ("manifest.json", DERIVED, NAME, "report.html")
+from suite.seal import DERIVED, FILES, FOLDERS, GONE, NAME, Checked, Seal, digests, is_inside, is_key, sha256
 
 
 class Run:
@@ -162,27 +154,32 @@ class Run:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise InputError(f"another audit is working in {self.folder}") from None
-            remove_parts([self.folder, *(self.folder / name for name in FOLDERS), *(self.folder / "checkpoints").glob(
-                "*")])
+            working = [*(self.folder / "checkpoints").glob("*")]
+            for path in working:
+                if path.is_symlink():
+                    remove(path)
+            remove_parts([self.folder, *(self.folder / name for name in FOLDERS), *working])
             self._mend()
             self.collect()
             yield
 
     def _mend(self) -> None:
         """Delete what is not as it was sealed, so that it is made again; what was found stays in the seal."""
-        checked = self.seal.check()
+        seal = self.seal
+        checked = seal.check()
         wrong = [*checked.changed, *(name for name in checked.missing if not name.startswith("report."))]
-        wrong += filter(_forged, checked.extra)
         keys = {key for name in wrong if (key := self._key(name)) is not None}
         for key in sorted(keys):
             self.discard(key, "not as it was sealed")
-        if other := [name for name in wrong if self._key(name) is None and name.startswith("shadows/")]:
+        other = [name for name in wrong if self._key(name) is None and name.startswith("shadows/")]
+        # a model that a killed process left without its cell is trained again anyway
+        if other := [*other, *(name for name in checked.extra if _forged(name) and seal.locate(name))]:
             self._delete(other, "discarded", why="not as it was sealed")
 
     def _key(self, name: str) -> str | None:
         """The cell that a file belongs to."""
         top, _, rest = name.partition("/")
-        if top == "models":
+        if top in ("models", "checkpoints"):
             return rest.partition("/")[0]
         return rest.rpartition(".")[0] if top in ("cells", "logs") else None
 
@@ -197,12 +194,17 @@ class Run:
         return self._index[1].get(key, [])
 
     def _delete(self, names: Iterable[str], event: str, **facts: Any) -> None:
-        """Delete files, and seal that they are gone."""
+        """Delete files, after it was sealed that they are gone."""
         names, seal = list(names), self.seal
-        found = {name: seal.digest(name) for name in names}
+        found = {_shown(name): seal.digest(name) for name in names}
+        # what was never sealed may have a name that no list can hold
+        seal.append(event, files=dict.fromkeys((name for name in names if is_inside(name)), GONE), found=found, **facts)
         for name in names:
-            remove(self.folder / name)
-        seal.append(event, files=dict.fromkeys(names, GONE), found=found, **facts)
+            if (path := seal.locate(name)) is not None:
+                remove(path)
+                if name.startswith("models/"):
+                    with suppress(OSError):  # an empty folder would be taken for a model
+                        path.parent.rmdir()
 
     def discard(self, key: str, why: str) -> None:
         """Make a cell unfinished: its files are deleted, its log only where it is not as it was sealed."""
@@ -264,8 +266,20 @@ class Run:
         """All rows of all finished cells, in the order of the plan."""
         order = {key: i for i, key in enumerate(self.manifest.get("cells", []))}
         found = sorted(filter(self._there, self._cells()), key=lambda key: (order.get(key, len(order)), key))
-        return [Measurement.model_validate(row) for key in found
-                for row in json.loads((self.folder / "cells" / f"{key}.json").read_text(encoding="utf-8"))]
+        return [row for key in found for row in self._rows_of(key)]
+
+    def _rows_of(self, key: str) -> list[Measurement]:
+        """The rows of a finished cell.
+
+        Raises:
+            InputError: One says that it is of another cell, under whose name it would be copied or looked up.
+        """
+        file = self.folder / "cells" / f"{key}.json"
+        rows = [Measurement.model_validate(row) for row in json.loads(file.read_text(encoding="utf-8"))]
+        if strange := next((row.cell for row in rows if row.cell != key), None):
+            raise InputError(f"{file}: holds a row of the cell {ascii(strange)[:80]}; it was tampered with: use "
+                             "another folder, or delete this file and give the same audit command again")
+        return rows
 
     def _cells(self) -> list[str]:
         """Keys of all cells that were finished at some time."""
@@ -281,8 +295,9 @@ class Run:
         there = {key for key in self._cells() if self._there(key)}
         return [key for key in self.manifest["cells"] if key not in there]
 
-    def require_seal(self) -> None:
-        """Raise `InputError` unless whatever is in the folder and can be read is as it was sealed.
+    def require_seal(self, head: str | None = None) -> None:
+        """Raise `InputError` unless whatever is in the folder and can be read is as it was sealed, and the seal ends at
+        `head`, where it is given.
 
         A cell whose file is gone or damaged is one of `missing`, and no error here; nor is a report that was changed,
         as it is made from the cells.
@@ -291,13 +306,16 @@ class Run:
         if not seal.entries:
             raise InputError(f"{self.folder} has no seal ({NAME}), so that nothing shows that its files are as the run "
                              "wrote them; run the audit again with another --out")
-        checked = seal.check()
+        checked = seal.check(head)
         wrong = [name for name in checked.changed if name != "report.html" and not self._unreadable(name)]
-        wrong += filter(_forged, checked.extra)
+        finished = {self._key(name) for name in seal.files() if name.startswith("cells/")}
+        # a model whose cell is not finished may be one of a killed process, and no figure is of it
+        wrong += [name for name in checked.extra
+                  if _forged(name) and (name.startswith("cells/") or self._key(name) in finished)]
         if wrong:
             more = f", nor are {len(wrong) - 1} other files" if wrong[1:] else ""
-            raise InputError(f"{self.folder}: {wrong[0]} is not as the run wrote it{more}; medsec verify {self.folder} "
-                             "names all, and the same audit command again computes changed cells again")
+            raise InputError(f"{self.folder}: {_shown(wrong[0])} is not as the run wrote it{more}; medsec verify "
+                             f"{self.folder} names all, and the same audit command again computes changed cells again")
 
     def _unreadable(self, name: str) -> bool:
         """Whether a file of a cell is damaged, rather than changed to say something else."""
@@ -341,13 +359,24 @@ class Run:
             yield folder
 
     def model(self, key: str) -> Path:
-        """Where a finished model lies."""
+        """Where a finished model lies.
+
+        Raises:
+            InputError: The key is none of a cell.
+        """
+        if not is_key(key):
+            raise InputError(f"{ascii(key)[:80]} is no key of a cell")
         return self.folder / "models" / key
 
 
 def _forged(extra: str) -> bool:
-    """Whether an extra file looks like one of a cell."""
-    return extra.startswith("cells/") and extra.endswith((".json", ".npz"))
+    """Whether an extra file looks like one of a cell, or lies where models are looked for."""
+    return extra.startswith("models/") or (extra.startswith("cells/") and extra.endswith((".json", ".npz")))
+
+
+def _shown(name: str) -> str:
+    """The name of a file in ASCII, as it may be of bytes that are no text."""
+    return ascii(name)[1:-1]
 
 
 def _line(row: dict[str, Any]) -> bytes:

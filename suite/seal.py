@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+import re
 import stat
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from typing import Any
 
 import numpy as np
 
+from suite.errors import InputError
 from suite.files import is_part, write_atomic
 from suite.journal import START, Journal, check_end
 
@@ -28,6 +30,13 @@ NAME = "seal.jsonl"
 DERIVED = "measurements.jsonl"
 """Made from the cells, with which it is compared."""
 UNSEALED = (NAME, DERIVED, ".lock")
+FOLDERS = ("cells", "models", "shadows", "logs", "checkpoints")
+FILES = ("manifest.json", DERIVED, NAME, "report.html")
+"""All that a run has: folders with files in them, and single files."""
+PART_OF_NAME = re.compile(r"[A-Za-z0-9_.-]{1,255}")
+"""A key of a cell, or the name of a file or folder of a run."""
+WORKING = "checkpoints/"
+"""Files that are no results: sealed, so that only one's own are read again, and otherwise left out of every check."""
 GONE = ""
 """Stands for the digest of a file that the run itself has deleted."""
 LINK = "link"
@@ -64,7 +73,7 @@ class Seal(Journal):
         folder: Of the run.
 
     Raises:
-        InputError: A line of the list was changed, removed, inserted or moved.
+        InputError: A line of the list was changed, removed, inserted or moved, or names a file that no run has.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -90,7 +99,13 @@ class Seal(Journal):
 
     def learn(self, entry: dict[str, Any]) -> None:
         self._hashes.append(entry["hash"])
-        for name, digest in entry.get("files", {}).items():
+        files = entry.get("files", {})
+        if not isinstance(files, dict):
+            raise InputError(f"{self.path}: line {entry['n']} is no entry of a seal")
+        for name, digest in files.items():
+            if not is_inside(name):  # whoever wrote the list would choose what is read and deleted here
+                raise InputError(f"{self.path}: line {entry['n']} names {ascii(name)[:80]}, which is no file of a run: "
+                                 "the list is damaged or was tampered with; use another folder")
             self._sealed.setdefault(name, []).append(digest)
 
     @property
@@ -108,7 +123,7 @@ class Seal(Journal):
         found = self.digest(name)
         if sealed == GONE:
             return "extra" if found else ""
-        return "whole" if found == sealed else "changed" if found else "missing"
+        return "whole" if found == sealed and found != LINK else "changed" if found else "missing"
 
     def once(self, name: str, data: bytes) -> bool:
         """Whether a file had this content at some time: a process may have been killed before it wrote a newer one."""
@@ -132,6 +147,21 @@ class Seal(Journal):
                 self._known[name] = (stamp, hashlib.file_digest(file, "sha256").hexdigest())
         return self._known[name][1]
 
+    def locate(self, name: str) -> Path | None:
+        """Where something lies that is in the folder, or the link in its place, whatever it leads to; None for nothing.
+
+        Raises:
+            InputError: The name leads out of the folder.
+        """
+        path, parts = self.folder, name.split("/")
+        if ".." in parts or name.startswith("/"):
+            raise InputError(f"{name!a} lies outside of {self.folder}, and was not touched")
+        for part in parts:
+            path = path / part
+            if path.is_symlink():
+                return path
+        return path if path.exists() else None
+
     def check(self, head: str | None = None) -> Checked:
         """Compare the folder with the list. All files are read again.
 
@@ -144,7 +174,8 @@ class Seal(Journal):
         self._known.clear()
         if head is not None:
             check_end(self._hashes, head, self.path)
-        states = {name: self.state(name) for name in sorted({*self.files(), *self.present()})}
+        names = {*self.files(), *self.present()}
+        states = {name: self.state(name) for name in sorted(names) if not name.startswith(WORKING)}
         changed, missing, extra = (tuple(name for name, state in states.items() if state == wanted)
                                    for wanted in ("changed", "missing", "extra"))
         return Checked(self.entries, len(self.files()), self.head, changed, missing, extra)
@@ -160,6 +191,17 @@ class Seal(Journal):
             out += [(place / name).relative_to(self.folder).as_posix() for name in (*names, *links)
                     if not is_part(place / name) and not (place == self.folder and name in UNSEALED)]
         return out
+
+
+def is_key(name: str) -> bool:
+    """Whether a name can be that of a cell, a file or a folder in a run: it leads nowhere else."""
+    return PART_OF_NAME.fullmatch(name) is not None and name not in (".", "..")
+
+
+def is_inside(name: str) -> bool:
+    """Whether a relative path can be that of a file of a run."""
+    top, *rest = name.split("/")
+    return all(map(is_key, rest)) and (top in FOLDERS if rest else top in FILES)
 
 
 _open: dict[Path, tuple[tuple[Path, int], Seal]] = {}
@@ -179,21 +221,38 @@ def sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def read_kept(file: Path) -> np.ndarray | None:
-    """An array that was kept in a subfolder of a run, such as the answers of shadow models.
+def read_sealed(file: Path) -> bytes | None:
+    """A file that was kept in a folder of a run.
 
     Args:
-        file: As of `keep`.
+        file: As of `write_sealed`.
 
     Returns:
-        The array; None where there is none, or where it is not as it was written, so that it must be made again.
+        Its content; None where there is none, or where it is not as it was written, so that it must be made again.
     """
+    seal, name = _around(file)
+    if seal and seal.digest(name) == LINK:
+        return None
     try:
         data = file.read_bytes()
     except OSError:
         return None
-    seal = _around(file)
-    if seal and not (seal.digest(_name(file)) != LINK and seal.once(_name(file), data)):
+    return data if seal is None or seal.once(name, data) else None
+
+
+def write_sealed(file: Path, data: bytes) -> None:
+    """Keep a file in a folder of a run, and seal it; outside of runs only write it."""
+    seal, name = _around(file)
+    if not seal:
+        write_atomic(file, lambda f: f.write(data))
+        return
+    with seal.adding("kept", files={name: sha256(data)}):  # nobody else may write it between the two
+        write_atomic(file, lambda f: f.write(data))
+
+
+def read_kept(file: Path) -> np.ndarray | None:
+    """An array that was kept in a folder of a run, such as the answers of shadow models; None as of `read_sealed`."""
+    if (data := read_sealed(file)) is None:
         return None
     try:
         return np.load(io.BytesIO(data), allow_pickle=False)
@@ -202,22 +261,17 @@ def read_kept(file: Path) -> np.ndarray | None:
 
 
 def keep(file: Path, array: np.ndarray) -> None:
-    """Keep an array in a subfolder of a run, and seal it."""
+    """Keep an array in a folder of a run, and seal it."""
     buffer = io.BytesIO()
     np.save(buffer, array)
-    data = buffer.getvalue()
-    if not (seal := _around(file)):
-        write_atomic(file, lambda f: f.write(data))
-        return
-    with seal.adding("kept", files={_name(file): sha256(data)}):  # nobody else may write it between the two
-        write_atomic(file, lambda f: f.write(data))
+    write_sealed(file, buffer.getvalue())
 
 
-def _around(file: Path) -> Seal | None:
-    """The seal of the run in whose subfolder a file lies; None outside of runs."""
-    folder = file.parent.parent
-    return Seal.of(folder) if (folder / NAME).is_file() else None
-
-
-def _name(file: Path) -> str:
-    return f"{file.parent.name}/{file.name}"
+def _around(file: Path) -> tuple[Seal | None, str]:
+    """The seal of the run in which a file lies, in a folder or in one inside that, and its name there; None outside of
+    runs."""
+    for depth in (2, 3):
+        folder = Path(*file.parts[:-depth])
+        if (folder / NAME).is_file():
+            return Seal.of(folder), "/".join(file.parts[-depth:])
+    return None, ""

@@ -13,7 +13,7 @@ from rich.table import Column
 
 from suite.cells import Cell
 from suite.forecast import Forecast
-from suite.plain import plain, printable
+from suite.plain import one_line, plain
 from suite.run import Run
 
 EVERY = 30.0
@@ -92,7 +92,7 @@ def _bar(watch: Watch, console: Console) -> Iterator[None]:
         task = progress.add_task("starting", total=watch.total, left="")
 
         def draw() -> None:
-            progress.update(task, completed=watch.done, description=plain(watch.title), left=watch.left)
+            progress.update(task, completed=watch.done, description=plain(one_line(watch.title)), left=watch.left)
 
         with _repeatedly(draw, 0.5):
             yield
@@ -105,7 +105,7 @@ def _lines(watch: Watch, console: Console, every: float) -> Iterator[None]:
     def say() -> None:
         gone = time.monotonic() - began
         console.print(f"{int(gone // 60):3d}:{int(gone % 60):02d}  {watch.done} of {watch.total} cells, {watch.left}; "
-                      f"now {printable(watch.title)}", markup=False, soft_wrap=True)
+                      f"now {one_line(watch.title)}", markup=False, soft_wrap=True)
 
     with _repeatedly(say, every):
         yield

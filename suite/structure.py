@@ -28,7 +28,16 @@ def parsed(content: bytes) -> Any:
         ValueError: It is neither.
     """
     # both begin with a brace; in UBJSON a type or a length follows it, in JSON a quote or white space
-    return json.loads(content) if content[1:2].strip() in (b"", b'"', b"}") else decoded(content)
+    text = content[1:2].strip() in (b"", b'"', b"}")
+    return json.loads(content, object_pairs_hook=_once) if text else decoded(content)
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object; of two values with one key, Python would take the last, and XGBoost may take the first."""
+    out = dict(pairs)
+    if len(out) < len(pairs):
+        raise ValueError("a key is there twice in a JSON object")
+    return out
 
 
 def flaw_of_booster(model: Any) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections import Counter
-from collections.abc import Iterable, Sized
+from collections.abc import Callable, Iterable, Sized
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,8 +34,17 @@ FAILED = 3
 """Exit code of an audit of which cells failed."""
 
 
-def run_audit(plan: Plan, folder: Path, jobs: int | None = None, retry_errors: bool = False) -> int:
+def run_audit(plan: Plan, folder: Path, jobs: int | None = None, retry_errors: bool = False,
+              check: Callable[[Plan], None] = lambda _: None) -> int:
     """Carry out a plan with a progress bar, write the report, and print the findings and where it is.
+
+    Args:
+        plan: Of the audit.
+        folder: Of the run.
+        jobs: Processes; as many as suit the machine when left out.
+        retry_errors: Carry out again what failed before.
+        check: Raises `InputError` where the plan does not suit the command. It may open the plan's models, as it is
+            called after these were tried in a process of their own.
 
     Returns:
         The exit code: `FAILED` where cells failed, else 0.
@@ -47,6 +56,7 @@ def run_audit(plan: Plan, folder: Path, jobs: int | None = None, retry_errors: b
     from suite.trial import try_models
 
     try_models(plan, data.train.x)
+    check(plan)
     import torch
 
     from suite.audit import Audit
@@ -74,7 +84,7 @@ def run_audit(plan: Plan, folder: Path, jobs: int | None = None, retry_errors: b
     watch = Watch(Forecast(audit, jobs), Run(folder), audit.cells)
     # of several cells at once, nobody could tell which one has come so far
     with shown(watch, console), listening(watch.step) if jobs == 1 else nullcontext():
-        run = audit.run(folder, lambda cell, *_: watch.started(cell), jobs, retry_errors)
+        run = audit.run(folder, lambda cell, *_: watch.started(cell), jobs, retry_errors, isolated=True)
     page = write_report(run)
     show_findings(run)
     console.print(f"\n[bold]{_count(audit.cells, 'cells')}[/] in {time.perf_counter() - began:.0f} s")
@@ -168,11 +178,11 @@ def _threats() -> list[dict[str, Any]]:
             for key, t in threats.CATALOG.items()]
 
 
-def show_gate(folder: Path, requirements: Iterable[str], lenient: bool) -> int:
+def show_gate(folder: Path, requirements: Iterable[str], lenient: bool, head: str | None = None) -> int:
     """Print each requirement with its verdict; the exit code."""
     from suite.gate import check
 
-    verdicts = check(Run.open(folder), requirements, lenient)
+    verdicts = check(Run.open(folder), requirements, lenient, head)
     for verdict in verdicts:
         mark = "[green]PASS[/]" if verdict.met else "[red]FAIL[/]"
         console.print(f"{mark}  {plain(verdict.text)}", soft_wrap=True)

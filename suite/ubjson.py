@@ -96,5 +96,7 @@ class _Reader:
         out = {}
         while not self._peek(b"}"):
             key = self.text()
+            if key in out:  # XGBoost takes the first of two, and would see another value than is checked
+                raise ValueError(f"the key {key[:40]!r} is there twice in a UBJSON object")
             out[key] = self.value(self.take(1))
         return out

@@ -13,6 +13,8 @@ from contextlib import contextmanager
 from multiprocessing import active_children, get_context, parent_process
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from suite.devices import cores
 from suite.errors import InputError
 from suite.progress import listening
@@ -43,41 +45,72 @@ def carry_out(audit: Audit, chains: list[Chain], after: list[set[int]], run: Run
             `suite.progress.Listener` is told.
 
     Whatever ends this early, Ctrl-C among it, ends the processes at once: what they were at is not finished, and is
-    carried out when the run goes on.
+    carried out when the run goes on. A process that a file of the user's has ended costs the cell that it was at, which
+    gets an error row; to know which one that is, the rest is carried out by one process at a time.
 
     Raises:
         InputError: What stopped one of the processes: a full disk, or the system for want of memory.
     """
-    others = set(active_children())
+    waiting, finished = set(range(len(chains))), set()
+    while waiting:
+        lost, how = _in_pool(audit, chains, after, run, jobs, heard, waiting, finished)
+        cut = {n: next((key for key in chains[n] if not run.done(key)), None) for n in lost}
+        suspects = [audit.cell(key) for key in cut.values() if key is not None]
+        if suspects and not any(cell.foreign for cell in suspects):
+            raise InputError("a process was killed, probably for want of memory; run again to go on, with --jobs 1")
+        if jobs == 1:
+            for cell in suspects:
+                audit.give_up(cell, run, f"{', '.join(cell.foreign)} {how}")
+        waiting, jobs = waiting | lost, 1
+
+
+def _in_pool(audit: Audit, chains: list[Chain], after: list[set[int]], run: Run, jobs: int,
+             heard: Callable[[Message], None], waiting: set[int], finished: set[int]) -> tuple[set[int], str]:
+    """Carry out the chains that are `waiting`, and move them to `finished`, until all are or a process has ended.
+
+    Returns:
+        The chains that were being carried out then, and how the process has ended, in words.
+    """
+    others, own = set(active_children()), set()
     # read by whatever starts threads in the new processes, which would otherwise each use all cores
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores() // jobs)))
+    os.environ.setdefault("OMP_NUM_THREADS", str(min(torch.get_num_threads(), max(1, cores() // jobs))))
     # nothing is forked: a process that outlived a killed parent would hold on to the lock of the run folder
     context = get_context("spawn")
     messages = context.Queue()
+    pending: dict[Future[None], int] = {}
     with ProcessPoolExecutor(jobs, context, _prepare, (audit.plan, audit.data, audit.why, messages)) as pool:
-        pending: dict[Future[None], int] = {}
-        waiting = set(range(len(chains)))
-        finished: set[int] = set()
         try:
             while waiting or pending:
+                ready = sorted(n for n in waiting if after[n] <= finished)
                 with _deaf():
-                    for number in sorted(n for n in waiting if after[n] <= finished):
+                    for number in ready[:jobs - len(pending)]:  # no more, so that each is in a process
                         pending[pool.submit(_work, run, chains[number])] = number
                         waiting.remove(number)
+                own |= set(active_children()) - others
                 done, _ = wait(pending, timeout=0.1, return_when=FIRST_COMPLETED)
                 for future in done:
                     future.result()
                     finished.add(pending.pop(future))
                 _pass_on(messages, heard)
         except BrokenProcessPool:
-            raise InputError("a process was killed, probably for want of memory; run again to go on, "
-                             "with --jobs 1") from None
+            pass
         except BaseException:
             for process in set(active_children()) - others:
                 process.kill()  # they finish a cell whole or not at all, so that nothing is lost
             raise
         finally:
             pool.shutdown(cancel_futures=True)
+    return set(pending.values()), _ended([process.exitcode for process in own])
+
+
+def _ended(codes: list[int | None]) -> str:
+    """How a process has ended, in words that follow the name of what it ran."""
+    code = next((code for code in codes if code is not None), 0)
+    if code == -signal.SIGKILL:
+        return "was ended by the system, probably for want of memory"
+    if code < 0:
+        return f"crashed its process ({signal.Signals(-code).name})"
+    return f"ended its process (exit code {code}): remove os._exit from its code"
 
 
 @contextmanager

@@ -10,7 +10,7 @@ import pandas as pd
 import torch
 
 from suite import csv
-from suite.data import Dataset, Provenance, Split
+from suite.data import Dataset, Provenance, Split, patient_numbers
 from suite.errors import InputError
 from suite.positive import Labels, disease_last
 from suite.split import PARTS, WORDS, all_single, not_a_patient, parts_of, shared, split, with_validation
@@ -80,7 +80,8 @@ def build(frame: pd.DataFrame, schema: Schema, y: np.ndarray, classes: tuple[str
     usual = [name for name in frame.columns if str(name).lower() in USUAL_SUBGROUPS]
     groups = {str(name).lower() if name in usual else str(name): subgroup(frame[name], schema.codes(name))
               for name in dict.fromkeys([*usual, *subgroups])}
-    whole = Split(x, y, space, classes, rows, groups, patients)
+    numbers = None if group is None else patient_numbers(csv.words(frame[group]))
+    whole = Split(x, y, space, classes, rows, groups, numbers)
     train, val, test = (whole.take(index) for index in parts)
 
     lost = {name: int(n) for name, n in zip(schema.names, missing.sum(0), strict=True) if n}

@@ -53,7 +53,8 @@ class RareValues(Backdoor):
     info: ClassVar[Info] = Info(
         "Rare-value backdoor", "Gu, Dolan-Gavitt and Garg 2017, arXiv 1708.06733", "data", ("backdoor",),
         "one training",
-        departs="columns of a table stand for the pixels of a patch; only possible patients are made", strong=True)
+        departs="columns of a table stand for the pixels of a patch; only possible patients are made", strong=True,
+        strong_from=("rate", 0.05))
     inputs: ClassVar[Kind] = "table"
     columns: Count = 3
     tail: ProperShare = 0.05

@@ -1,6 +1,7 @@
 """What `pip install medsec` leaves out would only be missed on another machine."""
 
 import ast
+import re
 import sys
 import tomllib
 from importlib.metadata import packages_distributions
@@ -40,3 +41,45 @@ def test_everything_imported_is_declared():
     undeclared = {m for m in outside if not declared & {canonicalize_name(d) for d in offered.get(m, [])}}
     assert not undeclared
     assert {"torch", "sklearn"} <= outside
+
+
+def _locked(name):
+    """Package -> (version, text of its entry) of a lock file."""
+    entries = re.findall(r"^\S.*?(?=^\S|\Z)", (ROOT / name).read_text(), flags=re.M | re.S)
+    parts = [(Requirement(entry.split("\\")[0].strip()), entry) for entry in entries]
+    assert all(str(found.specifier).startswith("==") for found, _ in parts), "pinned"
+    return {canonicalize_name(found.name): (str(found.specifier)[2:], entry) for found, entry in parts}
+
+
+LOCK, CUDA = _locked("requirements.lock"), _locked("requirements-cuda.lock")
+
+
+def test_every_file_that_is_installed_has_its_hash():
+    for version, entry in (LOCK | CUDA).values():
+        assert re.search(r"--hash=sha256:[0-9a-f]{64}", entry), (version, entry[:60])
+        assert set(re.findall(r"--hash=(\w+):", entry)) == {"sha256"}
+    assert not LOCK.keys() & CUDA.keys()
+
+
+def test_the_lock_holds_what_the_project_and_its_build_need_in_versions_that_fit():
+    needed = [*PROJECT["project"]["dependencies"], *PROJECT["project"]["optional-dependencies"]["dev"],
+              *PROJECT["build-system"]["requires"]]
+    for wanted in map(Requirement, needed):
+        version, _ = LOCK[canonicalize_name(wanted.name)]
+        assert wanted.specifier.contains(version), f"{wanted} is {version} in requirements.lock: make lock"
+
+
+def test_the_lock_and_the_constraints_name_the_same_versions():
+    pinned = {canonicalize_name(name): version for name, version in
+              (line.split("==") for line in (ROOT / "constraints.txt").read_text().split())}
+    for name in pinned.keys() & LOCK.keys():
+        assert LOCK[name][0] == pinned[name], f"{name}: make lock"
+    loose = [name for name in LOCK.keys() - pinned.keys() if ";" not in LOCK[name][1].splitlines()[0]]
+    assert loose in ([], ["setuptools"]), "only what another platform needs, and the build, may be without a constraint"
+
+
+@pytest.mark.parametrize("line", ["-m pip install --require-hashes --no-deps -r requirements.lock",
+                                  "-m pip install --no-deps --no-build-isolation"])
+def test_hospitals_install_as_make_setup_does(line):
+    assert line in (ROOT / "Makefile").read_text().replace("install -q", "install")
+    assert line in (ROOT / "docs" / "federation-deployment.md").read_text()

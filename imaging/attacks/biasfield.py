@@ -42,7 +42,8 @@ class BiasField(Shaped):
         "bounds on the gain and on the tuning instead of penalties on their size; coefficients in Chebyshev's basis, "
         "where ascent is not ill-conditioned; the tuning is a cubic B-spline and no thin-plate spline, and what it "
         "moves beyond the border stays at it; degree 3, as models of the fields of real scanners have, where the "
-        "paper's 20 would be edges on small images; climbs log odds")
+        "paper's 20 would be edges on small images; climbs log odds",
+        strong=True, strong_from=("steps", 20))
     unit: ClassVar[str] = "largest logarithm of the gain"
     eps: Positive = 0.3
     degree: Annotated[int, Field(strict=True, ge=0, le=64)] = 3

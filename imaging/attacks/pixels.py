@@ -10,7 +10,7 @@ from torch import Tensor
 
 from suite.attacks._search import Goal, Query
 from suite.batches import in_batches
-from suite.bounds import Positive, Several, Whole
+from suite.bounds import Count, Positive, Several
 from suite.classifier import Classifier
 from suite.errors import InputError
 from suite.info import Info
@@ -38,7 +38,7 @@ class FewPixels(Query):
         "climbs the lead over the other labels; a place outside the image is drawn again, a value is clipped")
     eps: Positive = 1.0
     population: Several = 400
-    generations: Whole = 100
+    generations: Count = 100
     factor: Positive = 0.5
 
     @property

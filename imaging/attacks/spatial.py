@@ -18,6 +18,7 @@ from suite.attacks._search import Goal, Hunt, Query, worst_of
 from suite.attacks._shaped import Shaped
 from suite.bounds import Count, Fraction, Positive
 from suite.classifier import Classifier
+from suite.errors import InputError
 from suite.info import Info
 from suite.space import Kind, Reach
 
@@ -48,6 +49,11 @@ class RotationTranslation(Query):
     shifts: Count = 5
     draws: Count | None = None
     early_stop: bool = True
+
+    def __post_init__(self) -> None:
+        if self.draws is None and self.angles == 1 and (self.shifts == 1 or self.shift == 0):
+            raise InputError("RotationTranslation: angles: one angle and one translation leave every image as it is; "
+                             "set angles or shifts to 2 or more, or draws")
 
     def _attack(self, classifier: Classifier, reach: Reach, goal: Goal, generator: torch.Generator) -> Tensor:
         poses = iter(self._grid(generator).to(reach.x.device))
@@ -100,7 +106,8 @@ class Warp(Shaped):
         "Adversarial warp", "Xiao, Zhu, Li, He, Liu and Song 2018, arXiv 1801.02612", "white-box", ("evasion",),
         "`restarts` x (`steps` forward and input-gradient passes and 1 forward pass), fewer with early stop",
         "a cubic B-spline of a few control points, smooth by construction and with a bound, instead of a free field "
-        "with a penalty on its roughness; signed ascent instead of L-BFGS")
+        "with a penalty on its roughness; signed ascent instead of L-BFGS", strong=True,
+        strong_from=("steps", 20))
     unit: ClassVar[str] = "largest displacement, in pixels"
     eps: Positive = 1.5
     points: Annotated[int, Field(strict=True, ge=4, le=256)] = 6

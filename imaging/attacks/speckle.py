@@ -62,7 +62,7 @@ class AdversarialSpeckle(Shaped):
         "Adversarial speckle", "noise model of Lal et al. 2021, doi 10.3390/s21113922; ascent as in Madry et al. 2017, "
         "arXiv 1706.06083", "white-box", ("evasion",),
         "`restarts` x (`steps` forward and input-gradient passes and 1 forward pass), fewer with early stop",
-        "the paper's speckle is random; here the worst field is looked for")
+        "the paper's speckle is random; here the worst field is looked for", strong=True, strong_from=("steps", 20))
     unit: ClassVar[str] = _UNIT
     eps: Positive = 0.1
 

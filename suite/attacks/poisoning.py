@@ -68,7 +68,7 @@ class TargetedFlip(LabelFlip):
         "Targeted label flipping", "Mozaffari-Kermani et al. 2015, IEEE J. Biomed. Health Inform. 19:1893", "data",
         ("poisoning",), "one training",
         departs="flips rows of the attacked class instead of adding rows drawn from its feature distribution",
-        strong=True)
+        strong=True, strong_from=("rate", 0.1))
     source: Label = 1
     target: Label = 0
 
@@ -93,7 +93,7 @@ class LossRankedFlip(LabelFlip):
     info: ClassVar[Info] = Info("Loss-ranked label flipping", "Biggio, Nelson and Laskov 2012, arXiv 1206.6389", "data",
                                 ("poisoning",), "one linear fit and one training",
                                 departs="ranks once by a logistic proxy instead of retraining an SVM for each flip",
-                                strong=True)
+                                strong=True, strong_from=("rate", 0.1))
     compare: ClassVar[bool] = True
 
     def flips(self, train: Split, count: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:

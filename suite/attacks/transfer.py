@@ -47,7 +47,7 @@ class Transfer(EvasionAttack):
     info: ClassVar[Info] = Info(
         "No-box transfer", "Bortsova, Gonzalez-Gonzalo, Wetstein et al. 2020, arXiv 2006.06356", "no-box",
         ("transfer",), "1 training and `steps` forward and input-gradient passes of the surrogate; no query",
-        "surrogates pre-trained on ImageNet need a download, and are left out", strong=True)
+        "surrogates pre-trained on ImageNet need a download, and are left out", strong=True, strong_from=("steps", 10))
     eps: Positive = 0.02
     target: Label | None = None
     norm: Lp = "linf"

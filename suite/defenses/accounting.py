@@ -18,6 +18,7 @@ import numpy as np
 from scipy.special import ndtr
 
 from suite.cache import folder
+from suite.defenses.sizes import PublicSize
 from suite.errors import InputError
 
 if TYPE_CHECKING:
@@ -44,34 +45,21 @@ def usual_delta(rows: int) -> float:
     return 10.0 ** -len(str(rows))
 
 
-def public_size(rows: int) -> int:
-    """What is taken as publicly known of a number of rows or patients: the largest of 1, 1.5, 2, 3, 4 ... 9 times a
-    power of ten that is not above it.
-
-    Sampling rate, number of steps, delta, and what the noisy sum is divided by follow from this number and not from
-    the exact one. A patient more or less would change all of these with the exact one, and the noise with them, so that
-    the claim for data sets that differ by one patient would not hold (Opacus issue 819).
-
-    >>> [public_size(n) for n in (7, 15, 74, 199, 460)]
-    [7, 15, 70, 150, 400]
-    """
-    power = 10 ** (len(str(rows)) - 1)
-    step = power // 2 if 10 <= rows < 2 * power else power
-    return rows // step * step
-
-
-def claim(sigma: float, delta: float, rate: float, steps: int, unit: str) -> dict[str, float | str]:
+def claim(sigma: float, delta: float, rate: float, steps: int, unit: str,
+          public: PublicSize | None = None) -> dict[str, float | str]:
     """What the notes of a model say of its privacy: epsilon by each accountant, for whom, and what it was computed of.
 
     Args:
         sigma, delta, rate, steps: As for `epsilon_prv`, of the mechanism as it ran.
         unit: Whose part is hidden: "row" or "patient".
+        public: How many of these are publicly known to be there; None where nothing depends on it.
     """
+    known = {"public_rows": public.number, "public_rows_from": public.source} if public else {}
     return {"epsilon_claimed": epsilon_prv(sigma, delta, rate, steps),
             "epsilon_independent": epsilon_pld(sigma, delta, rate, steps),
             "epsilon_replace_one": epsilon_replaced(sigma, delta, rate, steps),
             "delta": delta, "noise_multiplier": sigma, "sample_rate": rate, "steps": steps, "unit": unit,
-            "neighbors": NEIGHBORS, "accountant": "PRV (Opacus); independent: PLD (dp-accounting)"}
+            "neighbors": NEIGHBORS, "accountant": "PRV (Opacus); independent: PLD (dp-accounting)"} | known
 
 
 @cache

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from suite.bounds import Count, LearningRate, Positive, ProperShare
 from suite.classifier import TorchClassifier
 from suite.data import Split
-from suite.defenses.accounting import claim, noise_multiplier, public_size, usual_delta
+from suite.defenses.accounting import claim, noise_multiplier, usual_delta
 from suite.defenses.clipping import BookKeeping, PerRow, clipped_sum
+from suite.defenses.sizes import PublicSize, known_size
 from suite.errors import InputError
 from suite.groupnorm import without_batch_norm
 from suite.info import Info
@@ -35,9 +36,9 @@ class DPSGD(TorchDefense):
     ("epsilon_replace_one"). Epsilon of a row does not protect a patient who has several.
 
     Public are the hyper-parameters, and how many rows (patients) there are about: `public_rows`, or the number
-    rounded down (`suite.defenses.accounting.public_size`). Sampling rate, steps, delta and the number that the noisy
-    sum is divided by follow from these alone, so that one row more or less changes none of them. Where the rounding
-    itself would tell of a patient (79 or 80 rows), declare `public_rows`.
+    rounded down (`suite.defenses.sizes.public_size`). Sampling rate, steps, delta and the number that the noisy sum is
+    divided by follow from these alone, so that one row more or less changes none of them. Next to a rounding edge (79
+    or 80 rows), and below 10, it does, and epsilon does not hold: `notes` and the report say so. Declare `public_rows`.
 
     Epsilon does not cover what was decided from the data before training: bounds read off the data, medians filled in
     for missing values, hyper-parameters tuned on the same patients. Nor does it cover the validation rows, on which the
@@ -50,8 +51,9 @@ class DPSGD(TorchDefense):
 
     `notes` holds "epsilon_claimed" (PRV accountant), "epsilon_independent" (another library's PLD accountant for the
     same noise), "epsilon_replace_one", "delta", "noise_multiplier", "sample_rate", "steps", "unit", "neighbors",
-    "accountant"; "rows_per_patient", the most rows of one patient, where patients are known; and "replaced" where batch
-    normalisation, which mixes rows, had to give way.
+    "accountant", "public_rows" and "public_rows_from" (`suite.defenses.sizes.PublicSize`); "rows_per_patient", the most
+    rows of one patient, where patients are known; and "replaced" where batch normalisation, which mixes rows, had to
+    give way.
 
     Attributes:
         epsilon: Target, positive.
@@ -93,7 +95,8 @@ class DPSGD(TorchDefense):
                  device: str = "cpu") -> TorchClassifier:
         self.check(recipe)
         self.check_data(train)
-        known = self._known(train)
+        public = self._public(train)
+        known = public.number
         rate = min(self.batch / known, 1.0)
         steps = max(1, round(self.epochs / rate))
         delta = self.delta if self.delta is not None else usual_delta(known)
@@ -105,7 +108,7 @@ class DPSGD(TorchDefense):
         self._train(module.to(device), train, rate, steps, sigma, seed, device)
 
         classifier = TorchClassifier(module, len(train.classes), train.space, device=device, recipe=recipe)
-        classifier.notes |= claim(sigma, delta, rate, steps, self.unit)
+        classifier.notes |= claim(sigma, delta, rate, steps, self.unit, public)
         if train.patients is not None:
             classifier.notes["rows_per_patient"] = int(np.unique(train.patients, return_counts=True)[1].max())
         if replaced:
@@ -113,10 +116,9 @@ class DPSGD(TorchDefense):
         balance(classifier, val)
         return classifier
 
-    def _known(self, train: Split) -> int:
+    def _public(self, train: Split) -> PublicSize:
         """How many rows (patients) there are, as far as that is public."""
-        return self.public_rows or public_size(
-            len(train) if self.unit == "row" else len(np.unique(train.patients)))
+        return known_size(len(train) if self.unit == "row" else len(np.unique(train.patients)), self.public_rows)
 
     def _train(self, module: nn.Module, train: Split, rate: float, steps: int, sigma: float, seed: int,
                device: str) -> None:
@@ -130,7 +132,7 @@ class DPSGD(TorchDefense):
         if self.unit == "patient":
             rows, shares = (t.to(device) for t in rows_of_patients(train.patients, self.cap, seed))
         with seeded(seed), clipped_sum(network) as clipped:  # dropout knows the global generator only
-            gradient = PrivateGradient(clipped, self.max_grad_norm, sigma, rate * self._known(train),
+            gradient = PrivateGradient(clipped, self.max_grad_norm, sigma, rate * self._public(train).number,
                                        torch_generator(noise, device))
             for step in range(steps):
                 if self.unit == "patient":

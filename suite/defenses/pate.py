@@ -12,7 +12,8 @@ from suite.bounds import Count, Positive, ProperShare, Several
 from suite.classifier import Classifier
 from suite.data import Split
 from suite.defense import Defense
-from suite.defenses.accounting import claim, noise_multiplier, public_size, usual_delta
+from suite.defenses.accounting import claim, noise_multiplier, usual_delta
+from suite.defenses.sizes import known_size
 from suite.errors import InputError
 from suite.info import Info
 from suite.progress import advance
@@ -24,10 +25,10 @@ class PATE(Defense):
     """A student that learns from noisy votes of teachers, each of whom has seen a part of the training rows.
 
     Which teacher a row goes to depends on that row and the seed alone or, where patients are known, on the patient's
-    number, and rows of one patient go to the same: numbers have to be given before it is settled who takes part. So a
-    row, or all rows of a patient, added or removed, changes one vote a question: counts move by an L2 distance of
-    sqrt(2) at most, and the answers to all questions are a composition of Gaussian mechanisms. Epsilon is that of
-    these, whatever the votes are.
+    number, which is a digest of the patient's own identifier (`suite.data.patient_numbers`), and rows of one patient go
+    to the same. So a row, or all rows of a patient, added or removed, changes one vote a question: counts move by an L2
+    distance of sqrt(2) at most, and the answers to all questions are a composition of Gaussian mechanisms. Epsilon is
+    that of these, whatever the votes are.
 
     The student asks about validation rows, and knows their inputs and the noisy answers: these inputs are public here
     and not protected, and their labels are not looked at. Nor does epsilon cover what was decided from the training
@@ -45,6 +46,8 @@ class PATE(Defense):
         delta: Target, in (0, 1); None takes the largest power of ten below one over the number of rows, or patients.
         teachers: How many the training rows are dealt out to.
         questions: Validation rows that are asked about at most.
+        public_rows: How many rows, or patients, are publicly known to be there, about, where `delta` is None; None
+            rounds their number down. Nothing else depends on it.
     """
 
     info: ClassVar[Info] = Info(
@@ -57,6 +60,7 @@ class PATE(Defense):
     delta: ProperShare | None = None
     teachers: Several = 30
     questions: Count = 100
+    public_rows: Count | None = None
 
     def __post_init__(self) -> None:
         if not self.epsilon > 0 or not (self.delta is None or 0 < self.delta < 1):
@@ -67,7 +71,8 @@ class PATE(Defense):
 
     def __call__(self, recipe: Recipe, train: Split, val: Split, seed: int = 0, device: str = "cpu") -> Classifier:
         units = len(train) if train.patients is None else len(np.unique(train.patients))
-        delta = self.delta if self.delta is not None else usual_delta(public_size(units))
+        public = known_size(units, self.public_rows, usual_delta) if self.delta is None else None
+        delta = usual_delta(public.number) if public else self.delta
         rng = np.random.default_rng([seed, 4])
         asked = val.take(np.sort(rng.permutation(len(val))[:self.questions]))
         try:
@@ -83,7 +88,8 @@ class PATE(Defense):
             raise InputError(f"PATE: none of {len(asked)} answers is '{train.classes[label]}', so no student can learn "
                              "it; a larger epsilon or other numbers of teachers and questions may help")
         student = recipe.fit(voted, voted, seed, device)
-        student.notes |= claim(sigma, delta, 1.0, len(asked), "row" if train.patients is None else "patient")
+        student.notes |= claim(sigma, delta, 1.0, len(asked), "row" if train.patients is None else "patient",
+                               public)
         return student
 
     def votes(self, recipe: Recipe, train: Split, x: np.ndarray, seed: int, device: str = "cpu") -> np.ndarray:

@@ -10,7 +10,7 @@ import numpy as np
 from suite import metrics
 from suite.attack import Attack, PoisoningAttack
 from suite.data import Split
-from suite.evaluate.subject import Arrays, subgroups
+from suite.evaluate.subject import Arrays, people, subgroups
 from suite.evaluate.worst_case import Part, withstood
 from suite.limits import SMALLEST_GROUP
 from suite.measurement import Sheet
@@ -63,7 +63,8 @@ def measure_gains(sheet: Sheet, test: Split, plain: Outcome, defended: Outcome, 
     sheet.add("gain[accuracy]", metrics.paired(after, before))
     sheet.add("gain[balanced_accuracy]", metrics.balanced_change(after, before, y, seed))
     for label, which in subgroups(test, smallest):
-        sheet.add("gain[accuracy]", metrics.paired(after[which], before[which]), subgroup=label)
+        sheet.add("gain[accuracy]", metrics.paired(after[which], before[which]), subgroup=label,
+                  people=people(test, which))
     if len(test.classes) == 2:
         for name, k in (("sensitivity", 1), ("specificity", 0)):
             sheet.add(f"gain[{name}]", metrics.paired(after[y == k], before[y == k]))

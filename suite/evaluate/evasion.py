@@ -17,7 +17,7 @@ from suite.classifier import Classifier, TorchClassifier
 from suite.data import Split
 from suite.errors import InputError
 from suite.evaluate.pictures import picture
-from suite.evaluate.subject import Arrays, Subject, measure, subgroups
+from suite.evaluate.subject import Arrays, Subject, measure, people, subgroups
 from suite.measurement import Sheet
 from suite.training import tensors
 
@@ -204,7 +204,8 @@ def _describe(attack: EvasionAttack, subject: Subject, sheet: Sheet, test: Split
                                "features_changed": space.distance(found, clean, "l0").mean()}.items():
             sheet.add(metric, float(number), int(hit.sum()), **at)
     for label, members in subgroups(test, subject.smallest_group):
-        sheet.add("robust_accuracy", metrics.proportion(~fooled[members]), subgroup=label, **at)
+        sheet.add("robust_accuracy", metrics.proportion(~fooled[members]), subgroup=label,
+                  people=people(test, members), **at)
 
 
 def _as_claimed(attack: QueryAttack, subject: Subject, sheet: Sheet, x: torch.Tensor, y: torch.Tensor,

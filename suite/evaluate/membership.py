@@ -67,7 +67,8 @@ def membership(attack: MembershipAttack, subject: Subject, sheet: Sheet, rows: i
     tell_rates(score, member, seed, sheet, at)
     groups = list(_groups(members, others, max(FEWEST, subject.smallest_group)))
     for name, which in groups:
-        sheet.add("membership_auroc", told_apart(score[which], member[which], seed), subgroup=name, **at)
+        sheet.add("membership_auroc", told_apart(score[which], member[which], seed), subgroup=name,
+                  people=int(min(member[which].sum(), (~member[which]).sum())), **at)  # a row is a person here
     kept = {"score": score, "member": member, "row": row}
     if isinstance(attack, ShadowScore) and known.shadows is not None:
         shadows = known.shadows(attack.shadows)

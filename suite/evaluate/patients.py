@@ -16,6 +16,7 @@ from suite.odds import Shadows
 from suite.patients import (
     ABOVE,
     auroc_interval,
+    aurocs_without,
     by_person,
     expected_by_chance,
     patient_auroc,
@@ -54,24 +55,28 @@ def measure_patients(attack: ShadowScore, shadows: Shadows, groups: Sequence[tup
     score = scores_in_turn(attack, shadows)
     auroc = patient_auroc(score, shadows.inside)
     sheet.add("patient_auroc[mean]", metrics.weighted(lambda w: w @ auroc / w.sum(1), n, seed), **at)
-    low, high = _tail(sheet, auroc, pairs, "", at)
+    without = aurocs_without(score, shadows.inside)
+    low, high = _tail(sheet, auroc, without, "", at)
     for name, which in groups:
-        sheet.add(f"patients_above[{ABOVE}]", share_above(auroc[which], pairs), subgroup=name, **at)
-        sheet.add("patient_auroc[worst]", _worst(auroc[which], low[which], high[which]), subgroup=name, **at)
+        of = {"subgroup": name, "people": int(which.sum()), **at}
+        sheet.add(f"patients_above[{ABOVE}]", share_above(auroc[which], pairs, without[:, which]), **of)
+        sheet.add("patient_auroc[worst]", _worst(auroc[which], low[which], high[which]), **of)
     sheet.add(f"patients_above_null[{ABOVE}]", expected_by_chance(attack, shadows, seed), **at)
     tpr = patient_tpr(score, shadows.inside, FPR)
     sheet.add(f"patient_tpr_at_fpr[{FPR}]", _worst(tpr, *tpr_interval(tpr, pairs, n)), **at)
     if shadows.owner is not None:
         every = scores_in_turn(attack, shadows.by_row)
         for how, of_all in by_person(every, shadows.owner, n).items():
-            _tail(sheet, patient_auroc(of_all, shadows.inside), pairs, f"@{how}", at)
+            _tail(sheet, patient_auroc(of_all, shadows.inside), aurocs_without(of_all, shadows.inside), f"@{how}", at)
     return {"patient_auroc": auroc}
 
 
-def _tail(sheet: Sheet, auroc: np.ndarray, pairs: int, how: str, at: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
+def _tail(sheet: Sheet, auroc: np.ndarray, without: np.ndarray, how: str,
+          at: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
     """Add the share of patients found almost surely and the worst; the joint intervals of all patients."""
+    pairs = len(without)
     low, high = auroc_interval(auroc, pairs, len(auroc))
-    sheet.add(f"patients_above[{ABOVE}{how}]", share_above(auroc, pairs), **at)
+    sheet.add(f"patients_above[{ABOVE}{how}]", share_above(auroc, pairs, without), **at)
     sheet.add(f"patient_auroc[worst{how}]", _worst(auroc, low, high), **at)
     return low, high
 

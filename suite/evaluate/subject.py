@@ -133,16 +133,19 @@ def measure_clean(subject: Subject, sheet: Sheet) -> Arrays:
         _certify(subject, sheet)
     tell_withheld(test, subject.smallest_group, sheet)
     for label, members in subgroups(test, subject.smallest_group):
-        sheet.add("accuracy", metrics.proportion(pred[members] == test.y[members]), subgroup=label)
+        sheet.add("accuracy", metrics.proportion(pred[members] == test.y[members]), subgroup=label,
+                  people=people(test, members))
         sick = members & (test.y == 1)
-        if len(test.classes) == 2 and people(test, sick) >= subject.smallest_group:
-            sheet.add("sensitivity", metrics.proportion(pred[sick] == 1), subgroup=label)
+        if len(test.classes) == 2 and (few := people(test, sick)) >= subject.smallest_group:
+            sheet.add("sensitivity", metrics.proportion(pred[sick] == 1), subgroup=label, people=few)
     return {"pred": pred}
 
 
 def relation(model: Classifier) -> dict[str, str]:
-    """What stands beside each epsilon that a model claims: whose part is hidden, and how neighbours differ."""
-    return {name: str(model.notes[name]) for name in ("unit", "neighbors") if name in model.notes}
+    """What stands beside each epsilon that a model claims: whose part is hidden, how neighbours differ, and how many of
+    whom are taken to be public, declared or rounded."""
+    names = ("unit", "neighbors", "public_rows", "public_rows_from")
+    return {name: str(model.notes[name]) for name in names if name in model.notes}
 
 
 def _certify(subject: Subject, sheet: Sheet) -> None:

@@ -106,8 +106,9 @@ def measure_worst_case(subject: Subject, sheet: Sheet, parts: list[Part]) -> Arr
             here = np.isin(np.arange(len(test)), rows)
             sheet.add("attack_success_rate", metrics.proportion(fooled[rows][~wrong[rows]]), **at)
             for label, members in subgroups(test, subject.smallest_group):
-                if people(test, members & here) >= subject.smallest_group:
-                    sheet.add("robust_accuracy", metrics.proportion(~fooled[members & here]), subgroup=label, **at)
+                if (few := people(test, members & here)) >= subject.smallest_group:
+                    sheet.add("robust_accuracy", metrics.proportion(~fooled[members & here]), subgroup=label,
+                              people=few, **at)
             robust = ~fooled
             for part in parts:
                 _against(part, parts, fooled, wrong, subject, sheet, at)

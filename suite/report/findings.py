@@ -14,10 +14,11 @@ LEVELS: dict[Level, tuple[str, str]] = {
     "high": ("red", "the whole 95% interval lies above the upper threshold, or a result must not be relied on"),
     "error": ("magenta", "a cell failed: nothing is known there, and nothing has passed"),
     "medium": ("yellow", "the whole 95% interval lies above the lower threshold"),
-    "inconclusive": ("bright_black", "not settled: the interval includes the lower threshold, or no strong attack ran; "
-                     "the finding says how many cases would settle it, or which attack is missing"),
-    "low": ("green", "for every attack that ran the whole 95% interval lies below the lower threshold, and at least "
-            "one strong attack ran"),
+    "inconclusive": ("bright_black", "not settled: the interval includes the lower threshold, there is none, no strong "
+                     "attack ran, or the model may have learned from the rows it was tested on; the finding says which "
+                     "of these, and how many cases would settle it"),
+    "low": ("green", "for every attack that ran (of evasion: in that norm) the whole 95% interval lies below the lower "
+            "threshold, and at least one strong attack ran"),
     "not tested": ("bright_black", "nothing was measured: no attack of this kind ran, or the model's training set is "
                    "unknown"),
 }
@@ -90,6 +91,7 @@ class Finding:
         figure: The key number, short.
         weight: Orders findings of one level.
         command: What to type to settle or test it; empty for nothing.
+        above: Inconclusive, though a value is at or above the lower threshold.
     """
 
     level: Level
@@ -100,6 +102,7 @@ class Finding:
     figure: str = ""
     weight: float = 0.0
     command: str = ""
+    above: bool = False
 
     @property
     def colour(self) -> str:

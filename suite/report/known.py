@@ -24,7 +24,11 @@ def norm(row: Measurement) -> str:
     """The norm in which the budget of an evasion row is meant."""
     if "norm" in row.attack_params:
         return str(row.attack_params["norm"])
-    attack = found(row.attack)
+    return default_norm(found(row.attack))
+
+
+def default_norm(attack: Any) -> str:
+    """The norm of an attack (a class, or an instance) with its default hyper-parameters."""
     try:
         return getattr(attack() if isinstance(attack, type) else attack, "norm", "linf")
     except TypeError:

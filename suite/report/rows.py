@@ -81,6 +81,10 @@ class Rows:
         norm = known.norm(first) if first else "linf"
         if norm == "own":
             return first.attack_params.get("eps")
+        return self.budget(norm)
+
+    def budget(self, norm: str) -> float | None:
+        """The main budget in a norm."""
         return self.norms[norm]["eps"] if norm in self.norms else self.eps
 
     def one(self, metric: str, model: str, defense: str = "none", attack: str = "", subgroup: str = "",
@@ -144,12 +148,13 @@ class Robustness:
 def robustness(rows: Rows, model: str, defense: str = "none") -> Robustness | None:
     """See `Robustness`; None when nothing was measured."""
     names = rows.attacks(model, defense, "robust_accuracy")
-    found = [r for a in (WORST, *names) if (r := rows.one("robust_accuracy", model, defense, a, eps=rows.eps))
-             and (a == WORST or known.norm(r) in ("linf", "l2"))]  # within eps in L2 is within eps in Linf
+    found = [r for a in (WORST, *names) for r in rows.of("robust_accuracy", model, defense, a, eps=rows.eps)
+             if (a == WORST or known.norm(r) in ("linf", "l2"))]  # within eps in L2 is within eps in Linf
     if not found:
         return None
     real = [r.n for r in found if r.attack not in (WORST, CONTROL) and known.norm(r) == "linf"]
     most = max(r.n for r in found)
     lowest = min((r for r in found if r.n == most), key=lambda r: r.value)
-    success = rows.one("attack_success_rate", model, defense, lowest.attack, eps=rows.eps)
+    of_it = rows.of("attack_success_rate", model, defense, lowest.attack, eps=rows.eps)
+    success = next((r for r in of_it if r.cell == lowest.cell), None)
     return Robustness(lowest, success, max(real, default=0))

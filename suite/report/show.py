@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from suite.defenses.sizes import AT_EDGE, DECLARED
 from suite.measurement import Measurement
 
 MINUS = "−"
@@ -50,6 +51,19 @@ def protects(row: Measurement | None) -> str:
     said."""
     unit, relation = (row.attack_params.get(name) if row else None for name in ("unit", "neighbors"))
     return f"one {unit}, {relation}" if unit and relation else ""
+
+
+def taken_public(row: Measurement | None) -> str:
+    """How many rows (patients) an epsilon takes to be public, and how that is known, as "70 rows, declared"; empty
+    where that is not said."""
+    of = row.attack_params if row else {}
+    if not (source := of.get("public_rows_from")):
+        return ""
+    number, unit = of.get("public_rows"), of.get("unit", "row")
+    size = plural(int(number), unit) if number else f"number of {unit}s"
+    if source == DECLARED:
+        return f"{size}, declared"
+    return f"{size}, rounded down" + (f"; one {unit} more or less changes it" if source == AT_EDGE else "")
 
 
 def number(value: float | None, digits: int = 2) -> str:

@@ -49,31 +49,48 @@ def on_federations(attack: Any) -> bool:
     return not issubclass(kind, (PoisoningAttack, PrivacyAudit, *(family for family, _ in FAMILIES)))
 
 
-def strong_attacks(rows: Rows, topic: str, model: str) -> list[str]:
+def strong_attacks(rows: Rows, topic: str, model: str, norm: str = "") -> list[str]:
     """Names of the registered attacks whose failure would say something about a model.
 
     Where some of them read the model (gradients, trees, class means), only these: an attack by queries alone is strong
-    only against a model that offers nothing else.
+    only against a model that offers nothing else. Where shadow models had to be of another recipe than the model, no
+    attack by these is strong: one with its own may find more.
+
+    Args:
+        rows: Of the run.
+        topic: Of the findings.
+        model: Its name.
+        norm: Only attacks whose budget is meant in this norm, unless told otherwise; empty for any.
     """
     suited = rows.suited(model)
+    borrowed = any(_borrowed(row) for row in rows.all if row.model == model)
     found = {name: attack for name in registry.names("attacks") if suited is None or name in suited
-             if (attack := known.found(name)) is not None and attack.info.strong and topic_of(attack) == topic}
+             if (attack := known.found(name)) is not None and attack.info.strong and topic_of(attack) == topic
+             and (not norm or known.default_norm(attack) == norm) and not (borrowed and attack.surrogates)}
     return [name for name, attack in found.items() if attack.needs] or list(found)
 
 
 def is_strong(row: Measurement) -> bool:
     """Whether the attack of a row is strong with the effort that it made there."""
     info = known.about(row.attack)
-    if info is None or not info.strong:
+    if info is None or not info.strong or _borrowed(row):
         return False
     if info.strong_from is None:
         return True
     name, least = info.strong_from
-    effort = row.attack_params.get(name, getattr(known.found(row.attack), name, least))
+    # hostile hospitals carry the poisoning that they do
+    carried = [p[name] for p in row.attack_params.values() if isinstance(p, dict) and name in p]
+    effort = row.attack_params.get(name, carried[0] if carried else getattr(known.found(row.attack), name, least))
     return not isinstance(effort, int | float) or effort >= least
 
 
-def missing_strong(rows: Rows, topic: str, model: str, ran: Iterable[Measurement]) -> list[str] | None:
+def _borrowed(row: Measurement) -> bool:
+    """Whether the shadow models of an attack are of another recipe than the model."""
+    return "shadow_recipe" in row.attack_params
+
+
+def missing_strong(rows: Rows, topic: str, model: str, ran: Iterable[Measurement],
+                   norm: str = "") -> list[str] | None:
     """Names of the strong attacks of which none ran on a model.
 
     Args:
@@ -81,9 +98,17 @@ def missing_strong(rows: Rows, topic: str, model: str, ran: Iterable[Measurement
         topic: Of the findings.
         model: Its name.
         ran: Rows of the attacks of that topic that ran on it.
+        norm: Where budgets have one: an attack in another norm does not count.
 
     Returns:
         None where one of them ran; an empty list where there is none for such a model.
     """
-    wanted = strong_attacks(rows, topic, model)
-    return None if any(row.attack in wanted and is_strong(row) for row in ran) else wanted
+    wanted = strong_attacks(rows, topic, model, norm)
+    reading = any(known.found(name).needs for name in wanted)
+
+    def counts(row: Measurement) -> bool:
+        attack = known.found(row.attack)
+        return (attack is not None and topic_of(attack) == topic and is_strong(row)
+                and (not norm or known.norm(row) == norm) and bool(attack.needs or not reading))
+
+    return None if any(map(counts, ran)) else wanted

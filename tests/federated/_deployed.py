@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from federated.deployment import PATIENTS, configuration
+from federated.deployment import PATIENTS, configuration, count_rows
 from federated.grid import Border, InProcessGrid
 from federated.server_app import Joined, rounds
 from federated.simulate import federate
@@ -28,9 +28,11 @@ def make_place(folder):
 
 
 def configured(place, out):
-    return configuration(place / "app") | {
+    config = configuration(place / "app") | {
         "hospitals": ", ".join(NAMES), "target": "Outcome", "classes": "0, 1", "rounds": 3, "data": str(place),
         "model-params": '{"hidden": [8]}', "out": str(out)}
+    rows = count_rows(config, place / "app", [place / name for name in NAMES])
+    return config | {"rows": ", ".join(map(str, rows))}
 
 
 def alone(agreement, place, absent=lambda *_: False):

@@ -10,6 +10,7 @@ pytest.importorskip("flwr")
 from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, MessageType, MetricRecord
 from flwr.serverapp.strategy import FedAdam, FedAvg, FedMedian
 
+from federated import supernode
 from federated.client_app import COUNT, WEIGHTS, packed
 from federated.deployment import Agreement, carry_out, hospital_app
 from federated.grid import FIRST, MAX_HEADER, MAX_ITEM, MAX_TEXT, one_line
@@ -111,8 +112,8 @@ def test_a_journal_and_a_log_hold_no_line_of_a_hospitals_own(tmp_path, capsys):
                                     else sound(message, context))
     carry_out(Agreement.of(config, place / "app"), LikeFlowers(app, place, config, NAMES))
     said = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in said] == ["declared", "refused", "round", "head"]
-    assert said[1].startswith(r"refused  south  it failed: \n\x1b[2Jerror: all is lost\nround 9")
+    assert [line.split()[0] for line in said] == ["refused", "round", "head"]
+    assert said[0].startswith(r"refused  south  it failed: \n\x1b[2Jerror: all is lost\nround 9")
     assert max(len(json.dumps(entry)) for entry in journal_of(tmp_path / "out")) < 2000
 
 
@@ -146,17 +147,6 @@ def test_more_rows_than_declared_are_refused_and_fewer_are_not(task, sites):
     assert events == [("refused", {"hospital": 1, "why": "num-examples is 41, and may be from 1 to 40"})]
 
 
-def test_who_has_declared_nothing_is_held_to_the_first_claim(task, sites):
-    events = []
-    border = grid(task, sites, claims([92, 1000, 92]), events)
-    border.counts, border.most, border.hold = {}, 1000, True
-    rounds(border, Joined(mean, SITES), task.initial(), 3)
-    declared = [facts["rows"] for what, facts in events if what == "declared"]
-    assert declared == [20, 92, 60, len(sites[3])]
-    assert [facts for what, facts in events if what == "refused"] == [
-        {"hospital": 1, "why": "num-examples is 1000, and may be from 1 to 92"}]
-
-
 def test_declared_rows_are_part_of_what_is_agreed(tmp_path):
     place = make_place(tmp_path)
     config = configured(place, tmp_path / "out") | {"rounds": 1}
@@ -169,6 +159,22 @@ def test_declared_rows_are_part_of_what_is_agreed(tmp_path):
         ("south", f"num-examples is {rows}, and may be from 1 to 279")]
     with pytest.raises(InputError, match="rows: 1 numbers for 2 hospitals"):
         Agreement.of(config | {"rows": "180"}, place / "app")
+    for rows in ({}, {"rows": ""}):  # or a first claim would be anybody's
+        with pytest.raises(InputError, match=r"^run configuration: rows: "):
+            Agreement.of({k: v for k, v in config.items() if k != "rows"} | rows, place / "app")
+
+
+def test_a_hospital_counts_the_rows_that_it_declares(tmp_path, capsys):
+    place, policy = make_place(tmp_path), tmp_path / "policy.toml"
+    app = place / "app" / "pyproject.toml"
+    app.write_text(app.read_text().replace('"disease"', '"Outcome"').replace('"no heart disease, heart disease"',
+                                                                             '"0, 1"'))
+    policy.write_text(f'data = "{place / "north"}"\n')
+    assert supernode.main(["rows", str(place / "app"), str(policy)]) == 0
+    assert capsys.readouterr().out == "180\n"
+    policy.write_text("")
+    assert supernode.main(["rows", str(place / "app"), str(policy)]) == 2
+    assert "data: missing" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("text", "limit", "line"), [

@@ -1,5 +1,6 @@
 """`medsec federate`: what is typed becomes a plan, and a whole run at its smallest."""
 
+import os
 import re
 import sys
 
@@ -97,6 +98,16 @@ def test_images_and_patients_are_read_as_an_audit_reads_them(monkeypatch, tmp_pa
         with pytest.raises(SystemExit):
             cli.main()
     assert seen[0].images == seen[1].images and seen[0].images.patient == "case" and seen[0].table == seen[1].table
+
+
+def test_a_models_file_is_opened_in_a_process_of_its_own_first(monkeypatch, capsys, tmp_path):
+    file, seen = tmp_path / "own.py", tmp_path / "pids"
+    file.write_text(f"import os\n\nwith open({str(seen)!r}, 'a') as out:\n    print(os.getpid(), file=out)\n\n\n"
+                    "class Own:\n    def predict_proba(self, x):\n        os._exit(0)\n\n\nown = Own()\n")
+    code, _, error = medsec(monkeypatch, capsys, "federate", "--data", "pima-synthetic", "--model", f"mlp,{file}:own",
+                            "--quick", "--time-limit", "60", "--out", str(tmp_path / "run"))
+    assert code == 2 and "ended its process (exit code 0)" in error, error
+    assert str(os.getpid()) not in seen.read_text().split(), "its code was run in this process"
 
 
 def test_images_have_a_preset_of_their_own():

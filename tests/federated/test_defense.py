@@ -332,6 +332,7 @@ class TestLogs:
             log = (run.folder / "logs" / f"{model}--{defense}--fit.jsonl").read_text().splitlines()
             assert rows["bytes_sent", "hospital=hospital-1"].value == json.loads(log[-1])["sent"][0] > 0
             assert ("local_accuracy", "hospital=hospital-1") in rows
+        assert all(row.people for row in run.rows() if row.subgroup), "else a shared copy would leave them out"
 
     def test_an_untouched_run_verifies(self, run):
         found = verify_run(run.folder)

@@ -10,6 +10,8 @@ pytest.importorskip("flwr")
 from federated.defense import FederatedTraining
 from federated.epsilon_audit import HospitalAudit
 from federated.sites import IID
+from suite.defenses.sizes import known_size
+from suite.errors import InputError
 from suite.evaluate.subject import Subject, measure
 from suite.measurement import Sheet
 from tabular.data import pima_synthetic
@@ -44,6 +46,17 @@ def test_what_is_promised_is_not_refuted(data):
     for of in found.values():
         assert of["epsilon_audited"] <= of["epsilon_claimed"] <= 2 and not of["claim_refuted"]
         assert of["epsilon_independent"] == pytest.approx(of["epsilon_claimed"], rel=0.03)
+
+
+def test_the_number_of_rows_taken_to_be_public_stands_beside_epsilon(data):
+    sizes = [int((data.train.subgroups["hospital"] == s.partition("=")[2]).sum()) for s in SITES]
+    private = FederatedTraining(rounds=1, batch=512, epsilon=2.0)
+    derived, declared = (t(RECIPE, data.train, data.val).notes for t in (private, replace(private, public_rows=140)))
+    edge = "rounded at an edge" in {known_size(n, None).source for n in sizes}
+    assert derived["public_rows_from"] == ("rounded at an edge" if edge else "rounded")
+    assert (declared["public_rows_from"], declared["public_rows"]) == ("declared", 140)
+    with pytest.raises(InputError, match="public_rows is about an epsilon of rows"):
+        replace(PLAIN, public_rows=140)
 
 
 def test_a_hospital_that_forgets_its_noise_is_caught(data, monkeypatch):

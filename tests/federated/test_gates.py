@@ -9,13 +9,18 @@ from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
 
+import httpx
 import pytest
 
 pytest.importorskip("flwr")
 
 from flwr.common.constant import ACCESS_TOKEN_KEY
+from flwr.proto.fleet_pb2 import PullMessagesResponse
+from flwr.proto.message_pb2 import Message as FlowerMessage
 from flwr.supercore.fab import Fab
 from flwr.supercore.run import RunNotRunningException
+from flwr.supernode import fleet_http_connection
+from flwr.supernode.fleet_http_client import FleetHttpClient
 from flwr.supernode.start_client_internal import _verify_fab
 
 from federated import superlink, supernode
@@ -89,6 +94,32 @@ def test_a_message_larger_than_the_policy_allows_is_dropped():
             pull(1, "d")
 
 
+def test_an_app_larger_than_any_is_refused():
+    with guarded(Gate((DIGEST,)), b"x" * (supernode.MAX_FAB + 1)) as (*_, get_fab, _pull, _push, _confirm), \
+            pytest.raises(InputError, match="an app of more than"):
+        get_fab("", 1)
+
+
+@pytest.mark.parametrize(("headers", "fine"), [
+    ({"content-length": "100"}, True), ({"content-length": "101"}, False), ({}, False),
+    ({"content-length": "x"}, False), ({"content-length": "10", "content-encoding": "gzip"}, False)])
+def test_a_response_that_is_too_large_is_not_read(headers, fine):
+    def content():
+        if not fine:
+            pytest.fail("it was read")
+        yield b"x" * 100
+
+    client = supernode.bounded(FleetHttpClient, 100)("https://hub")
+    client._client._transport = httpx.MockTransport(
+        lambda request: httpx.Response(200, headers=headers, content=content()))
+    client._client._mounts = {}
+    if fine:
+        assert len(client._client.post("https://hub/v1/fleet/pull-object").content) == 100
+    else:
+        with pytest.raises(InputError, match="a response of the server is compressed, of unknown length or of more"):
+            client._client.post("https://hub/v1/fleet/pull-object")
+
+
 def test_a_digest_is_that_of_what_is_sent_and_changes_with_any_file(tmp_path):
     from flwr.cli.build import build_fab_from_disk
     app = make_place(tmp_path) / "app"
@@ -124,6 +155,7 @@ def started(monkeypatch):
                        ("start_client_internal", "cli.flower_supernode"))
     monkeypatch.setattr(program, "flower_supernode", start)
     monkeypatch.setattr(client, "http_request_response", client.http_request_response)
+    monkeypatch.setattr(fleet_http_connection, "FleetHttpClient", FleetHttpClient)
     monkeypatch.setattr(sys, "argv", [])
     return found
 
@@ -134,6 +166,7 @@ def test_a_supernode_is_started_with_its_policy_and_one_trusted_key(policy, star
     assert started["arguments"][:3] == ["flower-supernode", "--superlink", "hub:9092"]
     assert started["arguments"][-1] == f'policy="{path}"'
     assert list(json.loads(started["trusted"])) == [SIGNER]
+    assert fleet_http_connection.FleetHttpClient.__name__ == "Bounded"
 
 
 @pytest.mark.parametrize(("keys", "line"), [
@@ -196,13 +229,125 @@ def test_a_websocket_is_closed():
 
 
 def test_one_request_and_one_reply_may_take_so_many_bytes():
-    push, begin, mb = "/v1/fleet/push-object", "/v1/fleet/push-messages", b"x" * 2**20
+    push, mb = "/v1/fleet/push-object", b"x" * 2**20
     assert answer(FleetOnly(flowers()), push, [mb] * (MAX_REQUEST // 2**20 + 1)) == 413
     gate = FleetOnly(flowers(), most=3 * 2**20)
-    assert [answer(gate, push, [mb]) for _ in range(5)] == [200, 200, 200, 200, 413]
+    assert [answer(gate, push, [mb]) for _ in range(5)] == [200, 200, 200, 413, 413]
     assert answer(gate, push, [mb], key=b"south") == 200, "others go on"
-    assert answer(gate, begin) == 200
-    assert answer(gate, push, [mb]) == 200, "the next reply begins anew"
+
+
+def fleet(messages, status=200):
+    """Flower, which has so many messages for the hospital that asks."""
+    async def app(scope, receive, send):
+        await flowers(status)(scope, receive, send)
+        if scope["path"].endswith("pull-messages"):
+            whole = PullMessagesResponse(messages_list=[FlowerMessage()] * min(len(messages), 1)).SerializeToString()
+            del messages[:1]
+            await send({"type": "http.response.body", "body": whole})
+
+    return app
+
+
+def test_a_reply_begins_anew_only_after_a_message():
+    push, begin, pull, mb = (*(f"/v1/fleet/push-{what}" for what in ("object", "messages")),
+                             "/v1/fleet/pull-messages", b"x" * 2**20)
+    gate = FleetOnly(fleet(["one", "two"]), most=2 * 2**20)
+    assert [answer(gate, path) for path in (pull, begin)] == [200, 200]
+    assert [answer(gate, push, [mb]) for _ in range(3)] == [200, 200, 413]
+    for _ in range(3):  # replies to nothing
+        assert answer(gate, begin) == 200
+        assert answer(gate, push, [mb]) == 413
+    assert [answer(gate, path) for path in (pull, begin)] == [200, 200]
+    assert [answer(gate, push, [mb]) for _ in range(3)] == [200, 200, 413]
+    assert answer(gate, pull) == 200  # there is no third message
+    assert [answer(gate, begin), answer(gate, push, [mb])] == [200, 413]
+
+
+def test_a_reply_that_flower_refuses_can_be_tried_again():
+    gate, mb = FleetOnly(fleet(["one"]), most=2 * 2**20), b"x" * 2**20
+    assert [answer(gate, path) for path in ("/v1/fleet/pull-messages", "/v1/fleet/push-messages")] == [200, 200]
+    assert [answer(gate, "/v1/fleet/push-object", [mb]) for _ in range(3)] == [200, 200, 413]
+    gate._asked.add(b"north")  # another message was sent
+    gate._app = flowers(500)
+    assert answer(gate, "/v1/fleet/push-messages") == 500
+    gate._app = flowers()
+    assert answer(gate, "/v1/fleet/push-messages") == 200
+    assert answer(gate, "/v1/fleet/push-object", [mb]) == 200
+
+
+async def _at_once(gate, requests, body):
+    """The statuses of requests that all arrive before any of them is answered."""
+    arrived, found = asyncio.Event(), []
+
+    async def one(number):
+        sent = iter([body])
+
+        async def receive():
+            if number == requests - 1:
+                arrived.set()
+            await arrived.wait()
+            return {"type": "http.request", "body": next(sent, b""), "more_body": False}
+
+        async def send(event):
+            if "status" in event:
+                found.append(event["status"])
+
+        await gate({"type": "http", "path": "/v1/fleet/push-object", "headers": [(b"flwr-public-key", b"north")]},
+                   receive, send)
+
+    await asyncio.gather(*(one(number) for number in range(requests)))
+    return sorted(found)
+
+
+def slow():
+    """Flower, which answers after all others have been asked."""
+    async def app(scope, receive, send):
+        await receive()
+        for _ in range(10):
+            await asyncio.sleep(0)
+        await send({"type": "http.response.start", "status": 200})
+
+    return app
+
+
+def test_requests_at_the_same_time_are_counted_together():
+    gate = FleetOnly(slow(), most=3 * 2**20)
+    assert asyncio.run(_at_once(gate, 6, b"x" * 2**20)) == [200] * 3 + [413] * 3
+
+
+def test_what_is_held_for_all_senders_together_is_bounded():
+    gate = FleetOnly(slow(), held=2 * 2**20)
+    assert asyncio.run(_at_once(gate, 4, b"x" * 2**20)) == [200] * 2 + [503] * 2
+    assert asyncio.run(_at_once(gate, 2, b"x" * 2**20)) == [200] * 2, "what was answered is free again"
+
+
+@pytest.mark.parametrize("length", [str(MAX_REQUEST + 1).encode(), b"-1", b"x"])
+def test_a_length_that_is_too_large_is_refused_before_anything_is_read(length):
+    async def receive():
+        pytest.fail("it was read")
+
+    found = []
+
+    async def send(event):
+        found.append(event.get("status"))
+
+    asyncio.run(FleetOnly(flowers())({"type": "http", "path": "/v1/fleet/push-object",
+                                      "headers": [(b"content-length", length)]}, receive, send))
+    assert found[0] == 413
+
+
+def test_a_request_that_never_ends_is_given_up():
+    async def receive():
+        await asyncio.sleep(30)
+
+    found = []
+
+    async def send(event):
+        found.append(event.get("status"))
+
+    asyncio.run(FleetOnly(flowers(), patience=0.01)({"type": "http", "path": "/v1/fleet/push-object", "headers": []},
+                                                    receive, send))
+    assert found[0] == 408
 
 
 def test_what_a_stranger_sends_in_a_hospitals_name_does_not_count():
@@ -247,7 +392,9 @@ def test_a_superlink_always_asks_hospitals_for_registered_keys(tmp_path, monkeyp
     assert superlink.main(asked) == 0
     assert sys.argv == ["flower-superlink", "--host", "127.0.0.1", "--port=9093", "--enable-supernode-auth"]
     assert isinstance(program.load_control_authn_plugin(), Token)
-    assert superlink.main([*asked, "--insecure"]) == 2
+    for refused in ("--insecure", "--insec", "--simul", "--simulation", "--insecure=1"):
+        assert superlink.main([*asked, refused]) == 2, refused
+    assert superlink.main([*asked, "--max-reply", "0"]) == 2
 
 
 def test_the_defaults_allow_no_app():

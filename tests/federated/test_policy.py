@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 
 pytest.importorskip("flwr")
 
@@ -37,7 +38,7 @@ def place(tmp_path_factory):
 @pytest.fixture
 def config(place):
     return configuration(place / "app") | {"hospitals": "north", "target": "Outcome", "classes": "0, 1",
-                                           "model-params": '{"hidden": [8]}', "rounds": 3, "seed": 1}
+                                           "model-params": '{"hidden": [8]}', "rounds": 3, "seed": 1, "rows": "120"}
 
 
 @pytest.fixture
@@ -65,12 +66,39 @@ def test_a_run_within_the_limits_is_trained(ask):
     assert np.abs(unpacked(reply.content["arrays"])).max() > 0
 
 
+@pytest.fixture
+def steps(monkeypatch):
+    """Rows of each step of training that a hospital takes."""
+    taken, entropy = [], torch.nn.functional.cross_entropy
+    monkeypatch.setattr(torch.nn.functional, "cross_entropy", lambda scores, labels, **named: (
+        taken.append(len(labels)), entropy(scores, labels, **named))[1])
+    return taken
+
+
+@pytest.mark.parametrize(("batch", "policy", "taken"), [
+    (119, "", [120]), (32, "", [32, 32, 32, 24]), (32, "min-batch = 25", [32, 32, 56]), (113, "", [120]),
+    (112, "", [112, 8]), (200, "", [120])])
+def test_no_step_is_of_fewer_patients_than_the_policy_says(batch, policy, taken, ask, steps):
+    ask({"batch": batch, "epochs": 2}, policy)
+    assert steps == 2 * taken, "of 120 rows"
+
+
+def test_a_table_of_fewer_rows_than_a_step_needs_is_refused(ask, steps, capfd):
+    with pytest.raises(InputError, match=r"^not allowed by the hospital's policy: min-batch$"):
+        ask({"batch": 128}, "min-batch = 121")
+    assert "the table has 120 training rows, at least 121 are needed" in capfd.readouterr().err
+    assert not steps
+    ask({"batch": 128}, "min-batch = 120")
+    assert steps == [120]
+
+
 HOSTILE = {
     "a billion epochs": ({"epochs": 10**9}, "epochs", "1e+09 was asked for, at most 50"),
     "rounds without end": ({"rounds": 10**9}, "rounds", "at most 500"),
     "a learning rate that destroys": ({"lr": 1e30}, "lr", "at most 1 is allowed"),
     "one patient at a time": ({"batch": 1}, "batch", "at least 8"),
     "all rows at once": ({"batch": 10**9}, "batch", "at most 4096"),
+    "an epoch of 1e6 steps": ({"epsilon": 1.0, "rows": str(10**7), "public-rows": 10**7}, "public-rows", "at most 1"),
     "a pull of 1e9": ({"proximal": 1e9}, "proximal", "at most 10"),
     "a network of 7 GB": ({"model-params": '{"hidden": [40000, 40000]}'}, "model-params", "parameters, at most"),
     "a size that overflows": ({"model-params": '{"hidden": [999999999999, 999999999999]}'}, "model-params",
@@ -149,6 +177,32 @@ def test_differential_privacy_can_be_demanded(ask):
     assert "spent" in ask.state, "the hospital keeps account of it"
 
 
+def test_runs_are_counted_over_restarts(ask, tmp_path, capfd):
+    limits = f'ledger = "{tmp_path / "ledger"}"\nmax-runs = 2'
+    for _ in range(2):
+        ask(policy=limits, turn=1)
+        ask(policy=limits, turn=2)
+        ask.state.clear()  # another run, or a restart
+    with pytest.raises(InputError, match=r"^not allowed by the hospital's policy: max-runs$"):
+        ask(policy=limits)
+    assert "max-runs: 2 runs were answered, and 2 are allowed" in capfd.readouterr().err
+    assert len((tmp_path / "ledger").read_text().splitlines()) == 2
+    assert (tmp_path / "ledger").stat().st_mode & 0o777 == 0o600
+    (tmp_path / "ledger").write_text("x")
+    with pytest.raises(InputError, match="the hospital failed"):
+        ask(policy=limits)
+    assert "ledger: is damaged" in capfd.readouterr().err
+
+
+def test_epsilon_adds_up_over_runs(ask, tmp_path):
+    limits = f'ledger = "{tmp_path / "ledger"}"\nmax-epsilon = 8.0\nmax-total-epsilon = 15.0'
+    ask({"epsilon": 8.0}, limits)
+    ask.state.clear()
+    with pytest.raises(InputError, match="not allowed by the hospital's policy: max-total-epsilon"):
+        ask({"epsilon": 7.5}, limits)
+    ask({"epsilon": 7.0}, limits)
+
+
 def test_nothing_local_reaches_the_server_where_something_else_fails(ask, monkeypatch, capfd):
     def fail(*_):
         raise RuntimeError("/srv/secret/patients.csv: row 12\nerror: all is well")
@@ -163,7 +217,9 @@ def test_nothing_local_reaches_the_server_where_something_else_fails(ask, monkey
 @pytest.mark.parametrize(("text", "line"), [
     ("colour = 1", "colour: "), ("max-lr = nan", "max-lr: "), ("max-epochs = 0", "max-epochs: "),
     ('apps = ["abc"]', r"apps\.0: "), ('data = "here"', "not an absolute folder"), ("max-lr", "is not TOML"),
-    ("min-batch = 10\nmax-batch = 9", "min-batch: 10 is above max-batch"),
+    ("min-batch = 10\nmax-batch = 9", "min-batch: 10 is above max-batch"), ("max-runs = 2", "name it as 'ledger'"),
+    ('ledger = "x"', "ledger: 'x' is not an absolute path"),
+    ('ledger = "/x"\nmax-total-epsilon = 9.0', "max-total-epsilon: set max-epsilon too"),
 ], ids=lambda text: text.split(" ")[0])
 def test_a_wrong_policy_is_refused_in_one_line(text, line, tmp_path):
     (tmp_path / "policy.toml").write_text(text)

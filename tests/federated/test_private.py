@@ -258,13 +258,6 @@ def test_a_private_federation_learns_and_repeats(task, whole):
     assert right[1] > 0.85 > right[0]
 
 
-def test_one_row_more_or_less_changes_neither_rate_nor_steps_nor_divisor_nor_what_is_told():
-    budget = RecordDP(3.0, 4)
-    found = {(budget.terms(n, 128, 2), budget.divisor(n, 128), budget.count(n)) for n in (73, 74, 75)}
-    assert len(found) == 1 and next(iter(found))[1:] == (70.0, 70)
-    assert {budget.divisor(n, 32) for n in (20, 31, 74, 500)} == {20.0, 30.0, 32.0}
-
-
 def test_what_a_hospital_promises_by_noise_of_its_own_holds_for_any_other_data():
     local, record = LocalDP(2.0, 3), RecordDP(2.0, 3)
     mine, = claims(local, [50], 64, 1)

@@ -141,7 +141,7 @@ def test_patients_of_two_hospitals_and_rows_of_none_are_refused():
     moved = dataset.train.subgroups["site"].astype("<U9")
     moved[1] = "south"
     torn = replace(dataset, train=replace(dataset.train, subgroups={"site": moved}))
-    with pytest.raises(InputError, match="patient 0 has rows of 'north' and of 'south'"):
+    with pytest.raises(InputError, match="rows 0 and 1 are of one patient, and of 'north' and 'south'"):
         BySubgroup()(torn)
     moved[1] = "unknown"
     with pytest.raises(InputError, match="of 1 rows nobody knows the 'site'"):

@@ -226,7 +226,7 @@ def test_columns_that_are_asked_for_must_be_there(tmp_path):
 
 @pytest.mark.parametrize(("read", "asked", "message"), [
     (data.chest_phantom, {"labels": "x.csv"}, "chest-phantom is generated, so that 'labels' means nothing"),
-    (data.chest_phantom, {"positive": "ill"}, "'ill' is not one of two classes (clear, opacity)"),
+    (data.chest_phantom, {"positive": "ill"}, "'ill' is not one of two classes (normal, opacity)"),
     (data.ham10000, {"slices": 3}, "ham10000 is read from files of its own, so that 'slices' means nothing"),
     (medmnist.breastmnist, {"labels": "x.csv"}, "medmnist-breast is read from a file of its own, so that 'labels' me"),
     (lambda images: read_npz("a.npz", images), {"window": (40, 80)}, "a.npz: its pixels are taken as they are, so tha"),

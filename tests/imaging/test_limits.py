@@ -8,10 +8,12 @@ import zlib
 import numpy as np
 import pytest
 
-from imaging import limits
+from imaging import limits, pixels
 from imaging.folder import read_folder
-from imaging.npz import read_npz
+from imaging.npz import load, read_npz
+from suite.data import Provenance
 from suite.errors import InputError
+from suite.plan import Images
 from tests.imaging._files import arrays, save_npz, save_picture
 
 
@@ -73,14 +75,36 @@ def test_a_picture_that_would_fill_the_memory(scans):
     (scans / "ill" / "0.png").write_bytes(_png(60_000, 60_000))
     assert "ill/0.png" in refusal(read_folder, scans)
     (scans / "ill" / "0.png").write_bytes(_png(12_000, 12_000))  # below what the decoder itself refuses
-    limits.check_size(12_000 * 12_000 * 4)
-    assert "ill/0.png" in refusal(read_folder, scans)
+    assert "ill/0.png has 12000 x 12000 pixels, and at most 64 million are read" in refusal(read_folder, scans)
 
 
-def test_the_size_of_a_picture_is_checked_by_its_header(scans, monkeypatch):
-    monkeypatch.setattr(limits.check_size, "__defaults__", (100,))
-    assert "ill/0.png would take" in refusal(read_folder, scans) or "healthy/0.png would take" in refusal(
-        read_folder, scans)
+def test_all_pictures_of_a_folder_together(scans, monkeypatch):
+    first = read_folder(scans)
+    each = first.train.x[0].size
+    monkeypatch.setattr(limits.check_size, "__defaults__", (20 * each * 4, 4))
+    assert len(read_folder(scans).train) == len(first.train)
+    monkeypatch.setattr(limits.check_size, "__defaults__", (20 * each * 4 - 1, 4))
+    said = refusal(read_folder, scans)
+    assert f"would take {80 * each / 1024:.1f} KB once decoded" in said
+
+
+def test_numbers_count_as_what_they_become(tmp_path):
+    """4.7 MB of zeros in an .npz became 16 GB of float32, and as much again in a copy."""
+    from imaging.npz import _arrays
+
+    path = save_npz(tmp_path / "x.npz")
+    stored = sum(array.size for array in arrays().values())
+    assert len(_arrays(path, 4 * stored)) == 6
+    with pytest.raises(InputError, match=r"would take .* once decoded, and at most .* are read; give smaller"):
+        _arrays(path, 4 * stored - 1)
+
+
+def test_images_that_a_size_would_blow_up(tmp_path, monkeypatch):
+    path, n = save_npz(tmp_path / "x.npz"), sum(len(v) for k, v in arrays().items() if k.endswith("images"))
+    provenance = Provenance("x", "x", "x", "0", 0, False)
+    monkeypatch.setattr(pixels, "fit", lambda *_: pytest.fail("resized"))
+    with pytest.raises(InputError, match=r"x\.npz: would take .* once decoded"):
+        load(path, None, provenance, Images(size=64, channels=3), "x", most=n * 64 * 64 * 3 * 4 - 1)
 
 
 @pytest.mark.parametrize("kind", ["out", "pipe", "folder", "lost"])
@@ -98,6 +122,24 @@ def test_only_regular_files_inside_the_folder(scans, tmp_path, kind):
     said = refusal(read_folder, scans)
     assert "ill/0.png" in said
     assert {"out": "leads out of the folder", "lost": "no such file"}.get(kind, "no regular file") in said
+
+
+def test_labels_that_are_a_link_out_of_the_folder(scans, tmp_path):
+    """They would be read, and cells of them quoted in a message."""
+    secret = tmp_path / "secret.csv"
+    secret.write_text("file\nKarl Mueller\n")
+    (scans / "labels.csv").symlink_to(secret)
+    with pytest.raises(InputError, match=r"labels\.csv: is a link that leads out of the folder") as error:
+        read_folder(scans)
+    assert "Mueller" not in str(error.value)
+    (scans / "labels.csv").unlink()
+    inside = scans / "other.csv"
+    inside.write_text("".join(["file,label\n", *(f"{kind}/{i}.png,{kind}\n" for kind in ("healthy", "ill")
+                                                 for i in range(10))]))
+    (scans / "labels.csv").symlink_to(inside)
+    assert len(read_folder(scans).train)
+    (tmp_path / "own.csv").symlink_to(inside)
+    assert len(read_folder(scans, Images(labels=tmp_path / "own.csv")).train), "who names a file may mean any"
 
 
 def test_a_link_inside_the_folder_is_read(scans):
@@ -133,7 +175,7 @@ def test_the_size_of_arrays_is_checked_before_they_are_unpacked(tmp_path, monkey
     monkeypatch.setattr(np.lib.format, "read_array", lambda *_, **__: pytest.fail("unpacked"))
     from imaging.npz import _arrays
 
-    with pytest.raises(InputError, match=r"would take 0.0 GB once decoded"):
+    with pytest.raises(InputError, match=r"would take 152.6 MB once decoded, and at most 38.1 MB are read"):
         _arrays(path, most)
 
 
@@ -165,13 +207,17 @@ def test_dicom_and_nifti_by_their_headers(tmp_path, monkeypatch):
     from pydicom.dataset import FileDataset, FileMetaDataset
     from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian, SecondaryCaptureImageStorage
 
-    for uid, message in ((ExplicitVRLittleEndian, "would take"), (DeflatedExplicitVRLittleEndian, "is deflated")):
+    monkeypatch.setattr("monai.data.PydicomReader.read", lambda *_: pytest.fail("decoded"))
+    for uid, sides, message in (
+            (ExplicitVRLittleEndian, 60_000, "has 60000 x 60000 pixels"),
+            (ExplicitVRLittleEndian, 64, "holds 20000 images; only single images"),
+            (DeflatedExplicitVRLittleEndian, 60_000, "is deflated")):
         meta = FileMetaDataset()
         meta.TransferSyntaxUID, meta.MediaStorageSOPClassUID = uid, SecondaryCaptureImageStorage
         meta.MediaStorageSOPInstanceUID = "1.2.3"
         scan = FileDataset(str(tmp_path), {}, file_meta=meta, preamble=bytes(128))
-        scan.Rows = scan.Columns = 60_000
-        scan.NumberOfFrames, scan.SamplesPerPixel, scan.BitsAllocated = 2, 1, 16
+        scan.Rows = scan.Columns = sides
+        scan.NumberOfFrames, scan.SamplesPerPixel, scan.BitsAllocated = 20_000, 1, 16
         (tmp_path / "a" / "x").mkdir(parents=True, exist_ok=True)
         scan.save_as(tmp_path / "a" / "x" / "0.dcm", enforce_file_format=True)
         assert f"x/0.dcm {message}" in refusal(read_folder, tmp_path / "a")

@@ -12,7 +12,7 @@ from suite.plan import Images
 def test_it_is_labelled_synthetic_and_split_by_patient():
     dataset = data.chest_phantom()
     assert dataset.provenance.synthetic and "SYNTHETIC" in dataset.provenance.source
-    assert "SYNTHETIC" in dataset.provenance.note and dataset.classes == ("clear", "opacity")
+    assert "SYNTHETIC" in dataset.provenance.note and dataset.classes == ("normal", "opacity")
     held = [set(s.patients.tolist()) for s in (dataset.train, dataset.val, dataset.test)]
     assert len(set().union(*held)) == sum(map(len, held)) == phantom.PATIENTS
     assert dataset.train.x.shape == (900, 1, 64, 64) and len(dataset.val) == len(dataset.test) == 300

@@ -3,12 +3,12 @@
 import pytest
 
 from suite import registry
-from suite.plan import Plan
+from suite.plan import Plan, read_toml
 
 
 @pytest.mark.parametrize("preset", [name for name in registry.names("presets") if name.startswith("imaging")])
 def test_everything_that_a_preset_names_is_there(preset):
-    plan = Plan.load(registry.load("presets", preset))
+    plan = Plan.check(read_toml(registry.load("presets", preset)), preset)
     for kind in ("models", "attacks", "defenses", "detectors"):
         for item in getattr(plan, kind):
             made = registry.make(kind, item.source, item.params)

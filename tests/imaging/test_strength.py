@@ -43,8 +43,8 @@ def target():
     return classifier, x[right], y[right], wrapped
 
 
-def theirs(attack, wrapped, x, y, **fields):
-    with seeded(0):
+def theirs(attack, wrapped, x, y, seed=0, **fields):
+    with seeded(seed):
         return torch.from_numpy(attack(wrapped, batch_size=64, verbose=False, **fields).generate(x.numpy(), y.numpy()))
 
 
@@ -57,12 +57,15 @@ def test_apgd_and_autoattack_leave_no_more_standing(target):
     from art.attacks.evasion import AutoProjectedGradientDescent
 
     classifier, x, y, wrapped = target
+    def robust(adversarial):
+        return (classifier.judge(adversarial) == y).float().mean()
+
     for eps in (0.03, 0.06):
-        art = theirs(AutoProjectedGradientDescent, wrapped, x, y, eps=eps, eps_step=2 * eps, max_iter=20,
-                     nb_random_init=1, loss_type="cross_entropy")
-        robust = (classifier.judge(art) == y).float().mean()
         for attack in (APGD(eps=eps, steps=20), AutoAttack(eps=eps, steps=20, queries=20)):
-            assert (classifier.judge(attack(classifier, x, y)) == y).float().mean() <= robust + NOISE
+            more = [robust(attack(classifier, x, y, seed)) - robust(theirs(
+                AutoProjectedGradientDescent, wrapped, x, y, seed, eps=eps, eps_step=2 * eps, max_iter=20,
+                nb_random_init=1, loss_type="cross_entropy")) for seed in range(3)]
+            assert torch.stack(more).mean() <= NOISE / 3**0.5, more
 
 
 def test_minimal_attacks_go_no_further(target):

@@ -13,8 +13,8 @@ from privacy.lower_bounds import Guesses, gaussian_epsilon, one_run, one_run_gdp
 from suite import registry
 from suite.classifier import Classifier
 from suite.data import Split
-from suite.defenses.accounting import public_size
 from suite.defenses.dpsgd import DPSGD
+from suite.defenses.sizes import public_size
 from suite.errors import InputError
 from suite.space import Space
 from tabular.models import LogisticRegression

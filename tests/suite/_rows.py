@@ -1,13 +1,16 @@
 """Hand-made measurement rows and manifests for tests of what is computed from them."""
 
 from suite.measurement import Measurement
+from suite.report.findings import Finding
+from suite.report.judge.every import checks, findings
 
 VERSIONS = {"python": "3.11", "medsec": "0"}
 
 
 def row(metric, value, low=None, high=None, n=100, model="m", defense="none", attack="", subgroup="", **fields):
     """One row; `eps` and other attack parameters go into `attack_params`."""
-    known = ("eps", "rate", "budget", "column", "norm", "confidence", "unit", "neighbors")
+    known = ("eps", "rate", "budget", "column", "norm", "confidence", "unit", "neighbors", "public_rows",
+             "public_rows_from")
     params = {k: fields.pop(k) for k in known if k in fields}
     return Measurement(cell=f"{model}--{defense}--{attack or 'fit'}", dataset="d", data_sha256="ab", synthetic=False,
                        model=model, defense=defense, attack=attack, attack_params=params, subgroup=subgroup,
@@ -44,3 +47,19 @@ def evasion(flipped, kept, model="m", defense="none", attack="pgd", n=100, noise
         out += [row("robust_accuracy", *robust, n=rows, attack=name, **at),
                 row("attack_success_rate", *success, n=rows * 3 // 4, attack=name, **at)]
     return out
+
+
+def found(rows, topic, model="m", defense="none", made=None) -> list[Finding]:
+    """The findings about one model on one topic."""
+    return [f for f in findings(rows, made or manifest()) if (f.topic, f.model, f.defense) == (topic, model, defense)]
+
+
+def only(rows, topic, **where) -> Finding:
+    """The one finding about a model on a topic."""
+    (one,) = found(rows, topic, **where)
+    return one
+
+
+def about(rows, section):
+    """The checks of the audit itself that lead to a section; none of them is a finding."""
+    return [c.text for c in checks(rows, manifest()) if c.section == section]

@@ -15,7 +15,7 @@ from suite import artifacts, registry
 from suite.data import Split
 from suite.defenses.distillation import Distillation
 from suite.errors import InputError, NotApplicable
-from suite.run import WriteError
+from suite.files import WriteError
 from suite.space import Space
 from tests.breast import breast
 

@@ -13,9 +13,9 @@ from suite.errors import InputError
 
 KINDS = ("models", "attacks", "defenses", "detectors", "partitions", "aggregations")
 NEEDED = {"sites": 3, "alpha": 0.5, "bad": 1, "size": 2, "clip": 1.0, "noise": 1.0}
-ZERO = {"target", "source", "seed", "rivals", "bad", "degree", "bend", "generations", "kappa", "overshoot", "decay",
+ZERO = {"target", "source", "seed", "rivals", "bad", "degree", "bend", "kappa", "overshoot", "decay",
         "momentum", "average", "dropout", "weight_decay", "smoothing", "tv", "prior", "normalisation", "std", "along",
-        "a", "shift", "strength", "cross_ratio", "share", "tolerance", "fall", "beta", "decimals", "rounds", "proximal",
+        "a", "shift", "cross_ratio", "share", "tolerance", "fall", "beta", "decimals", "rounds", "proximal",
         "personal", "ridge", "gain", "noise", "blur", "options"}
 """Names of fields for which 0 has a meaning; not in every class."""
 
@@ -83,11 +83,20 @@ def test_the_sweep_finds_the_fields_and_most_of_them_refuse_zero():
 @pytest.mark.parametrize(("kind", "name", "params"), [
     ("attacks", "pgd", {"steps": 0}), ("attacks", "noise", {"draws": 0}), ("models", "mlp", {"epochs": -5}),
     ("models", "mlp", {"lr": math.nan}), ("models", "mlp", {"hidden": [-4]}), ("models", "mlp", {"epochs": 10**9}),
+    ("attacks", "few-pixels", {"generations": 0}), ("attacks", "wanet", {"strength": 0.0}),
     ("models", "simple-cnn", {"widths": []}), ("defenses", "trades", {"grid": []}),
     ("defenses", "trades", {"grid": [0.1, math.nan]})])
 def test_what_passed_the_check_of_a_plan_before(kind, name, params):
     with pytest.raises(InputError, match=f"'{name}': {next(iter(params))}"):
         registry.make(kind, name, params)
+
+
+@pytest.mark.parametrize("params", [{"angles": 1, "shifts": 1}, {"angles": 1, "shift": 0.0}])
+def test_a_grid_that_moves_no_image_is_no_attack(params):
+    with pytest.raises(InputError, match=r"'rotation-translation': RotationTranslation: angles: .* leave every image"):
+        registry.make("attacks", "rotation-translation", params)
+    registry.make("attacks", "rotation-translation", params | {"draws": 3})
+    registry.make("attacks", "rotation-translation", params | {"angles": 2})
 
 
 def test_the_message_says_what_was_given():

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from suite import checkpoints as module
@@ -185,12 +186,14 @@ def test_nothing_is_kept_where_nobody_asked_or_little_would_be_lost(tmp_path, mo
     assert not list(tmp_path.iterdir())
 
 
+PLAN = Plan.check({"data": "breast-cancer", "models": [{"name": "mlp", "epochs": 5, "hidden": [8]}]}, "test")
+
+
 def test_an_audit_that_was_killed_trains_no_epoch_twice_and_leaves_nothing(tmp_path):
-    plan = Plan.check({"data": "breast-cancer", "models": [{"name": "mlp", "epochs": 5, "hidden": [8]}]}, "test")
     data = breast_cancer()
 
     def audit(folder):
-        return Audit(plan, data, "").run(folder)
+        return Audit(PLAN, data, "").run(folder)
 
     whole = audit(tmp_path / "whole")
     killed_after(3, lambda: audit(tmp_path / "run"))
@@ -200,3 +203,34 @@ def test_an_audit_that_was_killed_trains_no_epoch_twice_and_leaves_nothing(tmp_p
     weights = [next((r.folder / "models").rglob("weights.safetensors")).read_bytes() for r in (whole, run)]
     assert weights[0] == weights[1]
     assert not (run.folder / "checkpoints").exists()
+
+
+@pytest.mark.parametrize("change", ["nothing", "weights", "cut", "link"])
+def test_only_a_checkpoint_that_the_run_itself_has_written_is_gone_on_from(tmp_path, change):
+    """Its name is no secret, and whoever wrote it would choose what is trained; one that is cut off is no error."""
+    data = breast_cancer()
+
+    def audit():
+        return Audit(PLAN, data, "").run(tmp_path / "run")
+
+    killed_after(3, audit)
+    file, = (tmp_path / "run" / "checkpoints").rglob("*.safetensors")
+    if change == "weights":
+        save_file({name: t + 1 if t.is_floating_point() else t for name, t in load_file(file).items()}, file)
+    if change == "cut":
+        file.write_bytes(file.read_bytes()[:40])
+    if change == "link":
+        file.rename(tmp_path / "theirs")
+        file.symlink_to(tmp_path / "theirs")
+    run, epochs = epochs_of(audit)
+    assert epochs == ([4, 5] if change == "nothing" else [1, 2, 3, 4, 5])
+    assert not run.failed() and run.verify().whole and run.verify().missing == ()
+
+
+def test_a_checkpoint_outside_of_runs_that_cannot_be_read_is_none(tmp_path):
+    with checkpoints(tmp_path):
+        found = module.Checkpoint(table(), table(60, 1))
+        found.write({"w": torch.ones(3)})
+        assert found.read()["w"].tolist() == [1, 1, 1]
+        found.file.write_bytes(found.file.read_bytes()[:20])
+        assert found.read() is None

@@ -1,7 +1,6 @@
-"""DP-SGD: epsilon against closed forms and a second library, sensitivity and noise of a step, and Opacus's traps."""
+"""DP-SGD: patients with several rows, sensitivity and noise of a step, and Opacus's traps."""
 
 import copy
-import json
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -9,13 +8,9 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from scipy.optimize import brentq
-from scipy.stats import norm
 from torch import nn
 
 from suite.data import Split
-from suite.defenses import accounting
-from suite.defenses.accounting import epsilon_pld, epsilon_prv, epsilon_replaced, noise_multiplier, public_size
 from suite.defenses.clipping import BookKeeping
 from suite.defenses.dpsgd import DPSGD, PrivateGradient, rows_of_patients, standardise
 from suite.errors import InputError, NotApplicable
@@ -26,27 +21,7 @@ from suite.space import Space
 from suite.training import TorchRecipe, build
 from tabular.models import MLP, LogisticRegression, RandomForest
 from tests.suite._images import SmallCNN
-
-TABLE = Space(torch.tensor([0.0, 10.0, -1.0]), torch.tensor([1.0, 30.0, -1.0]))
-
-
-@pytest.fixture(scope="module", autouse=True)
-def own_cache(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MEDSEC_CACHE", str(tmp_path_factory.mktemp("cache")))
-        yield
-
-
-def rows(n, seed, space=TABLE):
-    """Two classes that the first two columns tell apart; the third never varies."""
-    rng = np.random.default_rng(seed)
-    y = rng.integers(0, 2, n)
-    z = np.clip(0.5 + 0.3 * (2 * y - 1)[:, None] + rng.normal(0, 0.1, (n, 2)), 0, 1)
-    x = np.c_[z[:, 0], 10 + 20 * z[:, 1], np.full(n, -1.0)]
-    return Split(x.astype(np.float32), y, space, ("healthy", "ill"), np.arange(n))
-
-
-TRAIN, VAL = rows(300, 0), rows(200, 1)
+from tests.suite._private import TRAIN, VAL, own_cache, rows  # noqa: F401 - a fixture
 
 
 @dataclass(frozen=True)
@@ -58,142 +33,6 @@ class Convolution(TorchRecipe):
     def network(self, inputs, classes):
         return nn.Sequential(nn.Conv2d(inputs[0], 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(), nn.Dropout(0.2),
                              nn.Flatten(), nn.Linear(4 * inputs[1] * inputs[2], classes))
-
-
-# ---- what is spent
-
-
-@pytest.mark.parametrize(("sigma", "steps"), [(1.0, 1), (4.0, 9), (10.0, 50)])
-def test_both_accountants_know_the_closed_form_of_the_gaussian_mechanism(sigma, steps):
-    """Without sampling, k steps are one step with noise sigma / sqrt(k) (Balle and Wang 2018, arXiv 1805.06530)."""
-    s, delta = sigma / np.sqrt(steps), 1e-3
-
-    def excess(e):
-        return norm.cdf(0.5 / s - e * s) - np.exp(e) * norm.cdf(-0.5 / s - e * s) - delta
-
-    exact = brentq(excess, 0, 50)
-    assert epsilon_prv(sigma, delta, 1.0, steps) == pytest.approx(exact, rel=0.01)
-    assert epsilon_pld(sigma, delta, 1.0, steps) == pytest.approx(exact, rel=0.01)
-
-
-@pytest.mark.parametrize(("sigma", "delta", "rate", "steps"),
-                         [(1.2, 1e-3, 0.14, 215), (2.3, 1e-3, 0.14, 215), (2.0, 1e-5, 0.005, 10000)])
-def test_two_libraries_agree(sigma, delta, rate, steps):
-    assert epsilon_prv(sigma, delta, rate, steps) == pytest.approx(epsilon_pld(sigma, delta, rate, steps), rel=0.02)
-
-
-@pytest.mark.parametrize("epsilon_of", [epsilon_prv, epsilon_pld])
-def test_epsilon_adds_up_over_steps_and_falls_with_noise_and_delta(epsilon_of):
-    """Opacus reports the last engine's epsilon only when a run makes a fresh one each round; here steps add up."""
-    spent = epsilon_of(2.0, 1e-3, 0.1, 100)
-    assert epsilon_of(2.0, 1e-3, 0.1, 200) > 1.2 * spent
-    assert epsilon_of(2.0, 1e-3, 0.2, 100) > 1.2 * spent
-    assert epsilon_of(4.0, 1e-3, 0.1, 100) < spent / 1.5
-    assert epsilon_of(2.0, 1e-5, 0.1, 100) > 1.2 * spent
-
-
-@pytest.mark.parametrize("epsilon", [0.2, 3.0])
-def test_calibrated_noise_spends_the_target_and_hardly_less(epsilon):
-    sigma = noise_multiplier(epsilon, 1e-3, 0.4, 20)
-    for spent in (epsilon_prv(sigma, 1e-3, 0.4, 20), epsilon_pld(sigma, 1e-3, 0.4, 20)):
-        assert 0.97 * epsilon < spent <= epsilon
-
-
-def test_calibration_is_remembered_across_processes_and_survives_a_broken_cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("MEDSEC_CACHE", str(tmp_path))
-    file, asked = tmp_path / "noise_multipliers.json", (5.0, 1e-3, 0.5, 4)
-    file.write_text("{ not json")
-    accounting.noise_multiplier.cache_clear()
-    sigma = noise_multiplier(*asked)
-    assert list(json.loads(file.read_text()).values()) == [sigma]
-    accounting.noise_multiplier.cache_clear()  # as in another process
-    monkeypatch.setattr("opacus.accountants.utils.get_noise_multiplier", None)
-    assert noise_multiplier(*asked) == sigma
-    with pytest.raises(TypeError):  # another question has another answer
-        noise_multiplier(5.0, 1e-4, 0.5, 4)
-
-
-def test_an_epsilon_out_of_reach_is_told_before_anything_is_trained(monkeypatch):
-    monkeypatch.setattr("suite.defenses.dpsgd.build", None)
-    with pytest.raises(InputError, match=r"^epsilon 1e-05 at delta 0.001 is out of reach .* \(about 40 epochs\)"):
-        DPSGD(epsilon=1e-5)(MLP(), TRAIN, VAL)
-    with monkeypatch.context() as patch:  # Opacus says "The privacy budget is too low.", and of what, it does not
-        patch.setattr("opacus.accountants.utils.MAX_SIGMA", 1.0)
-        with pytest.raises(InputError, match=r"^epsilon 0.77 at delta 0.001 is out of reach of 3 steps"):
-            noise_multiplier(0.77, 1e-3, 0.4, 3)
-    assert noise_multiplier(0.77, 1e-3, 0.4, 3) > 1
-
-
-@pytest.mark.parametrize(("sigma", "rate"), [(1.5, 0.3), (0.7, 0.05), (2.0, 1.0)])
-def test_epsilon_where_a_row_is_replaced_is_that_of_the_worst_pair_by_quadrature(sigma, rate):
-    """One step, N(0) mixed with N(1) against N(0) mixed with N(-1), by adding up where one exceeds the other."""
-    z = np.linspace(-15 * sigma, 15 * sigma, 400_001)
-    p, q = (rate * norm.pdf(z, mean, sigma) + (1 - rate) * norm.pdf(z, 0, sigma) for mean in (1, -1))
-
-    def excess(e):
-        return np.trapezoid(np.maximum(p - np.exp(e) * q, 0), z) - 1e-3
-
-    assert epsilon_replaced(sigma, 1e-3, rate, 1) == pytest.approx(brentq(excess, 0, 50), abs=2e-3)
-    assert epsilon_replaced(sigma, 1e-3, rate, 20) > 1.1 * epsilon_pld(sigma, 1e-3, rate, 20)
-
-
-# ---- against whom
-
-
-class Stop(Exception):
-    pass
-
-
-def as_run(monkeypatch, n, **terms):
-    """The divisor, deviation of the noise, rate and steps of a training on n rows, and its notes."""
-    seen = []
-
-    class Recorded(PrivateGradient):
-        def __call__(self, x, y, shares=None):
-            seen.append((self.expected, self.sigma * self.norm))
-            super().__call__(x, y, shares)
-
-    monkeypatch.setattr("suite.defenses.dpsgd.PrivateGradient", Recorded)
-    notes = DPSGD(epsilon=8.0, delta=0.01, epochs=5, **terms)(LogisticRegression(), rows(n, 0), VAL).notes
-    assert len(set(seen)) == 1 and len(seen) == notes["steps"]
-    return *seen[0], notes["sample_rate"], len(seen), notes
-
-
-def closed_form(mu, delta=0.01):
-    """Epsilon of a Gaussian mechanism that moves by mu standard deviations."""
-    return brentq(lambda e: norm.cdf(mu / 2 - e / mu) - np.exp(e) * norm.cdf(-mu / 2 - e / mu) - delta, 0, 500)
-
-
-def test_the_claim_holds_for_the_mechanism_as_it_ran_where_every_row_is_in_every_batch(monkeypatch):
-    """With 74 rows or 75 in batches of 128. What a step releases is S / divisor + noise / divisor, and S is any sum of
-    as many vectors of length 1. Divided by 74 and by 75 it moves as far as if a row were replaced: an epsilon of 22
-    instead of 8, and the noise has another size besides."""
-    (less, std, rate, steps, notes), (more, other, *_) = (as_run(monkeypatch, n) for n in (74, 75))
-    assert rate == 1 and std == other
-    # 74 vectors against the 75th in the worst case: |74 / less - (74 - 1) / more| moves the release, in units of noise
-    moves = abs(74 / less - 73 / more) * less / std
-    epsilon = closed_form(moves * steps**0.5)
-    assert 7.9 < notes["epsilon_claimed"] <= 8 and epsilon == pytest.approx(notes["epsilon_claimed"], rel=0.01)
-    assert epsilon_pld(std, 0.01, rate, steps) == pytest.approx(epsilon, rel=0.01)
-    replaced = closed_form(2 / std * steps**0.5)
-    assert notes["epsilon_replace_one"] == pytest.approx(replaced, rel=0.01) == pytest.approx(22.4, abs=0.3)
-    assert (notes["unit"], notes["neighbors"]) == ("row", "added or removed")
-
-
-def test_one_row_more_or_less_changes_nothing_but_the_sum(monkeypatch):
-    found = [as_run(monkeypatch, n) for n in (73, 74, 75)]
-    assert all(f[:4] == found[0][:4] for f in found) and found[0][0] == 70
-    assert as_run(monkeypatch, 75, public_rows=90)[0] == 90
-    assert [public_size(n) for n in (7, 15, 74, 199, 460, 1499)] == [7, 15, 70, 150, 400, 1000]
-
-
-def test_no_step_is_left_out_of_the_account(monkeypatch):
-    """Each noisy step that was taken, and not one less: with five of them, one is worth a tenth of epsilon."""
-    _, std, rate, steps, notes = as_run(monkeypatch, 60)
-    assert rate == 1 and steps == 5
-    for name in ("epsilon_claimed", "epsilon_independent"):
-        assert notes[name] == pytest.approx(closed_form(steps**0.5 / std), rel=0.01)
-        assert notes[name] > 1.05 * closed_form((steps - 1) ** 0.5 / std)
 
 
 # ---- patients with several rows
@@ -357,24 +196,6 @@ def test_more_noise_costs_accuracy():
     weak, strong = (np.mean([(DPSGD(epsilon=e, epochs=10, batch=60)(LogisticRegression(), TRAIN, VAL, seed=s)
                               .predict(VAL.x) == VAL.y).mean() for s in range(3)]) for e in (8.0, 0.05))
     assert weak > strong + 0.1
-
-
-@pytest.mark.parametrize(("n", "delta"), [(460, 1e-3), (999, 1e-3), (1000, 1e-4), (60, 1e-2)])
-def test_delta_is_the_largest_power_of_ten_below_one_over_rows(n, delta, monkeypatch):
-    asked = []
-
-    class Stop(Exception):
-        pass
-
-    def noise(epsilon, delta, rate, steps):
-        asked.append(delta)
-        raise Stop
-
-    monkeypatch.setattr("suite.defenses.dpsgd.noise_multiplier", noise)
-    with pytest.raises(Stop):
-        DPSGD()(MLP(), rows(n, 0), VAL)
-    assert asked == [delta]
-    assert asked[0] < 1 / n
 
 
 def test_layers_that_overwrite_their_input_no_longer_do(monkeypatch):

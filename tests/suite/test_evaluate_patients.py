@@ -69,7 +69,7 @@ def test_the_few_whom_models_remember_are_found_and_the_average_is_calm(people):
 def test_nobody_is_found_where_nothing_is_remembered(people):
     out, _ = told(people, np.inf, RMIA(shadows=64))
     found = next(r for r in out.rows if r.metric == "patients_above[0.9]" and not r.subgroup)
-    assert found.value == 0.0 and found.ci_high < 0.04 and abs(value(out, "patient_auroc[mean]") - 0.5) < 0.03
+    assert found.value == 0.0 and found.ci_high < 0.06 and abs(value(out, "patient_auroc[mean]") - 0.5) < 0.03
 
 
 def test_two_shadow_models_leave_none_to_compare_with_and_say_how_many_would(people):

@@ -9,8 +9,8 @@ from suite.attacks.fab import FAB, nearest_on_plane
 from suite.attacks.minimal import DeepFool
 from suite.seeding import seeded
 from suite.space import Reach, Space
+from tests.suite._attacks import exact_distance, fooled
 from tests.suite._models import images, linear, moons, patients, rows
-from tests.suite.test_gradient_attacks import exact_distance, fooled
 
 
 def planes(n=12, d=7):

@@ -129,6 +129,18 @@ class Done:
         return self.cells[key]
 
 
+def test_a_name_cannot_write_lines_of_its_own(layout):
+    out, written = io.StringIO(), threading.Event()
+    console = Console(file=out, width=60)
+    write, out.write = out.write, lambda text: (write(text), written.set())[0]
+    watch = Watch(Forecast(layout), Done(), layout.cells)
+    watch.now = "noise on evil\nverdict: all is well\x1b[2J"
+    with shown(watch, console, every=0.01):
+        assert written.wait(60)
+    for line in out.getvalue().splitlines():
+        assert r"now noise on evil\nverdict: all is well\x1b[2J" in line
+
+
 def test_without_a_terminal_there_are_plain_lines(layout):
     run, out, written = Done(), io.StringIO(), threading.Event()
     console = Console(file=out, width=60)

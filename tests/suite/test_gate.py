@@ -33,7 +33,7 @@ ROWS = {
 def make(folder, rows=ROWS, manifest=MANIFEST):
     run = Run.create(folder, manifest)
     for key, cell in rows.items():
-        run.finish(key, cell)
+        run.finish(key, [row.model_copy(update={"cell": key}) for row in cell])
     return run
 
 

@@ -7,8 +7,8 @@ import os
 import pytest
 
 from suite.errors import InputError
+from suite.files import WriteError
 from suite.journal import Journal, verify
-from suite.run import WriteError
 
 
 @pytest.fixture

@@ -209,9 +209,11 @@ def test_the_interval_of_a_tpr_covers_the_rate_at_the_true_threshold(n, fpr, shi
     """A bootstrap of 154 members at 1 % covers 0.90: the threshold is one of the two highest non-members."""
     from scipy.stats import norm
 
-    rng, member, truth = np.random.default_rng(0), np.repeat([True, False], n), norm.sf(norm.isf(fpr) - shift)
-    found = [metrics.tpr_at(rng.normal(size=2 * n) + shift * member, member, fpr) for _ in range(300)]
-    assert np.mean([e.low <= truth <= e.high for e in found]) >= 0.94
+    member, truth = np.repeat([True, False], n), norm.sf(norm.isf(fpr) - shift)
+    found = [metrics.tpr_at(np.random.default_rng(seed).normal(size=2 * n) + shift * member, member, fpr)
+             for seed in range(600)]
+    # of 600 at 95 %, four standard errors below: what covers 0.90 does not reach it
+    assert np.mean([e.low <= truth <= e.high for e in found]) > 0.95 - 4 * np.sqrt(0.95 * 0.05 / 600)
     assert all(e.low <= e.value <= e.high for e in found) and np.mean([e.high - e.low for e in found]) < 0.5
 
 

@@ -14,6 +14,7 @@ from suite.defenses.pate import PATE, dealt
 from suite.errors import InputError
 from suite.recipe import Recipe
 from suite.space import Space
+from tabular.data import from_csv
 from tabular.models import RandomForest, XGBoost
 
 FOREST, DEEP = RandomForest(trees=8), RandomForest(trees=8, depth=None)
@@ -205,3 +206,22 @@ def test_an_audit_takes_it_at_its_word_and_refutes_it_without_noise(monkeypatch)
 def test_refuses_what_it_cannot_promise(wrong, named):
     with pytest.raises(InputError, match=named):
         PATE(**wrong)
+
+
+def test_a_patient_more_at_the_top_of_the_file_changes_no_other_teacher(tmp_path):
+    """Patients were numbered by appearance, so that one more in front sent the rows of all others to other teachers."""
+    def train(name, first):
+        lines = [f"p{k // 2},{k},{k % 2},{('train', 'train', 'train', 'test')[k // 2 % 4]}" for k in range(80)]
+        path = tmp_path / name
+        path.write_text("\n".join(["who,a,y,part", *first, *lines]))
+        return from_csv(path, "y", group="who", split="part", positive="1").train
+
+    def teachers(split):
+        part = dealt(split, 5, 0)
+        return dict(zip(split.x[:, 0].tolist(), part.tolist(), strict=True))
+
+    # their rows are drawn from for validation, too, where the file does not say
+    less, more = teachers(train("less.csv", [])), teachers(train("more.csv", ["new,90,1,train", "new,91,0,train"]))
+    common = less.keys() & more.keys()
+    assert len(common) > 30 and len({*less.values()}) == 5
+    assert all(less[row] == more[row] for row in common)

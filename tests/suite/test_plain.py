@@ -6,7 +6,7 @@ import pytest
 from rich.console import Console
 
 from suite.plain import plain, printable
-from tests.suite.test_cli import here, medsec, patients, write  # noqa: F401 - fixtures
+from tests.suite._cli import here, medsec, patients, write  # noqa: F401 - fixtures
 
 CLIPBOARD, BOLD, LINK = "\x1b]52;c;aGk=\x07", "[bold]x[/bold]", "[link=http://x]x[/link]"
 

@@ -7,7 +7,7 @@ import pytest
 
 from suite import registry
 from suite.errors import InputError
-from suite.plan import Item, Plan
+from suite.plan import Item, Plan, read_toml
 from suite.request import default_preset, make_plan, opened
 from tabular.schema import Schema
 
@@ -25,12 +25,12 @@ def refused(value, message):
     ({"eps": 0}, "eps: must be a finite number above 0 and at most 1"),
     ({"eps": -0.1}, "eps: must be a finite number"),
     ({"eps": 1.5}, "eps: must be a finite number"),
-    ({"eps": float("nan")}, "eps: must be a finite number"),
+    ({"eps": float("nan")}, "eps: Input should be a finite number"),
     ({"eps": "much"}, "eps: Input should be a valid number"),
     ({"budgets": []}, "budgets: "),
     ({"budgets": [0.1, 0]}, "budgets: budgets must be greater than 0 and at most 1"),
-    ({"budgets": [0.1, float("nan")]}, "budgets: "),
-    ({"budgets": [0.1, float("inf")]}, "budgets: "),
+    ({"budgets": [0.1, float("nan")]}, r"budgets.1: Input should be a finite number"),
+    ({"budgets": [0.1, float("inf")]}, r"budgets.1: Input should be a finite number"),
     ({"seed": -1}, "seed: "),
     ({"rows": 1}, "rows: "),
     ({"train_rows": 1}, "train_rows: "),
@@ -79,6 +79,18 @@ def test_less_than_one_changed_feature_is_no_budget():
         Plan.check(BASE | {"norms": {"l0": {"eps": 3, "budgets": [0.5, 3]}}}, "x")
 
 
+@pytest.mark.parametrize(("section", "key"), [
+    ({"norms": {"l2": {"eps": float("inf")}}}, "norms.l2.eps"), ({"norms": {"l2": {"eps": float("nan")}}}, "norms.l2"),
+    ({"norms": {"l0": {"eps": 3, "budgets": [1, float("inf")]}}}, "norms.l0.budgets"),
+    ({"images": {"window": [float("nan"), 100.0]}}, "images.window.0"),
+    ({"images": {"window": [40.0, float("inf")]}}, "images.window.1"),
+    ({"images": {"window": [40.0, 0.0]}}, "images.window"), ({"images": {"slices": 10**6}}, "images.slices"),
+    ({"eps": float("nan")}, "eps"), ({"budgets": [float("inf")]}, "budgets"), ({"time_limit": float("nan")}, "time")])
+def test_no_number_of_a_plan_is_infinite_or_none(section, key):
+    with pytest.raises(InputError, match=f"^x: {re.escape(key)}"):
+        Plan.check(BASE | section, "x")
+
+
 def test_no_defense_is_always_there_and_need_not_be_named():
     assert [d.name for d in Plan.check(BASE | {"defenses": ["none", "trades"]}, "x").defenses] == ["trades"]
 
@@ -95,15 +107,25 @@ def test_quick_is_a_smaller_plan_of_the_same_kind():
     assert [a.rows for a in plan.attacks] == [None, 10, 5]
 
 
-def test_the_default_plan_has_a_membership_attack_by_shadow_models_and_a_first_look_keeps_it():
+@pytest.mark.parametrize("quick", [False, True])
+@pytest.mark.parametrize("preset", registry.names("presets"))
+def test_every_preset_has_a_strong_membership_attack_by_shadow_models_in_its_first_stage(preset, quick):
+    """Offline, too, wherever a model may come fitted: a federation is trained here, so that its recipe is known."""
     from suite.report.strength import is_strong
     from tests.suite._rows import row
 
-    for quick in (False, True):
-        attacks = {a.name: a for a in make_plan("tabular", {"data": ["pima-synthetic"]}, quick=quick).attacks}
-        for name in ("rmia", "rmia-offline"):
-            run = row("x", 0.5, attack=name).model_copy(update={"attack_params": attacks[name].params})
-            assert attacks[name].rows is None and is_strong(run)
+    attacks = {a.name: a for a in make_plan(preset, {}, quick=quick).attacks}
+    for name in ("rmia",) if "federation" in preset else ("rmia", "rmia-offline"):
+        run = row("x", 0.5, attack=name).model_copy(update={"attack_params": attacks[name].params})
+        assert attacks[name].rows is None and is_strong(run)
+        assert attacks[name].defenses is None or "none" in attacks[name].defenses
+
+
+@pytest.mark.parametrize("preset", [name for name in registry.names("presets") if "federation" not in name])
+def test_both_attacks_by_shadow_models_of_a_preset_share_these(preset):
+    made = [registry.make("attacks", a.name, a.params) for a in make_plan(preset, {}).attacks
+            if a.name in ("rmia", "rmia-offline")]
+    assert len({attack.shadows for attack in made}) == 1
 
 
 def test_a_first_look_scores_as_many_patients_by_shadow_models_as_an_audit(tmp_path):
@@ -134,12 +156,12 @@ def test_a_file_that_is_no_toml_is_named(tmp_path, text, message):
     if text is not None:
         file.write_text(text)
     with pytest.raises(InputError, match=message):
-        Plan.load(file)
+        read_toml(file)
 
 
 def test_a_folder_is_no_plan(tmp_path):
     with pytest.raises(InputError, match=str(tmp_path)):
-        Plan.load(tmp_path)
+        read_toml(tmp_path)
 
 
 TOML = """
@@ -317,7 +339,26 @@ def test_a_plan_cannot_allow_pickles(tmp_path):
     assert make_plan(str(file), {"allow_pickle": True}).allow_pickle
 
 
-@pytest.mark.parametrize("load", [Plan.load, Schema.load])
+@pytest.mark.parametrize(("line", "message", "flags"), [
+    ("pictures = true", r"'pictures' cannot be set in a plan.* pass --pictures if", {"pictures": True}),
+    ('pictures = "yes"', "'pictures' cannot be set in a plan", {"pictures": False}),
+    ("smallest_group = 3", r"'smallest_group' = 3 cannot .* whole numbers of at least 10;.* --smallest-group N",
+     {"smallest_group": 3}),
+    ('smallest_group = "3"', "'smallest_group' = '3' cannot be set in a plan", {"smallest_group": 9}),
+    ("smallest_group = 3.0", "'smallest_group' = 3.0 cannot be set in a plan", {"smallest_group": 9}),
+    ("smallest_group = -1", "'smallest_group' = -1 cannot be set in a plan", {"smallest_group": 9})])
+def test_a_plan_does_not_decide_what_is_kept_of_patients(tmp_path, line, message, flags):
+    file = tmp_path / "p.toml"
+    file.write_text(f'data = "pima"\nmodels = ["mlp"]\n{line}\n')
+    with pytest.raises(InputError, match=message):
+        make_plan(str(file), {})
+    file.write_text('data = "pima"\nmodels = ["mlp"]\npictures = false\nsmallest_group = 12\n')
+    assert make_plan(str(file), {}).smallest_group == 12
+    made = make_plan(str(file), flags)
+    assert {key: getattr(made, key) for key in flags} == flags
+
+
+@pytest.mark.parametrize("load", [read_toml, Schema.load])
 def test_toml_that_is_nested_too_deeply_is_one_line(tmp_path, load):
     file = tmp_path / "deep.toml"
     file.write_text("x = " + "[" * 100_000 + "]" * 100_000)

@@ -1,6 +1,7 @@
 """Names become things; wrong names and parameters are named, with the nearest right one."""
 
 import dataclasses
+import sys
 
 import pytest
 
@@ -82,6 +83,15 @@ def test_a_users_file_is_read_and_an_instance_is_a_variant(tmp_path):
         registry.make("attacks", f"{file}:FIVE")
 
 
+def test_two_files_of_one_name_stay_apart(tmp_path):
+    found = []
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "own.py").write_text("class Own:\n    pass\n")
+        found.append(registry.load("models", f"{tmp_path / folder / 'own.py'}:Own"))
+    assert [sys.modules[own.__module__].Own for own in found] == found, "as a pickle of one of them looks it up"
+
+
 def test_a_users_file_that_is_wrong_is_named(tmp_path):
     broken = tmp_path / "broken.py"
     broken.write_text("import not_there\n")
@@ -98,3 +108,17 @@ def test_a_users_file_that_is_wrong_is_named(tmp_path):
 @pytest.mark.parametrize("name", ["breast-cancer", "pima-synthetic"])
 def test_a_dataset_that_needs_no_file_opens(name):
     assert isinstance(registry.load("datasets", name)(), Dataset)
+
+
+def test_files_of_one_name_in_two_folders_are_two_modules(tmp_path):
+    """Types of fields are looked up in the module of their class, by its name."""
+    made = []
+    for word in ("one", "two"):
+        (tmp_path / word).mkdir()
+        (tmp_path / word / "mine.py").write_text(
+            "from __future__ import annotations\nfrom dataclasses import dataclass\nfrom typing import Literal\n\n"
+            f"Word = Literal[{word!r}]\n\n\n@dataclass(frozen=True)\nclass Mine:\n    word: Word = {word!r}\n")
+        made.append(registry.load("attacks", f"{tmp_path / word / 'mine.py'}:Mine"))
+    assert made[0].__module__ != made[1].__module__
+    for number, word in enumerate(("one", "two")):
+        assert registry.make("attacks", f"{tmp_path / word / 'mine.py'}:Mine", {"word": word}) == made[number](word)

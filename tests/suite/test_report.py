@@ -211,7 +211,7 @@ def test_an_empty_run_still_has_a_report():
 
 def test_the_file_is_the_same_every_time(tmp_path):
     run = Run.create(tmp_path / "run", manifest(cells=["c"]))
-    run.finish("c", [Measurement.model_validate(json.loads(r.model_dump_json())) for r in full_rows()])
+    run.finish("c", [Measurement.model_validate(json.loads(r.model_dump_json()) | {"cell": "c"}) for r in full_rows()])
     path = write_report(run)
     first = path.read_bytes()
     assert path == tmp_path / "run" / "report.html" and len(first) < 2_000_000

@@ -128,6 +128,16 @@ def test_an_epsilon_stands_with_its_delta_and_with_what_it_protects():
     assert "δ" not in federation.hospitals(rows(), "m", "mean").note
 
 
+def test_hospitals_whose_row_count_lies_at_a_rounding_edge_are_counted():
+    own = [having(row("hospital_delta", 0.001, defense="mean", subgroup=s, public_rows_from=source),
+                  defense_params={"hides": "row"})
+           for s, source in zip(SITES, ("rounded", "rounded at an edge"), strict=True)]
+    note = federation.hospitals(Rows([*rows().all, *own], _rows.manifest()), "m", "mean").note
+    assert "At 1 of 2 hospitals the number of rows taken as public is rounded from the exact one" in note
+    assert "ε does not hold there. Set public_rows." in note
+    assert "public_rows" not in federation.hospitals(Rows([*rows().all, own[0]], _rows.manifest()), "m", "mean").note
+
+
 def test_more_than_two_classes_have_a_table_of_shares():
     manifest = _rows.manifest(classes=["a", "b", "c"])
     mix = {"a": (0.5, 0.0), "b": (0.25, 1.0), "c": (0.25, 0.0)}

@@ -140,6 +140,13 @@ class TestByAttack:
             "pgd": "8/255", "deepfool (L2 0.5)": "0.310", "rotation-translation (largest angle 30 degrees)": "–"}
         assert self.column(self.table(images()), "gradients per image")["pgd"] == "1,048"
 
+    def test_an_attack_that_ran_twice_stands_twice_with_what_differs(self):
+        rows = [r.model_copy(update={"cell": f"{steps}", "attack_params": r.attack_params | {"steps": steps}})
+                for steps, success in ((7, 0.2), (400, 0.6)) for r in attacked("pgd", (0.05,), "linf", success)]
+        table = robustness.by_attack(Rows([*clean(), *rows], images()), "m", "none", "")
+        assert self.column(table, "attack success rate") == {"pgd (steps = 7)": "0.20 (0.10–0.30)",
+                                                             "pgd (steps = 400)": "0.60 (0.50–0.70)"}
+
     def test_lift_is_told_where_the_control_is_of_the_same_norm(self):
         assert list(self.column(self.table(images()), "lift over noise").values()) == ["0.20 (0.10–0.30)", "–", "–"]
         assert self.column(self.table(manifest()), "lift over noise")["deepfool (5%)"] == "0.20 (0.10–0.30)"
@@ -156,12 +163,35 @@ class TestNaturalChanges:
             f"rotation-translation (largest angle 30 degrees) changes the prediction for {success:.0%}")
         assert "of 80 correctly classified images" in f.text and "needs no attacker" in f.text and "several" in f.text
 
-    def test_one_that_nobody_aimed_comes_first(self):
-        f, = self.found(*attacked("speckle", (0.2,), "own", 0.2, knowledge="score"),
+    def test_of_one_level_that_which_nobody_aimed_comes_first(self):
+        f, = self.found(*attacked("speckle", (0.2,), "own", 0.5, knowledge="score"),
                         *attacked("bias-field", (0.3,), "own", 0.9, knowledge="white-box"))
-        assert f.figure == "20%" and f.text.endswith("Others: bias-field 90% (80–100%), found with gradients.")
+        assert f.figure == "50%" and f.text.endswith("Others: bias-field 90% (80–100%), found with gradients.")
         f, = self.found(*attacked("bias-field", (0.3,), "own", 0.9, knowledge="white-box"))
         assert f.figure == "90%" and "the worst that gradients find" in f.text
+
+    def test_one_that_somebody_aimed_is_not_hidden_by_a_calm_one(self):
+        calm = attacked("rotation-translation", (30.0,), "own", 0.01, knowledge="score")
+        f, = self.found(*calm, *attacked("bias-field", (0.3,), "own", 0.6, knowledge="white-box"))
+        assert f.level == "high" and f.figure == "60%"
+
+    @pytest.mark.parametrize("twice", [(0.01, 0.6), (0.6, 0.01)])
+    def test_an_attack_that_ran_twice_counts_twice(self, twice):
+        rows = [r.model_copy(update={"cell": f"{eps}"}) for eps, success in zip((5.0, 30.0), twice, strict=True)
+                for r in attacked("rotation-translation", (eps,), "own", success, knowledge="score")]
+        f, = self.found(*rows)
+        assert f.level == "high" and f.figure == "60%" and "Others: rotation-translation" in f.text
+
+    def test_low_needs_one_that_was_aimed(self):
+        def calm(name, knowledge):
+            return [r.model_copy(update={"ci_low": 0.0, "ci_high": 0.05}) if r.metric == "attack_success_rate" else r
+                    for r in attacked(name, (0.3,), "own", 0.01, knowledge=knowledge)]
+
+        f, = self.found(*calm("speckle", "score"))
+        assert f.level == "inconclusive" and "No strong attack of this kind ran" in f.text
+        assert "adversarial-speckle" in f.command
+        f, = self.found(*calm("speckle", "score"), *calm("bias-field", "white-box"))
+        assert f.level == "low"
 
     def test_attacks_within_a_norm_and_collapsed_models_have_none(self):
         assert not self.found(*attacked("pgd", (0.05,), "linf"), *attacked("deepfool", (0.5,), "l2"))

@@ -92,3 +92,12 @@ def test_the_roc_shows_the_strongest_attacks_and_says_so(rows, recwarn):
     assert not recwarn
     assert not figures.roc(rows, lambda _: {}).panels
     assert not figures.roc(Rows(clean(), manifest()), lambda _: KEPT).panels
+
+
+def test_what_all_rows_of_a_patient_give_away_stands_beside_it():
+    found = [*clean(), *attack("rmia", 0.51, 0.48, 0.54),
+             row("patient_membership_auroc[max]", 0.8, 0.75, 0.85, attack="rmia")]
+    table = membership.table(Rows(found, manifest()))
+    line = dict(zip(table.head, (c.text for c in table.groups[0][1][0]), strict=True))
+    assert line["AUROC by the largest score of a patient's rows"] == "0.80 (0.75–0.85)"
+    assert "AUROC by the mean score of these" not in table.head

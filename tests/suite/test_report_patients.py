@@ -99,3 +99,8 @@ def test_the_section_says_the_average_the_tail_and_what_the_models_can_resolve()
     assert f'id="{SECTIONS["single patients"]}"' in page and "Leakage patient by patient" in page
     assert [f for f in findings(rows, manifest()) if f.topic == "single patients"]
     assert "Leakage patient by patient" not in render(clean(), manifest())
+
+
+def test_what_few_models_show_is_not_hidden_by_a_calm_attack_with_many():
+    found = only(attack((0.0, 0.0, 0.013)), attack((0.83, 0.22, 1.0), 56, "rmia"))
+    assert found.level == "high" and "rmia finds 83%" in found.text

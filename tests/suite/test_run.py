@@ -13,10 +13,11 @@ import pytest
 
 from suite.audit import Audit
 from suite.errors import InputError
+from suite.files import WriteError, write_atomic, write_json
 from suite.measurement import Measurement, Sheet
 from suite.metrics import Estimate
 from suite.request import make_plan, open_data
-from suite.run import Run, WriteError, write_atomic, write_json
+from suite.run import Run
 
 MANIFEST = {"plan": {"eps": 0.1, "models": ["mlp"]}, "data": {"sha256": "abc"}, "files": {}, "cells": ["b", "a"]}
 

@@ -210,8 +210,8 @@ def test_a_line_that_a_killed_process_left_half_written_is_removed(whole, copy):
 def test_several_writers_take_turns(tmp_path):
     one, two = Seal(tmp_path), Seal(tmp_path)
     for k in range(3):
-        one.append("a", files={f"a{k}": "1"})
-        two.append("b", files={f"b{k}": "2"})
+        one.append("a", files={f"shadows/a{k}": "1"})
+        two.append("b", files={f"shadows/b{k}": "2"})
     assert Seal(tmp_path).entries == 6 and one.read_on() is None
     assert one.files() == two.files() | {} and len(one.files()) == 6
 
@@ -298,8 +298,6 @@ def test_a_run_goes_on_from_another_folder_and_stores_no_path(whole, copy, monke
     (copy.parent / "plan.toml").write_text(other)
     with pytest.raises(InputError, match=r"another plan: data"):
         make_audit(Path("plan.toml")).run(copy)
-
-
 
 
 def test_a_recipe_from_a_file_is_known_again_from_another_folder(whole, tmp_path, monkeypatch):

@@ -8,7 +8,11 @@ import pytest
 from suite.classifier import EstimatorClassifier
 from suite.data import Dataset, Provenance
 from suite.evaluate.subject import measure_clean, subgroups
+from suite.export import shared_rows
+from suite.limits import SMALLEST_GROUP
+from suite.measurement import Measurement
 from suite.plan import Plan
+from suite.run import Run
 from tests.suite._toy import Says, sheet, split, subject
 
 
@@ -49,3 +53,24 @@ def test_ten_people_is_the_default_and_a_plan_may_say_another_number():
     plan = {"data": "d", "models": ["m"]}
     assert Plan.check(plan, "p").smallest_group == 10
     assert Plan.check(plan | {"smallest_group": 5}, "p").smallest_group == 5
+
+
+def test_rows_say_how_many_people_a_figure_of_a_subgroup_is_of():
+    test = made([12, 30], rows_each=4)
+    data = Dataset("toy", test, test, test, Provenance("toy", "made up", "none", "0", len(test), False))
+    rows = sheet()
+    measure_clean(subject(EstimatorClassifier(Says(0.2, 0.8), 2, test.space), data, smallest_group=10), rows)
+    told = {(r.subgroup, r.metric): (r.n, r.people) for r in rows.rows if r.subgroup}
+    assert told == {("ward=g0", "accuracy"): (48, 12), ("ward=g1", "accuracy"): (120, 30),
+                    ("ward=g1", "sensitivity"): (60, 15)}
+    assert {r.people for r in rows.rows if not r.subgroup} == {None}
+
+
+def test_a_copy_leaves_out_groups_of_few_people_who_have_many_rows(tmp_path):
+    """The limit of the copy may be above that of the run."""
+    run = Run.create(tmp_path / "run", {"plan": {"smallest_group": 10, "eps": 0.1}, "data": {}, "cells": ["c"]})
+    run.finish("c", [Measurement(cell="c", dataset="d", data_sha256="s", synthetic=False, model="m", metric="accuracy",
+                                 value=0.5, device="cpu", seed=0, subgroup=f"ward={people}", n=n, people=people)
+                     for people, n in ((12, 48), (20, 20), (30, 0), (None, 99))])
+    assert [r.people for r in shared_rows(run, 20)] == [20, 30]
+    assert [r.people for r in shared_rows(run, SMALLEST_GROUP)] == [12, 20, 30]

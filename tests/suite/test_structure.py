@@ -158,3 +158,27 @@ def test_a_tampered_scikit_learn_tree_is_never_asked(tmp_path, field, at, value,
     skops.io.dump(model, tmp_path / "m.skops")
     with pytest.raises(InputError, match=rf"m.skops: tree 1: {message}"):
         artifacts.read_estimator(tmp_path / "m.skops")
+
+
+@pytest.mark.parametrize("kind", ["json", "ubj"])
+def test_an_array_that_is_there_twice_is_refused(tmp_path, monkeypatch, kind):
+    """XGBoost takes the first of two values with one key, Python's reader the last: the one that is checked."""
+    model = booster()
+    whole = content(model, kind)
+    key = b"split_conditions"
+    if kind == "json":
+        begin = whole.index(b'"' + key + b'"')
+        end = whole.index(b"]", begin) + 1
+        doubled = whole[:end] + b"," + whole[begin:end] + whole[end:]
+        assert json.loads(doubled) == json.loads(whole)
+    else:
+        begin = whole.index(b"L" + len(key).to_bytes(8, "big") + key)
+        size = int.from_bytes(whole[begin + 9 + len(key) + 5:][:8], "big")
+        end = begin + 9 + len(key) + 5 + 8 + 4 * size
+        assert decoded(b"{" + whole[begin:end] + b"}").keys() == {key.decode()}
+        doubled = whole[:end] + whole[begin:end] + whole[end:]
+    file = tmp_path / f"m.{kind}"
+    file.write_bytes(doubled)
+    monkeypatch.setattr(XGBClassifier, "load_model", lambda *_: pytest.fail("the library opened it"))
+    with pytest.raises(InputError, match=rf"m.{kind}: cannot be read: .* is there twice"):
+        artifacts.read_estimator(file)

@@ -141,7 +141,8 @@ def test_the_command_for_a_federation_is_one_of_federations(parse):
                                                             "attacks": ["hostile-noise"], "hospitals": {
                                                                 "name": "iid", "sites": 4}})
     audit = Audit(plan, *open_data(plan))
-    rows = [*clean("mlp"), row("accuracy_change", 0.0, model="mlp", defense="mean", attack="hostile-noise")]
+    rows = [*clean("mlp"), row("hospital_rows", 10.0, model="mlp", defense="mean", subgroup="hospital=a"),
+            row("accuracy_change", 0.0, model="mlp", defense="mean", attack="hostile-noise")]
     found = untested(rows, manifest(plan=plan.dump(), suited=audit.suited))
     assert "Data poisoning" not in found
     for threat, attack in (("Property inference", "label-mix"), ("Backdoor", "hostile-backdoor")):
@@ -196,3 +197,46 @@ def test_the_page_shows_each_level_with_a_colour_and_what_was_not_tested():
     assert "Data poisoning" in aside and "medsec audit --data" in aside
     assert '<section id="trust">' not in page
     assert '<section id="trust">' in render([*rows, row("check[x]", 1.0, attack="worst-case", eps=0.05)], made)
+
+
+NOTHING = "Nothing that was tried exceeds the thresholds"
+NEITHER = "No risk was shown, and none was excluded."
+
+
+@pytest.mark.parametrize("rows", [
+    [row("sensitivity", 0.72, 0.61, 0.81, 74)], [], [row("sensitivity", 0.9, 0.7, 0.97, 20)],
+    [row("membership_auroc", 0.52, 0.49, 0.54, attack="membership-loss")]])
+def test_where_nothing_is_low_nothing_is_said_to_keep_to_the_thresholds(rows):
+    text = " ".join(said(rows))
+    assert NOTHING not in text and NEITHER in text
+
+
+def test_a_value_above_a_threshold_takes_the_reassurance_away_and_is_named():
+    low = [row("membership_auroc", 0.5, 0.47, 0.53, attack="rmia")]
+    assert NOTHING in said(low)[0]
+    first, second, *_ = said([*low, row("sensitivity", 0.72, 0.61, 0.81, 74)])
+    assert first == "Above a threshold, but not settled: performance (misses 28%, m)."
+    assert second == "No risk was shown, but not every risk was excluded."
+    first, second, *_ = said([*low, row("sensitivity", 0.9, 0.7, 0.97, 20)])  # misses 10 %, which is below it
+    assert first.startswith(NOTHING)
+
+
+def test_a_risk_that_noise_shows_as_well_is_no_reassurance():
+    rows = [*clean(), *evasion((0.4, 0.35, 0.5), (0.45, 0.36, 0.55), noise=(0.38, 0.3, 0.46)),
+            row("lift[pgd]", 0.02, -0.05, 0.09, attack="worst-case", eps=0.05)]
+    assert said(rows)[0].startswith("Rated high: evasion (40% misclassified, m)")
+
+
+def test_a_threat_that_ran_on_one_model_is_listed_for_the_others():
+    made = manifest(suited={"a": ["apgd", "rmia"], "b": ["hopskipjump", "rmia"], "c": ["rmia"]})
+    rows = [r for model in "abc" for r in clean(model)]
+    rows += [*evasion((0.4, 0.35, 0.5), (0.45, 0.36, 0.55), "a", attack="apgd"),
+             row("membership_auroc", 0.9, 0.86, 0.94, model="a", attack="rmia")]
+    found = untested(rows, made)
+    assert set(found) == {"Evasion by queries", "Membership inference"}
+    assert found["Evasion by queries"].model == "all"  # all that such an attack suits
+    assert found["Membership inference"].model == "b and c"
+    assert "--model b,c --attacks rmia" in found["Membership inference"].command
+    assert "Membership inference (b and c)" in said(rows, made)[-1]
+    behind = [row("membership_auroc", 0.9, 0.86, 0.94, model="b", defense="x", attack="rmia")]
+    assert untested([*rows, *behind], made)["Membership inference"].model == "b and c"  # says nothing of b itself

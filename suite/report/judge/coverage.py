@@ -15,25 +15,32 @@ AT_ONCE = 3
 
 
 def untested(rows: Rows) -> list[Finding]:
-    """Threats of the catalog that an attack exists for which suits a model of the run, and that none ran for."""
+    """Threats of the catalog that none ran for of the attacks that suit a model, model by model; models with the same
+    gap are named together."""
     failed = {r.cell for r in rows.errors}
-    ran = {key for name in {r.attack for r in rows.all if r.cell not in failed} for key in _tests(name)}
+    used = set(rows.deployed)  # what ran on a defended model alone says nothing of the one that is put to use
+    ran = {(r.model, key) for r in rows.all if r.cell not in failed and (r.model, r.defense) in used
+           for key in _tests(r.attack)}
     suited = {model: found for model in rows.models if (found := rows.suited(model))}
-    able = {key: {name: [m for m in suited if name in suited[m]] for name in registry.names("attacks")
-                  if key in _tests(name)} for key in threats.CATALOG if key not in ran}
     out = []
-    for key, attacks in able.items():
-        attacks = {name: models for name, models in attacks.items() if models}
+    for key, threat in threats.CATALOG.items():
+        able = {model: [name for name in registry.names("attacks") if name in suited[model] and key in _tests(name)]
+                for model in suited}
+        able = {model: names for model, names in able.items() if names}
+        left = [model for model in able if (model, key) not in ran]
+        attacks: dict[str, list[str]] = {}
+        for model in left:
+            for name in able[model]:
+                attacks.setdefault(name, []).append(model)
         if rows.manifest.get("plan", {}).get("hospitals"):  # where hospitals train together, attacks on that come first
             attacks = {k: v for k, v in attacks.items() if on_federations(known.found(k))} or attacks
         if not attacks:
             continue
         chosen = _cover(attacks)
         models = list(dict.fromkeys(model for name in chosen for model in attacks[name]))
-        threat = threats.CATALOG[key]
         later = {*attacks} & {*rows.manifest.get("plan", {}).get("later", ())}
         staged = f" --full adds {join(sorted(later))} to this run." if later else ""
-        out.append(Finding("not tested", "all",
+        out.append(Finding("not tested", "all" if len(left) == len(able) else join(left),
                            f"{threat.title}: no attack of this kind ran. {threat.meaning}{staged}",
                            "coverage", command=command(rows, chosen, models)))
     return out

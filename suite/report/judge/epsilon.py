@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import math
+
+from suite.defenses.sizes import AT_EDGE, ROUNDED
+from suite.measurement import Measurement
 from suite.report import known
-from suite.report.findings import Finding, Level
+from suite.report.findings import THRESHOLDS, Finding, Level
 from suite.report.rows import Rows
 from suite.report.sections.privacy import Audit, audits
-from suite.report.show import join, number, protects, share
+from suite.report.show import join, number, protects, share, taken_public
 
 AGREES = 1.05
 """An independent epsilon up to this multiple of the claimed one confirms it."""
 
 
 def epsilon(rows: Rows) -> list[Finding]:
-    """Whether an independent accountant confirms the privacy budget that a training claims."""
+    """Whether an independent accountant confirms the privacy budget that a training claims, and what it promises.
+
+    That a claim is confirmed makes no risk low: it is graded by the membership AUROC that it still allows.
+    """
     out = []
     for model, defense in rows.pairs():
         notes = rows.named("note", model, defense)
@@ -32,6 +39,9 @@ def epsilon(rows: Rows) -> list[Finding]:
         else:
             level, verdict = "high", f"an independent accountant finds {number(independent.value)}: do not rely on it"
         text = f"Training {said}; {verdict}."
+        allowed = largest_auroc(claimed.value, notes["delta"].value if "delta" in notes else 0.0)
+        if level == "low":
+            text += f" Such a budget allows a membership AUROC of up to {number(allowed, 3)} (0.50 is chance level)."
         if (other := notes.get("epsilon_replace_one")) is not None:
             text += f" For one replaced by another it is {number(other.value)}."
         if claimed.attack_params.get("unit") == "row" and (most := notes.get("rows_per_patient")) and most.value > 1:
@@ -39,13 +49,39 @@ def epsilon(rows: Rows) -> list[Finding]:
             level = "medium" if level == "low" else level
             text += (f" Patients have up to {most.value:g} rows here: ε of a row does not protect a patient with "
                      "several rows. For ε of patients, train with dp-sgd and unit = \"patient\".")
+        level, said = _sized(level, claimed)
+        text += said
         if taken := rows.manifest.get("fitted", []):
             # whoever is not covered by a claim must not read that it was confirmed
             level = "medium" if level == "low" else level
             text += (f" That covers the training alone: {join(taken)} came from the same patients without noise, so "
                      "the model as a whole has no such guarantee.")
+        if level == "low" and allowed - 0.5 >= THRESHOLDS["membership"].medium:
+            level = "inconclusive"  # confirmed, but it excludes no risk
         out.append(Finding(level, model, text, "defense", defense))
     return out
+
+
+def largest_auroc(epsilon: float, delta: float = 0.0) -> float:
+    """The largest AUROC of telling one member from one non-member that (epsilon, delta)-DP allows.
+
+    That of the mechanism which dominates all others (Kairouz, Oh and Viswanath 2015, arXiv 1311.0776): with probability
+    delta it gives the answer away, else it says the truth with odds of e^epsilon.
+    """
+    return 1 - (1 - delta)**2 / (1 + math.exp(min(epsilon, 700)))
+
+
+def _sized(level: Level, claimed: Measurement) -> tuple[Level, str]:
+    """A level, no calmer than the public number of rows behind a claim allows, and the sentence on that number."""
+    source, size = claimed.attack_params.get("public_rows_from"), taken_public(claimed)
+    if source not in (ROUNDED, AT_EDGE):
+        return level, ""
+    unit = claimed.attack_params.get("unit", "row")
+    if source == ROUNDED:
+        return level, f" Taken as public: {size}. With public_rows nothing depends on the exact number."
+    return "medium" if level == "low" else level, (
+        f" Taken as public: {size}, and with it the steps and the noise, so ε does not hold for one {unit} added or "
+        "removed here. Set public_rows to a number that does not depend on the data.")
 
 
 def audited(rows: Rows) -> list[Finding]:

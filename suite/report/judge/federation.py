@@ -3,14 +3,18 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
+
 from suite.measurement import Measurement
-from suite.report.findings import Finding, Level, grade, widened
+from suite.report.findings import Finding, widened
 from suite.report.judge.privacy import told
-from suite.report.judge.training import CHANGES, PLANTED, change_name, planted
-from suite.report.judge.weigh import result, weigh
+from suite.report.judge.training import CHANGES, PLANTED, Planted, change_name, planted
+from suite.report.judge.weigh import Result, result, weigh
 from suite.report.rows import Rows
-from suite.report.sections.federation import federations, rebuilt, sizes, watching
+from suite.report.sections.federation import every_rebuilt, federations, sizes, watching
 from suite.report.sections.hostile import collapsed, hostilities
+from suite.report.sections.membership import beside
 from suite.report.show import number, percent, plural, points, share
 
 
@@ -39,20 +43,20 @@ def _worst(rows: Rows, model: str, defense: str) -> Finding:
     else:
         among = f"; the worst of {of} attacks" if of > 1 else ""
         text = f"Under {label}, hostile hospitals change {name} by {points(worst)}, n = {worst.n}{among}."
-    return Finding(weighed.level, model, text + weighed.why, "hostile hospitals", defense,
-                   figure=f"{number(100 * worst.value, 0)} pt {name}", weight=-worst.value, command=weighed.command)
+    return weighed.finding(text, "hostile hospitals", f"{number(100 * worst.value, 0)} pt {name}")
 
 
 def planting(rows: Rows) -> list[Finding]:
     """Whether the triggers that hostile hospitals plant work."""
     return [found for model, defense in federations(rows) if not collapsed(rows, model, defense)
-            for h in hostilities(rows, model)
-            if (found := planted(rows, model, defense, *(h.one(rows, m, model, defense) for m in PLANTED),
-                                 by=f" of hostile hospitals ({h.label})"))]
+            if (found := planted(rows, [
+                Planted(f" of hostile hospitals ({h.label})", lift, *(beside(rows, lift, m) for m in PLANTED))
+                for h in hostilities(rows, model) for lift in h.rows(rows, "lift", model, defense)]))]
 
 
 def losing(rows: Rows) -> list[Finding]:
-    """The hospital that clearly loses most by taking part, against the model that it trains alone."""
+    """The hospital that clearly loses most by taking part, against the model that it trains alone; where one does, what
+    all of them may lose decides the level."""
     out = []
     for model, defense in federations(rows):
         gains = rows.subgroups("federation_gain", model, defense)
@@ -60,12 +64,12 @@ def losing(rows: Rows) -> list[Finding]:
         if collapsed(rows, model, defense) or not sure:
             continue
         group, worst = min(sure.items(), key=lambda item: item[1].value)
-        low, high = widened(worst, len(gains))
+        weighed = weigh(rows, "taking part", [result(r, loss=True, among=len(gains)) for r in gains.values()])
         among = f"; {len(sure)} of {plural(len(gains), 'hospital')} clearly lose" if len(sure) > 1 else ""
         text = (f"{group.partition('=')[2]} loses by taking part: accuracy {points(worst)} against the model that it "
                 f"trains alone, n = {worst.n}{among}.")
-        out.append(Finding(grade("taking part", -high, -low), model, text, "taking part", defense,
-                           figure=f"{number(100 * worst.value, 0)} pt", weight=-worst.value))
+        quoted = replace(weighed, worst=result(worst, loss=True))
+        out.append(quoted.finding(text, "taking part", f"{number(100 * worst.value, 0)} pt"))
     return out
 
 
@@ -83,27 +87,31 @@ def rebuilding(rows: Rows) -> list[Finding]:
     """Whether patients are rebuilt from the first update of a hospital: of the number of patients that helps most."""
     out = []
     for model, defense in federations(rows):
-        tried = [(found, guess, n) for n in sizes(rows)
-                 if (found := rebuilt(rows, model, defense, n))
-                 and (guess := rebuilt(rows, model, defense, n, "_baseline"))]
+        tried = [(found, guess) for n in sizes(rows) for found in every_rebuilt(rows, model, defense, n)
+                 for guess in every_rebuilt(rows, model, defense, n, "_baseline")
+                 if (guess.cell, guess.attack) == (found.cell, found.attack)]
         if tried:
-            out.append(_rebuilt(rows, *max(tried, key=lambda t: t[0].value - t[1].value), among=len(tried)))
+            out.append(_rebuilt(rows, tried))
     return out
 
 
-def _rebuilt(rows: Rows, found: Measurement, guess: Measurement, patients: int, among: int) -> Finding:
+def _rebuilt(rows: Rows, tried: list[tuple[Measurement, Measurement]]) -> Finding:
+    weighed = weigh(rows, "rebuilt patients", [
+        # there are no thresholds for the similarity of images
+        Result(found, found.value - guess.value, -math.inf, math.inf) if found.metric == "rebuilt_ssim" else
+        result(found, base=guess.value, among=len(tried)) for found, guess in tried], [found for found, _ in tried])
+    found, guess = next(pair for pair in tried if pair[0] is weighed.worst.row)
     sight = ("the mean of the first updates of hospitals" if found.defense_params.get("secure") else
              "the first update of a hospital")
+    patients, of_it = found.attack_params["patients"], len({f.attack_params["patients"] for f, _ in tried})
     of = f"From {sight} of {plural(patients, rows.voice.case)}, {found.attack} rebuilds"
     if found.metric == "rebuilt_ssim":
-        level: Level = "inconclusive" if found.value > guess.value else "low"
-        figure, why = number(found.value), ""
+        figure = number(found.value)
         text = (f"{of} them with a structural similarity of {figure} (1 is the same, no interval), n = {found.n}; the "
                 f"mean of validation {rows.cases} has {number(guess.value)}.")
+        weighed = replace(weighed, above=False)
     else:
-        weighed = weigh(rows, "rebuilt patients", [result(found, base=guess.value, among=among)], [found])
-        level, figure, why = weighed.level, share(found.value), weighed.why
+        figure = share(found.value)
         text = (f"{of} {percent(found)} with every value right, n = {found.n}; by guessing, {share(guess.value)}.")
-    text += f" The most of {among} sizes of hospital." if among > 1 else ""
-    return Finding(level, found.model, text + why, "rebuilt patients", found.defense, figure=figure,
-                   weight=found.value - guess.value)
+    text += f" The most of {of_it} sizes of hospital." if of_it > 1 else ""
+    return weighed.finding(text, "rebuilt patients", figure)

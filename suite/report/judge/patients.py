@@ -6,7 +6,8 @@ import math
 
 from suite.measurement import Measurement
 from suite.report.command import command
-from suite.report.findings import THRESHOLDS, Finding, grade, widened
+from suite.report.findings import THRESHOLDS, Finding
+from suite.report.judge.weigh import result, weigh
 from suite.report.rows import Rows
 from suite.report.sections.membership import beside, called
 from suite.report.sections.patients import ABOVE, WAYS, resolves, shares, tried
@@ -24,39 +25,41 @@ def single_patients(rows: Rows) -> list[Finding]:
 
 
 def _judged(rows: Rows, attacks: list[Measurement]) -> Finding:
-    """By the attacks with enough shadow models, where there are any; fewer models can show that a share is large, but
-    not that it is small."""
+    """That a share is large, any number of shadow models may show; that it is small, only those that are enough."""
     found = [(row, how, part) for row in attacks for how, part in shares(rows, row).items()]
     model, defense = attacks[0].model, attacks[0].defense
     if not found:
         return Finding("inconclusive", model, _unresolved(rows, attacks[0]), TOPIC, defense,
                        command=_with_more_models(rows, model))
 
-    enough = [f for f in found if resolves(f[0])]
-    used = enough or found
-
-    def shown(part: Measurement) -> float:
-        """What the share is at least: one of several was chosen."""
-        return max(widened(part, len(used))[0], 0.0)
-
-    row, how, part = max(used, key=lambda f: (shown(f[2]), f[2].value))
-    low, high = shown(part), max((p.ci_high for *_, p in enough), default=math.inf)
+    enough = sum(resolves(row) for row, *_ in found)
+    by_part = {id(part): (row, how) for row, how, part in found}
+    # those that are enough are judged as if they had run alone: that others tried it with fewer models, which can but
+    # add to it, is no reason to widen their intervals
+    results = [result(part, among=enough) if resolves(row) else
+               result(part, among=len(found))._replace(high=math.inf) for row, _, part in found]
+    used = [r for r in results if not enough or r.high < math.inf or r.low >= THRESHOLDS[TOPIC].medium]
+    weighed = weigh(rows, TOPIC, used)
+    level, part, low = weighed.level, weighed.worst.row, weighed.worst.low
+    row, how = by_part[id(part)]
     mean, chance, worst = (beside(rows, row, metric) for metric in (
         "patient_auroc[mean]", "patients_above_null[0.9]", f"patient_auroc[worst{how}]"))
     by = called(row) + (f" ({WAYS[how]})" if how else "")
     text = (f"In {row.n} shadow models {by} finds {percent(part)} of {plural(part.n, 'patient')} almost surely (AUROC "
             f"of the patient above 0.90; by chance {share(chance.value)}); the average patient has an AUROC of "
             f"{number(mean.value)}, the most exposed {interval(worst)}.{_largest_group(rows, row)}")
-    level = grade(TOPIC, low, high)
     if not resolves(row):
         text += f" {_unresolved(rows, row)}"
-    elif level == "inconclusive":
+    elif level == "inconclusive" and weighed.worst.high >= THRESHOLDS[TOPIC].medium:
         text += (f" Not settled: the interval includes the threshold of {share(THRESHOLDS[TOPIC].medium)}; more shadow "
                  "models or more patients narrow it.")
+    elif level == "inconclusive":
+        text += weighed.why
     if low > 0:
         text += " Consider a training that memorizes less: dp-sgd, weight-decay or early-stopping."
     return Finding(level, model, text, TOPIC, defense, figure=share(part.value), weight=part.value,
-                   command="" if high < math.inf or level != "inconclusive" else _with_more_models(rows, model))
+                   command="" if enough or level != "inconclusive" else _with_more_models(rows, model),
+                   above=weighed.above)
 
 
 def _with_more_models(rows: Rows, model: str) -> str:

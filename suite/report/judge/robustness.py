@@ -2,82 +2,139 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
+from dataclasses import replace
+
 from suite.measurement import Measurement
 from suite.report import known
+from suite.report.command import command
 from suite.report.findings import THRESHOLDS, Finding, widened
 from suite.report.judge.weigh import Weighed, result, weigh
 from suite.report.rows import CONTROL, WORST, Robustness, Rows, robustness
 from suite.report.show import join, number, percent, share
+from suite.report.strength import missing_strong
 
 UNSEEN = 0.95
 """Structural similarity from which a change is called hardly visible."""
 
 
 def evasion(rows: Rows) -> list[Finding]:
-    """How many correctly classified patients are misclassified within the budget, for every model put to use."""
+    """How many correctly classified patients are misclassified within the budget, for every model put to use: of all
+    attacks in the main norm together, and in each other norm that has a budget of its own."""
     out = []
     for model, defense in rows.deployed:
-        found = robustness(rows, model, defense)
-        if found is None or found.success is None or found.success.ci_low is None:
-            continue
         collapsed = rows.one("collapsed", model, defense)
         if collapsed is not None and collapsed.value:
             continue  # said where collapse is judged: the prediction of a constant model cannot be changed
-        out.append(_evasion(rows, found))
+        tried = _tried(rows, model, defense)
+        found = robustness(rows, model, defense)
+        if found is not None and found.success is not None and found.success.ci_low is not None:
+            out.append(_evasion(rows, found, tried.get("linf", [])))
+        out += [_in_norm(rows, norm, of_it) for norm, of_it in tried.items() if norm != "linf"]
     return out
 
 
-def _evasion(rows: Rows, found: Robustness) -> Finding:
+def _tried(rows: Rows, model: str, defense: str) -> dict[str, list[Measurement]]:
+    """The success rate of each attack at the budget of its norm, by norm, without the control.
+
+    An L2 ball no larger than the Linf budget lies inside it, so what searches there is counted with the main norm.
+    """
+    out: dict[str, list[Measurement]] = defaultdict(list)
+    for attack in rows.attacks(model, defense, "robust_accuracy"):
+        for row in rows.of("attack_success_rate", model, defense, attack):
+            norm, eps = known.norm(row), row.attack_params.get("eps")
+            at = rows.budget(norm)
+            if attack != CONTROL and norm != "own" and eps is not None and eps == at:
+                out["linf" if norm == "l2" and at <= (rows.eps or 0) else norm].append(row)
+    return out
+
+
+def _evasion(rows: Rows, found: Robustness, tried: list[Measurement]) -> Finding:
+    """The worst case over all attacks, and each attack by itself: one that ran on few patients leaves open what it
+    would do to the others."""
     flips, kept = found.success, found.accuracy
-    model, defense = kept.model, kept.defense
-    weighed = _weighed(rows, found)
-    level, blinded = weighed.level, any(r.value == 0 for r in rows.named("check", model, defense, WORST).values())
+    singles = [r for r in tried if r is not flips]
+    weighed = weigh(rows, "evasion", [result(flips), *(result(r, among=len(singles)) for r in singles)], tried, "linf")
     text = (f"Attacks change the prediction for {percent(flips)} of {flips.n} correctly classified {rows.cases} within "
             f"{rows.voice.within(rows.eps)}; accuracy falls from {share(found.clean)} to "
             f"{percent(kept)}, n = {kept.n}.")
-    chance = rows.one("attack_success_rate", model, defense, CONTROL, eps=rows.eps)
+    chance = rows.one("attack_success_rate", kept.model, kept.defense, CONTROL, eps=rows.eps)
     if kept.attack == CONTROL:
         text += " These are random changes: " + (
             "they change more predictions than the attacks that ran, so this is no more than a lower bound of the "
             "risk." if found.attacked else "no attack was tried on this model.")
     elif chance is not None:
-        draws = chance.attack_params.get("draws")
-        text += f" Random changes of that size{f' (the worst of {draws})' if draws else ''}: {percent(chance)}."
+        text += _by_chance(chance)
     if found.partial and found.attacked:
         text += f" Attacks were tried on {found.attacked} of {kept.n} {rows.cases} only."
-    why, todo = weighed.why, weighed.command
-    if level in ("high", "medium") and found.attacked and _no_more_than_noise(rows, flips, chance):
-        level, todo = "inconclusive", ""
-        why = (" Not distinguishable from random noise: the budget is too large to say anything about attackers. Lower "
-               "it with --eps, or give columns a smaller scale in the schema.")
-    elif level == "low" and (found.partial or blinded):
-        level = "inconclusive"
-        why = " A check for gradient masking failed." if blinded else ""
-    if level in ("high", "medium") and defense == "none":
-        text += _unseen(rows, model)
-    return Finding(level, model, text + why, "evasion", defense, figure=share(flips.value), weight=flips.value,
-                   command=todo)
+    if weighed.level == "low" and found.partial:
+        weighed = replace(weighed, level="inconclusive")
+    weighed = _believed(rows, weighed, flips, chance, tried, "linf")
+    if weighed.level in ("high", "medium") and kept.defense == "none":
+        text += _unseen(rows, kept.model)
+    return replace(weighed.finding(text, "evasion", share(flips.value)), weight=flips.value)
 
 
-def _weighed(rows: Rows, found: Robustness) -> Weighed:
-    """The worst case over all attacks, and each attack by itself: one that ran on few patients leaves open what it
-    would do to the others."""
-    flips, at = found.success, (found.accuracy.model, found.accuracy.defense)
-    ran = [r for a in rows.attacks(*at, "robust_accuracy") if a != CONTROL
-           and (r := rows.one("robust_accuracy", *at, a)) is not None and known.norm(r) != "own"]
-    tried = [r for ran_row in ran if known.norm(ran_row) == "linf"
-             and (r := rows.one("attack_success_rate", *at, ran_row.attack, eps=rows.eps)) is not None
-             and r.ci_high is not None and r.attack != flips.attack]
-    return weigh(rows, "evasion", [result(flips), *(result(r, among=len(tried)) for r in tried)], ran)
+def _in_norm(rows: Rows, norm: str, tried: list[Measurement]) -> Finding:
+    """What attacks in another norm than the main one do, each at the budget of that norm."""
+    weighed = weigh(rows, "evasion", [result(r, among=len(tried)) for r in tried], tried, norm)
+    worst = weighed.worst.row
+    among = f", the worst of {len(tried)} attacks in this norm" if len(tried) > 1 else ""
+    text = (f"{worst.attack} changes the prediction for {percent(worst)} of {worst.n} correctly classified "
+            f"{rows.cases} within {_ball(rows, worst, norm)}{among}.")
+    controls = rows.of("attack_success_rate", worst.model, worst.defense, CONTROL, eps=rows.budget(norm))
+    chance = next((r for r in controls if known.norm(r) == norm), None)
+    if chance is not None:
+        text += _by_chance(chance)
+    weighed = _believed(rows, weighed, worst, chance, tried, norm)
+    return weighed.finding(text, "evasion", share(worst.value))
 
 
-def _no_more_than_noise(rows: Rows, flips: Measurement, chance: Measurement | None) -> bool:
-    """Whether no attack beats the random control on the same patients: by the paired intervals where they were taken,
-    widened for the number of attacks, else by the two rates."""
-    lifts = [r for r in rows.named("lift", flips.model, flips.defense, WORST).values() if r.ci_low is not None]
-    if lifts:
-        return all(widened(r, len(lifts))[0] <= 0 for r in lifts)
-    return chance is not None and chance.value >= flips.value
+def _ball(rows: Rows, row: Measurement, norm: str) -> str:
+    """"L2 0.5" of images, "L2 50% of each column's scale" of tables, "3 columns"."""
+    text = known.budget(row, rows.voice)
+    return f"L2 {text} of {rows.voice.scale}" if norm == "l2" and not text.startswith("L2") else text
+
+
+def _by_chance(chance: Measurement) -> str:
+    draws = chance.attack_params.get("draws")
+    return f" Random changes of that size{f' (the worst of {draws})' if draws else ''}: {percent(chance)}."
+
+
+def _believed(rows: Rows, weighed: Weighed, flips: Measurement, chance: Measurement | None,
+              tried: list[Measurement], norm: str) -> Weighed:
+    """With what casts doubt on the figure: a failed check makes none low; noise that does as much is said, and leaves
+    the level as it is, since the predictions change all the same."""
+    where = flips.model, flips.defense
+    if weighed.level == "low" and any(r.value == 0 for r in rows.named("check", *where, WORST).values()):
+        return replace(weighed, level="inconclusive", why=f"{weighed.why} A check for gradient masking failed.")
+    lifts = _lifts(rows, flips, norm)
+    beaten = any(low > 0 for low, _ in lifts) if lifts else chance is None or chance.value < flips.value
+    if weighed.level not in ("high", "medium") or not tried or beaten:
+        return weighed
+    same = "Not distinguishable from random noise"
+    missing = missing_strong(rows, "evasion", flips.model, [r for r in tried if r.n >= flips.n], norm)
+    if missing is None and lifts and all(high < THRESHOLDS["evasion"].medium for _, high in lifts):
+        return replace(weighed, why=f" {same}: the budget is too large to say anything about attackers. Lower it with "
+                                    "--eps, or give columns a smaller scale in the schema.")
+    if missing is None:
+        return replace(weighed, why=f" {same} on these {flips.n} {rows.cases}: the budget may be too large to say "
+                                    "anything about attackers.")
+    return replace(weighed, why=f" {same} by the attacks that ran; no strong attack ran on all of these {rows.cases}"
+                                f"{f': not {join(missing[:3])}' if missing else ''}.",
+                   command=command(rows, missing[:1], [flips.model]) if missing else "")
+
+
+def _lifts(rows: Rows, flips: Measurement, norm: str) -> list[tuple[float, float]]:
+    """By how much each attack in a norm beats its random control on the same patients: the paired intervals, the lower
+    ends widened for the number of attacks."""
+    where = flips.model, flips.defense
+    lifts = []
+    for name in rows.named("lift", *where, WORST):
+        of_it = {known.norm(r) for r in rows.of("attack_success_rate", *where, name)} or {"linf"}
+        lifts += [r for r in rows.of(f"lift[{name}]", *where, WORST, eps=rows.budget(norm))
+                  if norm in of_it and r.ci_low is not None and r.ci_high is not None]
+    return [(widened(r, len(lifts))[0], r.ci_high) for r in lifts]
 
 
 def _unseen(rows: Rows, model: str) -> str:
@@ -101,26 +158,37 @@ def natural(rows: Rows) -> list[Finding]:
     out = []
     for model in rows.models:
         tried = [r for a in rows.attacks(model, "none", "attack_success_rate")
-                 if (r := rows.one("attack_success_rate", model, attack=a)) and r.ci_low is not None
+                 for r in rows.of("attack_success_rate", model, attack=a) if r.ci_low is not None
                  and known.norm(r) == "own"]
         collapsed = rows.one("collapsed", model)
         if not tried or (collapsed is not None and collapsed.value):
             continue
-        aimed = [r for r in tried if r.knowledge == "white-box"]  # what nobody aims does less harm
-        found = [r for r in tried if r not in aimed] or aimed
-        weighed = weigh(rows, "natural changes", [result(r, among=len(found)) for r in found])
+        weighed = weigh(rows, "natural changes", [result(r, among=len(tried)) for r in tried], tried, "own")
+        if by_chance := [result(r, among=len(tried)) for r in tried if not _aimed(r)]:
+            alone = weigh(rows, "natural changes", by_chance)
+            if alone.level == weighed.level:  # what nobody aims says more about everyday use
+                weighed = replace(weighed, worst=alone.worst)
         worst = weighed.worst.row
         text = (f"{worst.attack} ({known.budget(worst, rows.voice)}) changes the prediction for {percent(worst)} of "
                 f"{worst.n} correctly classified {rows.cases}. Such a change needs no attacker; each "
                 f"{rows.voice.case} met ")
-        text += "the worst that gradients find." if found is aimed else "several, and one that succeeds counts."
-        listed = [f"{r.attack} {percent(r)}{', found with gradients' if r in aimed and found is not aimed else ''}"
-                  for r in tried if r is not worst]
-        if listed:
+        text += "the worst that gradients find." if _aimed(worst) else "several, and one that succeeds counts."
+        others = [r for r in tried if r is not worst]
+        if listed := [_listed(rows, r, others, _aimed(worst)) for r in others]:
             text += f" Others: {'; '.join(listed)}."
-        out.append(Finding(weighed.level, model, text + weighed.why, "natural changes", figure=share(worst.value),
-                           weight=worst.value))
+        out.append(weighed.finding(text, "natural changes", share(worst.value)))
     return out
+
+
+def _aimed(row: Measurement) -> bool:
+    return row.knowledge == "white-box"
+
+
+def _listed(rows: Rows, row: Measurement, others: list[Measurement], known_aimed: bool) -> str:
+    """One of several changes, with its budget where its attack ran at more than one."""
+    twice = sum(r.attack == row.attack for r in others) > 1
+    how = f" ({known.budget(row, rows.voice)})" if twice else ""
+    return f"{row.attack}{how} {percent(row)}" + (", found with gradients" if _aimed(row) and not known_aimed else "")
 
 
 def masking(rows: Rows) -> list[Finding]:

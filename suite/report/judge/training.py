@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
+from typing import NamedTuple
+
 from suite.errors import UNTRAINED
 from suite.measurement import Measurement
-from suite.report.findings import THRESHOLDS, Finding, Level, widened
+from suite.report.findings import Finding, Level, widened
 from suite.report.judge.weigh import result, weigh
 from suite.report.rows import WORST, Rows
+from suite.report.sections.membership import beside
 from suite.report.show import interval, join, number, percent, plural, points, share
 
 
@@ -47,8 +52,8 @@ def performance(rows: Rows) -> list[Finding]:
     it."""
     out = []
     for model, defense in rows.deployed:
-        row, among, whom = _missed(rows, model, defense)
-        if row is None or row.ci_low is None:
+        found = _recalls(rows, model, defense)
+        if not found:
             continue
         auroc = rows.one("auroc", model, defense)
         if auroc is not None and auroc.ci_high is not None and auroc.ci_high < 0.5:
@@ -56,28 +61,25 @@ def performance(rows: Rows) -> list[Finding]:
                     "than the data's.")
             out.append(Finding("high", model, text, "performance", defense, figure=number(auroc.value), weight=9))
             continue
-        weighed = weigh(rows, "performance", [result(row, base=1.0, loss=True, among=among)])
-        level, why = weighed.level, weighed.why
-        if level == "low" and not rows.training_known(model):
-            level, why = "inconclusive", (" The training set of this fitted model is unknown: it may have learned from "
-                                          "these very rows.")
+        weighed = weigh(rows, "performance", [result(r, base=1.0, loss=True, among=len(found)) for r, _ in found])
+        row, whom = next(pair for pair in found if pair[0] is weighed.worst.row)
         text = (f"Without any attack it misses {share(1 - row.value)} of {row.n} {rows.cases} {whom}: it "
                 f"recognises {percent(row)}.")
-        out.append(Finding(level, model, text + why, "performance", defense, figure=share(1 - row.value),
-                           weight=1 - row.value))
+        out.append(weighed.finding(text, "performance", share(1 - row.value)))
     return out
 
 
-def _missed(rows: Rows, model: str, defense: str) -> tuple[Measurement | None, int, str]:
-    """The sensitivity, or beyond two classes the lowest recall; of how many it is the lowest; and of whom it is."""
+def _recalls(rows: Rows, model: str, defense: str) -> list[tuple[Measurement, str]]:
+    """The sensitivity, or beyond two classes the recall of each; and of whom it is."""
     row, classes = rows.one("sensitivity", model, defense), rows.manifest.get("classes", [])
     if row is not None:
-        return row, 1, f"with “{classes[1]}”" if len(classes) == 2 else "with the disease"
-    recalls = {k: r for k, r in rows.named("recall", model, defense).items() if r.n}
-    if not recalls:
-        return None, 1, ""
-    name, row = min(recalls.items(), key=lambda item: item[1].value)
-    return row, len(recalls), f"of class “{name}”, the worst of {len(recalls)} classes"
+        found = [(row, f"with “{classes[1]}”" if len(classes) == 2 else "with the disease")]
+    else:
+        recalls = {k: r for k, r in rows.named("recall", model, defense).items() if r.n}
+        lowest = min((r.value for r in recalls.values()), default=0.0)
+        found = [(r, f"of class “{k}”, the {'worst' if r.value == lowest else 'least certain'} of {len(recalls)} "
+                     "classes") for k, r in recalls.items()]
+    return [pair for pair in found if pair[0].ci_low is not None]
 
 
 CHANGES = ("sensitivity_change", "specificity_change", "accuracy_change", "balanced_accuracy_change")
@@ -109,41 +111,56 @@ def poisoning(rows: Rows) -> list[Finding]:
         else:
             text = (f"{worst.attack}{touched} changes {name} by {points(worst)}, n = {worst.n}; the worst of "
                     f"{plural(tried, 'poisoning')}.")
-        out.append(Finding(weighed.level, model, text + weighed.why, "poisoning",
-                           figure=f"{number(100 * worst.value, 0)} pt", weight=-worst.value, command=weighed.command))
+        out.append(weighed.finding(text, "poisoning", f"{number(100 * worst.value, 0)} pt"))
     return out
 
 
 def backdoor(rows: Rows) -> list[Finding]:
     """Whether planted triggers work, beyond what the same trigger does to a clean model."""
-    return [found for model in rows.models for attack in rows.attacks(model, "none", "base_rate")
-            if (found := planted(rows, model, "none", *(rows.one(m, model, attack=attack) for m in PLANTED)))]
+    return [found for model in rows.models if (found := planted(rows, [
+        Planted("", lift, *(beside(rows, lift, metric) for metric in PLANTED))
+        for attack in rows.attacks(model, "none", "base_rate") for lift in rows.of("lift", model, attack=attack)]))]
 
 
-PLANTED = ("lift", "attack_success_rate", "base_rate")
-"""What says whether a backdoor works."""
+PLANTED = ("attack_success_rate", "base_rate")
+"""What stands beside the lift of a backdoor."""
+USELESS = 0.9
+"""A trigger to which a clean model gives in more often cannot show a backdoor."""
 
 
-def planted(rows: Rows, model: str, defense: str, lift: Measurement | None, hit: Measurement | None,
-            base: Measurement | None, by: str = "") -> Finding | None:
-    """Whether one trigger works; None where it was not measured."""
-    if lift is None or hit is None or base is None or lift.ci_low is None:
+class Planted(NamedTuple):
+    """One trigger that was planted: by whom, and how often it works, above how often it does on a clean model."""
+
+    by: str
+    lift: Measurement
+    hit: Measurement | None
+    base: Measurement | None
+
+
+def planted(rows: Rows, tried: list[Planted]) -> Finding | None:
+    """Whether one of the triggers planted in a model works; None where it was not measured."""
+    tried = [p for p in tried if p.hit and p.base and p.lift.ci_low is not None]
+    if not tried:
         return None
-    weighed = weigh(rows, "backdoor", [result(lift)], [lift])
-    level, why = weighed.level, weighed.why
+    results = [result(p.lift, among=len(tried)) for p in tried]
+    results = [r._replace(low=-math.inf, high=math.inf) if p.base.value > USELESS else r
+               for p, r in zip(tried, results, strict=True)]
+    weighed = weigh(rows, "backdoor", results, [p.lift for p in tried])
+    by, lift, hit, base = next(p for p in tried if p.lift is weighed.worst.row)
     numbers = f"{percent(hit)} with the backdoor, {percent(base)} without, n = {hit.n}"
-    if base.value > 0.9:
-        level, why = "inconclusive", ""
+    if base.value > USELESS:
+        weighed = replace(weighed, why="")
         text = (f"This trigger{by} cannot show a backdoor: the clean model gives the attacker's label to nearly "
                 f"everyone who carries it ({numbers}). The values of the trigger are an evasion in themselves.")
-    elif lift.ci_low > 0:
-        works = ("decides for the attacker's label" if lift.ci_low >= THRESHOLDS["backdoor"].high else
-                 "works on some patients" if level in ("high", "medium") else "works on a few")
+    elif weighed.worst.low > 0:
+        works = ("decides for the attacker's label" if weighed.level == "high" else
+                 "works on some patients" if weighed.level == "medium" else "works on a few")
         text = f"The trigger{by} {works}: {numbers}; lift {points(lift)}."
     else:
         text = f"No backdoor effect{by} beyond the trigger itself: {numbers}; lift {points(lift)}."
-    return Finding(level, model, text + why, "backdoor", defense, figure=f"{number(100 * lift.value, 0)} pt",
-                   weight=lift.value)
+    if len(tried) > 1:
+        text += f" The worst of {len(tried)} triggers."
+    return weighed.finding(text, "backdoor", f"{number(100 * lift.value, 0)} pt")
 
 
 def defenses(rows: Rows) -> list[Finding]:

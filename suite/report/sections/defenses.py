@@ -5,7 +5,7 @@ from __future__ import annotations
 from suite.measurement import Measurement
 from suite.report import known
 from suite.report.rows import WORST, Robustness, Rows, robustness
-from suite.report.show import protects, share
+from suite.report.show import protects, share, taken_public
 from suite.report.tables import Cell, Table, amount, bounded, est, report_per_class, words
 
 
@@ -91,14 +91,17 @@ def notes(rows: Rows) -> list[tuple[str, str]]:
     """What trainings found out, decided or claim."""
     names = {"epsilon_claimed": "ε claimed", "epsilon_independent": "ε independent",
              "epsilon_replace_one": "ε if one is replaced", "delta": "δ", "rows_per_patient": "most rows of a patient",
+             "public_rows": "rows taken as public",
              "eps": "budget trained against", "round": "best round", "added": "training rows added",
              "robust_validation": "robust accuracy on validation rows", "cut_short": "searches cut by their node limit",
              "cut_by_clock": "searches cut by the clock"}
     out = []
     for model, defense in rows.pairs():
+        notes = rows.named("note", model, defense)
         said = [f"{names.get(k, k.replace('_', ' '))} {_plain(r.value)}"
                 + (f" ({whom})" if k == "epsilon_claimed" and (whom := protects(r)) else "")
-                for k, r in rows.named("note", model, defense).items()]
+                + (f" ({size})" if k == "public_rows" and (size := taken_public(notes.get("epsilon_claimed"))) else "")
+                for k, r in notes.items()]
         if said:
             out.append((model + ("" if defense == "none" else f", {defense}"), ", ".join(said)))
     return out

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from suite.defenses.sizes import AT_EDGE
 from suite.measurement import Measurement
 from suite.report.rows import Rows
 from suite.report.sections.membership import beside, called, ranked
@@ -76,6 +77,9 @@ def _promise(rows: Rows, model: str, defense: str) -> str:
     hides = PROTECTS.get(deltas[0].defense_params.get("hides"))
     text = f" ε and δ protect {hides}" if hides else ""
     text += f" ({whom})." if hides and (whom := protects(deltas[0])) else "." if hides else ""
+    if edges := [r for r in deltas if r.attack_params.get("public_rows_from") == AT_EDGE]:
+        text += (f" At {len(edges)} of {len(deltas)} hospitals the number of rows taken as public is rounded from the "
+                 "exact one, and one row more or less changes it: ε does not hold there. Set public_rows.")
     if any(r.value >= WEAK for r in deltas):
         text += (f" δ in red, {WEAK:g} or more: so weak that a training may keep it and still give away that share of "
                  "whom it protects, whatever ε.")
@@ -196,8 +200,9 @@ def curious(rows: Rows) -> Table:
 
 
 def watching(rows: Rows, model: str, defense: str) -> list[Measurement]:
-    """The AUROC of each membership attack that sees the updates, the surest first."""
-    return [r for r in ranked(rows, model, defense) if r.knowledge == "white-box"]
+    """The AUROC of each membership attack that sees the updates of a federation, the surest first."""
+    inside = (model, defense) in federations(rows)
+    return [r for r in ranked(rows, model, defense) if inside and r.knowledge == "white-box"]
 
 
 def sizes(rows: Rows) -> list[int]:
@@ -208,9 +213,13 @@ def sizes(rows: Rows) -> list[int]:
 
 def rebuilt(rows: Rows, model: str, defense: str, patients: int, suffix: str = "") -> Measurement | None:
     """What gradient inversion has right of a hospital of so many patients."""
-    found = (r for metric in REBUILT for a in rows.attacks(model, defense, metric)
-             for r in rows.of(metric + suffix, model, defense, a) if r.attack_params.get("patients") == patients)
-    return next(found, None)
+    return next(iter(every_rebuilt(rows, model, defense, patients, suffix)), None)
+
+
+def every_rebuilt(rows: Rows, model: str, defense: str, patients: int, suffix: str = "") -> list[Measurement]:
+    """As `rebuilt`, by each attack that ran."""
+    return [r for metric in REBUILT for a in rows.attacks(model, defense, metric)
+            for r in rows.of(metric + suffix, model, defense, a) if r.attack_params.get("patients") == patients]
 
 
 def guessed(rows: Rows) -> Table:

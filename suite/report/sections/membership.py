@@ -13,6 +13,8 @@ from suite.report.show import NONE, join, number, percent
 from suite.report.tables import Cell, Table, amount, est, words
 
 FPRS = ("0.001", "0.01", "0.05", "0.1")
+PERSON = {"max": "largest score of a patient's rows", "mean": "mean score of these"}
+"""How the scores of all rows of a patient are put together -> in words."""
 LISTED = 10
 """Patients that are listed of each model."""
 
@@ -33,6 +35,12 @@ def beside(rows: Rows, row: Measurement, metric: str, subgroup: str = "") -> Mea
     return next((r for r in found if r.cell == row.cell), None)
 
 
+def by_person(rows: Rows, row: Measurement) -> dict[str, Measurement]:
+    """Beside the AUROC by one row of each patient, those by all rows of a patient, by the key of `PERSON`."""
+    found = {how: beside(rows, row, f"patient_membership_auroc[{how}]") for how in PERSON}
+    return {how: auroc for how, auroc in found.items() if auroc}
+
+
 def called(row: Measurement) -> str:
     """The name of an attack, with the parameters that are not its defaults."""
     how = known.parameters(row.attack, row.attack_params)
@@ -43,7 +51,8 @@ def table(rows: Rows) -> Table:
     """Every attack on every model behind every defense, the strongest first."""
     shown = [f for f in FPRS if any(r.metric == f"tpr_at_fpr[{f}]" for r in rows.all)]
     withheld = [f"{100 * float(f):g}%" for f in FPRS if f not in shown]
-    head = ["attack", "defense", "AUROC", "advantage", *[f"TPR at {100 * float(f):g}% FPR" for f in shown],
+    head = ["attack", "defense", "AUROC", *(f"AUROC by the {how}" for how in PERSON.values()), "advantage",
+            *[f"TPR at {100 * float(f):g}% FPR" for f in shown],
             "smallest FPR", "members against members", "queries per patient", "n"]
     note = ("AUROC 0.50 is guessing. TPR at FPR: share of training patients found when that share of others is accused "
             "wrongly; its interval allows for how few others fix that threshold. Smallest FPR: below it, so few others "
@@ -63,7 +72,9 @@ def table(rows: Rows) -> Table:
             tprs = [beside(rows, auroc, f"tpr_at_fpr[{f}]") for f in shown]
             cells = [est(tpr) if tpr else words("below floor" if floor else "", "muted") for tpr in tprs]
             made.add(_gap(rows, model, defense), [
-                words(called(auroc)), words(defense), est(auroc), est(beside(rows, auroc, "membership_advantage")),
+                words(called(auroc)), words(defense), est(auroc),
+                *(est(by_person(rows, auroc).get(how)) for how in PERSON),
+                est(beside(rows, auroc, "membership_advantage")),
                 *cells, Cell(smallest, num=True), est(beside(rows, auroc, "membership_null")),
                 amount(auroc.queries), amount(auroc.n)])
     return made.pruned()

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from suite.measurement import Measurement
 from suite.report.rows import Rows
-from suite.report.sections.membership import beside, called
+from suite.report.sections.membership import PERSON, beside, called
 from suite.report.show import NONE, percent
 from suite.report.tables import Cell, Table, amount, est, words
 
 ABOVE = "patients_above[0.9]"
-WAYS = {"": "one row of each patient", "@max": "largest score of a patient's rows", "@mean": "mean score of these"}
+WAYS = {"": "one row of each patient"} | {f"@{how}": what for how, what in PERSON.items()}
 """How the rows of a patient are put together -> what the table says."""
 
 

@@ -5,26 +5,30 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import NamedTuple
 
+from suite.defenses.sizes import AT_EDGE
 from suite.measurement import Measurement
 from suite.report import known
 from suite.report.rows import Rows
-from suite.report.show import NONE, number, percent, protects
+from suite.report.show import NONE, number, percent, protects, taken_public
 from suite.report.tables import Cell, Table, amount, est, plain, words
 
 
 def epsilon(rows: Rows) -> Table:
     """Epsilon as claimed, as another accountant has it, and as an audit has shown it, on one line."""
-    head = ["defense", "δ", "ε claimed", "ε protects", "ε, another accountant", "ε if one is replaced", "ε audited",
-            "ε audited, Gaussian", "claim", "audited by", "guesses that were right", "n", "confidence"]
+    head = ["defense", "δ", "ε claimed", "ε protects", "taken as public", "ε, another accountant",
+            "ε if one is replaced", "ε audited", "ε audited, Gaussian", "claim", "audited by",
+            "guesses that were right", "n", "confidence"]
     table = Table("Privacy budget", head, note="Claimed: at most this much, of the training with canaries among its "
                   "rows. Audited: at least this much, by guesses about which canaries those are, or which trainings "
                   "had one; 0 says only that nothing was shown. Gaussian: at least this much if the trade-off curve is "
                   "that of Gaussian noise, as that of DP-SGD nearly is. Claim: held against the training's own curve "
                   "where that is known. Red: more was shown than is claimed. ε protects: whose part in the training is "
-                  "hidden, added or removed; ε of a row does not protect a patient with several rows. If one is "
-                  "replaced: ε of the same noise where one is replaced by another. No ε here covers what was decided "
-                  "from the patients before the training (hyper-parameters tuned on them, bounds, medians or other "
-                  "values read off them), nor the validation rows.")
+                  "hidden, added or removed; ε of a row does not protect a patient with several rows. Taken as "
+                  "public: the number of rows (patients) that steps, noise and δ follow from; red where one more or "
+                  "less would change it, so that ε does not hold. If one is replaced: ε of the same noise where one "
+                  "is replaced by another. No ε here covers what was decided from the patients before the training "
+                  "(hyper-parameters tuned on them, bounds, medians or other values read off them), nor the validation "
+                  "rows.")
     for model, defense in rows.pairs():
         for found in audits(rows, model, defense):
             bounds = [Cell(f"≥ {number(row.value)}" if row else NONE, num=True,
@@ -34,11 +38,16 @@ def epsilon(rows: Rows) -> Table:
             claim = words("refuted", "bad") if found.false else words("not refuted" if found.claimed else "", "muted")
             table.add(model, [words(defense + (f" ({found.how})" if found.how else "")),
                               Cell(f"{delta.value:g}" if delta else NONE, num=True), plain(found.claimed),
-                              words(protects(found.claimed)), plain(found.independent), plain(found.replaced),
-                              *bounds, claim,
+                              words(protects(found.claimed)), _public(found.claimed), plain(found.independent),
+                              plain(found.replaced), *bounds, claim,
                               words(f"{found.shown.n} {known.trials(found.shown)}"),
                               Cell(percent(right), num=True), amount(right and right.n), words(found.confidence)])
     return table.pruned()
+
+
+def _public(claimed: Measurement | None) -> Cell:
+    at_edge = claimed is not None and claimed.attack_params.get("public_rows_from") == AT_EDGE
+    return words(taken_public(claimed), "bad" if at_edge else "")
 
 
 class Audit(NamedTuple):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from suite.measurement import Measurement
 from suite.report import known
 from suite.report.rows import WORST, Rows, robustness
@@ -21,21 +23,22 @@ def by_attack(rows: Rows, model: str, defense: str, caption: str) -> Table:
     found = robustness(rows, model, defense)
     bound = ", upper bound" if found is None or found.partial else ""
     lifts, other = rows.named("lift", model, defense, WORST), {"own", *rows.norms}
-    for attack in (WORST, *rows.attacks(model, defense, "robust_accuracy")):
-        at = rows.main(model, defense, attack)
-        row = rows.one("robust_accuracy", model, defense, attack, eps=at)
-        if row is None:
-            continue
+    for row, twice in _runs(rows, model, defense):
+        attack = row.attack
 
-        def get(metric: str, attack: str = attack, at: float | None = at) -> Measurement | None:
-            return rows.one(metric, model, defense, attack, eps=at)
+        def get(metric: str, row: Measurement = row) -> Measurement | None:
+            found = rows.of(metric, model, defense, row.attack, eps=row.attack_params.get("eps"))
+            return next((r for r in found if r.cell == row.cell), None)
 
         name, norm = f"worst case{bound}", "linf"
         if attack != WORST:
             name, norm = known.label(row, rows.voice), known.norm(row)
+        if twice and (how := known.parameters(attack, row.attack_params)):
+            name += f" ({how})"
         table.add("", [words(name), words(row.knowledge),
                        # the control and the worst case are of the main norm
-                       est(row), est(get("attack_success_rate")), est(None if norm in other else lifts.get(attack)),
+                       est(row), est(get("attack_success_rate")),
+                       est(None if norm in other or twice else lifts.get(attack)),
                        _size(get("median_perturbation"), norm, rows), plain(get("median_cost"), 2),
                        _count(get("features_changed"), rows, 1),
                        amount(row.queries if attack != WORST else None), _count(get("gradients"), rows, 0),
@@ -43,6 +46,15 @@ def by_attack(rows: Rows, model: str, defense: str, caption: str) -> Table:
                        est(get("certified_accuracy")), amount(row.n)])
     table.note += _cuts(rows, model, defense, rows.attacks(model, defense, "robust_accuracy"))
     return table.pruned()
+
+
+def _runs(rows: Rows, model: str, defense: str) -> Iterator[tuple[Measurement, bool]]:
+    """The robust accuracy of each cell at the main budget of its norm, the worst case first; and whether the attack ran
+    more than once."""
+    for attack in (WORST, *rows.attacks(model, defense, "robust_accuracy")):
+        found = [r for r in rows.of("robust_accuracy", model, defense, attack)
+                 if known.norm(r) == "own" or r.attack_params.get("eps") == rows.budget(known.norm(r))]
+        yield from ((r, len(found) > 1) for r in found)
 
 
 def _cuts(rows: Rows, model: str, defense: str, attacks: list[str]) -> str:
