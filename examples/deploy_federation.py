@@ -14,7 +14,8 @@ import numpy as np
 import pandas as pd
 from common import console, load_data, percent, show
 
-from federated.deployment import PATIENTS, Agreement, configuration, count_rows, fingerprint
+from federated.agreement import PATIENTS, Agreement, configuration
+from federated.deployment import count_rows, fingerprint
 from federated.loopback import Loopback
 from federated.simulate import federate
 from federated.sites import BySubgroup, Dirichlet

@@ -16,20 +16,18 @@ from __future__ import annotations
 import tomllib
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
+from federated.agreement import Agreement
 from federated.ledger import Spent, charge
+from federated.task import Task
 from suite import registry
 from suite.errors import InputError
 from suite.training import build
-
-if TYPE_CHECKING:
-    from federated.deployment import Agreement
-    from federated.task import Task
 
 Digest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 MAX_MODEL_PARAMS = 10_000

@@ -172,7 +172,8 @@ def rows(app: Path, path: Path) -> int:
     Raises:
         InputError: The app, the policy or the table is wrong.
     """
-    from federated.deployment import configuration, count_rows
+    from federated.agreement import configuration
+    from federated.deployment import count_rows
 
     policy = Policy.load(path)
     if policy.data is None:

@@ -8,6 +8,7 @@ import time
 import traceback
 from collections.abc import Callable
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -165,7 +166,8 @@ class Audit(Layout):
             else:
                 advance(what, done, total)
 
-        workers.carry_out(self, list(chains.values()), after, run, jobs, heard)
+        again = partial(type(self), self.plan, self.data, self.why)
+        workers.carry_out(self, again, list(chains.values()), after, run, jobs, heard)
 
     def carry_out(self, cell: Cell, run: Run) -> None:
         """Finish one cell. What goes wrong inside it becomes its row; a full disk stops the run instead."""

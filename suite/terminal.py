@@ -53,9 +53,11 @@ def run_audit(plan: Plan, folder: Path, jobs: int | None = None, retry_errors: b
 
     data, why = open_data(plan)
     console.print(f"[bold]data[/]  {plain(why)}", soft_wrap=True)
-    from suite.trial import try_models
+    from suite.trial import foreign, try_model
 
-    try_models(plan, data.train.x)
+    for item in plan.models:
+        if foreign(item.source):
+            try_model(item.source, data.train.x, plan.allow_pickle, plan.time_limit)
     check(plan)
     import torch
 

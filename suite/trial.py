@@ -19,7 +19,6 @@ import numpy as np
 
 from suite import registry
 from suite.errors import InputError
-from suite.plan import Plan
 
 FILES = (".json", ".ubj", ".skops", ".pkl", ".pickle", ".joblib")
 ROWS = 64
@@ -35,27 +34,23 @@ def foreign(source: str) -> bool:
     return registry.is_file(source) or Path(source).suffix in FILES
 
 
-def try_models(plan: Plan, x: np.ndarray) -> None:
-    """Open each fitted model of a plan that is a file, and ask it about some rows, in a limited process.
+def try_model(source: str, x: np.ndarray, allow_pickle: bool = False, time_limit: float = 120.0,
+              memory: int | None = None) -> None:
+    """Open a fitted model that is a file of the user's, and ask it about some rows, in a limited process.
 
     Args:
-        plan: Its `time_limit` holds for each model.
+        source: As named in a plan.
         x: (n, ...) float32 inputs, of which the first `ROWS` are used.
+        allow_pickle: Whether a pickle may be opened.
+        time_limit: Seconds that it may take.
+        memory: Bytes that it may take; a share of what is free when left out.
 
     Raises:
         InputError: It cannot be opened or fails on these rows; or it ended or crashed the process, took too long or too
             much memory, or changed the working directory.
     """
-    for item in plan.models:
-        if foreign(item.source):
-            try_model(item.source, x[:ROWS], plan.allow_pickle, plan.time_limit)
-
-
-def try_model(source: str, x: np.ndarray, allow_pickle: bool = False, time_limit: float = 120.0,
-              memory: int | None = None) -> None:
-    """As `try_models`, for one model; `memory` in bytes, a share of what is free when left out."""
     with tempfile.TemporaryDirectory(prefix="medsec-trial-") as folder:
-        np.save(Path(folder) / "x.npy", np.ascontiguousarray(x, np.float32))
+        np.save(Path(folder) / "x.npy", np.ascontiguousarray(x[:ROWS], np.float32))
         asked = {"source": source, "x": str(Path(folder) / "x.npy"), "out": str(Path(folder) / "out.json"),
                  "allow_pickle": allow_pickle, "seconds": time_limit, "memory": memory or _free_memory()}
         # sys.path as it is here, so that a user's file finds the modules that it imports

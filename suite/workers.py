@@ -11,7 +11,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from multiprocessing import active_children, get_context, parent_process
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import torch
 
@@ -20,23 +20,36 @@ from suite.errors import InputError
 from suite.progress import listening
 from suite.run import Run
 
-if TYPE_CHECKING:
-    from suite.audit import Audit
-
 Chain = list[str]
 """Keys of cells that are carried out in this order by one process."""
 Message = tuple[str, Any, Any]
 
-_audit: Audit | None = None
+
+
+class Work(Protocol):
+    """What the cells belong to: a `suite.audit.Audit`."""
+
+    def cell(self, key: str) -> Any:
+        """A cell."""
+
+    def carry_out(self, cell: Any, run: Run) -> None:
+        """Do what it stands for, and finish it."""
+
+    def give_up(self, cell: Any, run: Run, why: str) -> None:
+        """Finish it with an error."""
+
+
+_audit: Work | None = None
 _messages: Any = None
 
 
-def carry_out(audit: Audit, chains: list[Chain], after: list[set[int]], run: Run, jobs: int,
+def carry_out(audit: Work, again: Callable[[], Work], chains: list[Chain], after: list[set[int]], run: Run, jobs: int,
               heard: Callable[[Message], None]) -> None:
     """Carry out chains of cells, `jobs` at a time.
 
     Args:
-        audit: What the cells belong to; every process makes its own from the same plan and data.
+        audit: What the cells belong to.
+        again: Makes the same once more, in each process.
         chains: What to do.
         after: Of each chain, those that must be finished before it starts.
         run: Where results go.
@@ -53,7 +66,7 @@ def carry_out(audit: Audit, chains: list[Chain], after: list[set[int]], run: Run
     """
     waiting, finished = set(range(len(chains))), set()
     while waiting:
-        lost, how = _in_pool(audit, chains, after, run, jobs, heard, waiting, finished)
+        lost, how = _in_pool(again, chains, after, run, jobs, heard, waiting, finished)
         cut = {n: next((key for key in chains[n] if not run.done(key)), None) for n in lost}
         suspects = [audit.cell(key) for key in cut.values() if key is not None]
         if suspects and not any(cell.foreign for cell in suspects):
@@ -64,7 +77,7 @@ def carry_out(audit: Audit, chains: list[Chain], after: list[set[int]], run: Run
         waiting, jobs = waiting | lost, 1
 
 
-def _in_pool(audit: Audit, chains: list[Chain], after: list[set[int]], run: Run, jobs: int,
+def _in_pool(again: Callable[[], Work], chains: list[Chain], after: list[set[int]], run: Run, jobs: int,
              heard: Callable[[Message], None], waiting: set[int], finished: set[int]) -> tuple[set[int], str]:
     """Carry out the chains that are `waiting`, and move them to `finished`, until all are or a process has ended.
 
@@ -78,7 +91,7 @@ def _in_pool(audit: Audit, chains: list[Chain], after: list[set[int]], run: Run,
     context = get_context("spawn")
     messages = context.Queue()
     pending: dict[Future[None], int] = {}
-    with ProcessPoolExecutor(jobs, context, _prepare, (audit.plan, audit.data, audit.why, messages)) as pool:
+    with ProcessPoolExecutor(jobs, context, _prepare, (again, messages)) as pool:
         try:
             while waiting or pending:
                 ready = sorted(n for n in waiting if after[n] <= finished)
@@ -132,14 +145,12 @@ def _pass_on(messages: Any, heard: Callable[[Message], None]) -> None:
             return
 
 
-def _prepare(plan: Any, data: Any, why: str, messages: Any) -> None:
+def _prepare(again: Callable[[], Work], messages: Any) -> None:
     """Make this process's own audit; and end with the parent, even if that is killed."""
-    from suite.audit import Audit
-
     global _audit, _messages
     threading.Thread(target=lambda: (parent_process().join(), os._exit(1)), daemon=True).start()
     messages.cancel_join_thread()  # whoever has stopped listening must not keep this process from ending
-    _audit, _messages = Audit(plan, data, why), messages
+    _audit, _messages = again(), messages
 
 
 def _work(run: Run, keys: Chain) -> None:

@@ -3,7 +3,8 @@
 import json
 from pathlib import Path
 
-from federated.deployment import PATIENTS, configuration, count_rows
+from federated.agreement import PATIENTS, configuration
+from federated.deployment import count_rows
 from federated.grid import Border, InProcessGrid
 from federated.server_app import Joined, rounds
 from federated.simulate import federate

@@ -11,8 +11,9 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, MessageTy
 from flwr.serverapp.strategy import FedAdam, FedAvg, FedMedian
 
 from federated import supernode
+from federated.agreement import Agreement
 from federated.client_app import COUNT, WEIGHTS, packed
-from federated.deployment import Agreement, carry_out, hospital_app
+from federated.deployment import carry_out, hospital_app
 from federated.grid import FIRST, MAX_HEADER, MAX_ITEM, MAX_TEXT, one_line
 from federated.server_app import Joined, rounds
 from suite.errors import InputError

@@ -15,7 +15,8 @@ from flwr.app import Context, Error, Message, RecordDict
 
 from federated import certificates
 from federated.aggregate import Mean, TrimmedMean
-from federated.deployment import PATIENTS, Agreement, carry_out, fingerprint, hospital_app
+from federated.agreement import PATIENTS, Agreement
+from federated.deployment import carry_out, fingerprint, hospital_app
 from federated.grid import FIRST, InProcessGrid
 from federated.loopback import Loopback
 from federated.roster import Roster

@@ -17,7 +17,8 @@ pytest.importorskip("flwr")
 from flwr.common.constant import ErrorCode
 
 from federated import certificates
-from federated.deployment import Agreement, fingerprint
+from federated.agreement import Agreement
+from federated.deployment import fingerprint
 from federated.loopback import HOST, PROGRAMS, Loopback, free_port
 from federated.secure import SecAggPlus
 from suite import artifacts

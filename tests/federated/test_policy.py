@@ -12,8 +12,9 @@ pytest.importorskip("flwr")
 from flwr.app import ConfigRecord, Context, Message, MessageType, RecordDict
 from flwr.supercore.task_identity import TaskIdentity
 
+from federated.agreement import PATIENTS, Agreement, configuration
 from federated.client_app import COUNT, TURN, packed, unpacked
-from federated.deployment import ANSWERED, PATIENTS, Agreement, configuration, hospital_app
+from federated.deployment import ANSWERED, hospital_app
 from federated.policy import Policy, Refused
 from suite.errors import InputError
 from tabular.data import shipped_schema
