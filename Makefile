@@ -25,7 +25,7 @@ lint: $(READY)  ## ruff
 	$(BIN)/ruff check .
 
 catalog: $(READY)  ## write again what `medsec list` shows, after a change of attacks, defenses, data sets
-	$(BIN)/python -m suite.catalog
+	$(BIN)/python -m suite.audit.catalog
 
 lock: $(READY)  ## write the hashes of all dependencies again, after a change of pyproject or constraints
 	$(BIN)/python .ci/lock.py

@@ -13,9 +13,9 @@ from common import console, decimal, load_data, percent, show
 
 from suite.attacks.apgd import APGD
 from suite.attacks.gradient import PGD
-from suite.defenses.adversarial import AdversarialTraining, Trades
 from suite.defenses.plain import Plain
-from suite.metrics import balanced_accuracy, bootstrap, collapsed, paired, proportion
+from suite.defenses.robust.adversarial import AdversarialTraining, Trades
+from suite.results.metrics import balanced_accuracy, bootstrap, collapsed, paired, proportion
 from tabular.models import MLP
 
 EPS = 0.05  # of each column's plausible range

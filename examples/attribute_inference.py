@@ -13,8 +13,8 @@ from common import console, load_data, percent, show
 from privacy.attribute import AttributeBlackBox, AttributeByConfidence
 from suite.defenses.plain import Plain
 from suite.evaluate import Subject, measure
-from suite.measurement import Sheet
-from suite.metrics import Estimate
+from suite.results.measurement import Sheet
+from suite.results.metrics import Estimate
 from tabular.models import DEEP, LogisticRegression, RandomForest
 
 data = load_data()

@@ -7,11 +7,11 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from suite import registry
-from suite.cache import first_available
-from suite.data import Dataset
-from suite.errors import InputError
-from suite.metrics import Estimate
+from suite.base import registry
+from suite.base.errors import InputError
+from suite.core.data import Dataset
+from suite.datasets.cache import first_available
+from suite.results.metrics import Estimate
 
 PIMA = ("pima", "pima-synthetic")
 console = Console(highlight=False, markup=False)  # brackets are intervals here

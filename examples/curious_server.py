@@ -11,12 +11,12 @@ from dataclasses import replace
 
 from common import console, decimal, load_data, show
 
-from federated.defense import FederatedTraining
-from federated.eavesdropping import Decomposition, LabelMix
-from federated.sites import BySubgroup, Dirichlet
+from federated.evaluate.eavesdropping import Decomposition, LabelMix
+from federated.partition.sites import BySubgroup, Dirichlet
+from federated.training.defense import FederatedTraining
 from privacy.membership import LossThreshold
 from suite.evaluate import Subject, measure
-from suite.measurement import Sheet
+from suite.results.measurement import Sheet
 from tabular.models import MLP
 
 data = load_data("heart-4sites", "pima-synthetic")

@@ -14,8 +14,8 @@ import numpy as np
 from common import console, load_data, percent, show
 
 from privacy.reconstruction import DatabaseReconstruction
-from suite.classifier import EstimatorClassifier
-from suite.metrics import Estimate, proportion
+from suite.core.classifier import EstimatorClassifier
+from suite.results.metrics import Estimate, proportion
 from tabular.models import GaussianNB
 
 data = load_data()

@@ -14,17 +14,17 @@ import numpy as np
 import pandas as pd
 from common import console, load_data, percent, show
 
-from federated.agreement import PATIENTS, Agreement, configuration
-from federated.deployment import count_rows, fingerprint
-from federated.loopback import Loopback
-from federated.simulate import federate
-from federated.sites import BySubgroup, Dirichlet
-from federated.supernode import digest
-from suite import artifacts
-from suite.data import joined
-from suite.errors import InputError
-from suite.journal import verify
-from suite.metrics import proportion
+from federated.deployment.agreement import PATIENTS, Agreement, configuration
+from federated.deployment.deployment import count_rows, fingerprint
+from federated.deployment.loopback import Loopback
+from federated.deployment.supernode import digest
+from federated.flower.simulate import federate
+from federated.partition.sites import BySubgroup, Dirichlet
+from suite.base.errors import InputError
+from suite.base.journal import verify
+from suite.core.data import joined
+from suite.models import artifacts
+from suite.results.metrics import proportion
 
 data = load_data("heart-4sites", "pima-synthetic")
 sites = (BySubgroup() if "site" in data.train.subgroups else Dirichlet(3, 5.0))(data)

@@ -12,13 +12,13 @@ import torch
 from common import console, decimal, load_data, percent, show
 
 from imaging.detectors import FeatureSqueezing
-from imaging.models import ResNetSmall
+from imaging.models.models import ResNetSmall
 from suite.attacks.apgd import APGD
 from suite.attacks.gradient import FGSM, PGD
 from suite.detectors import KernelDensity, Mahalanobis
 from suite.evaluate.detection import behind
 from suite.evaluate.evasion import fools
-from suite.metrics import proportion, resampled_auroc, weighted
+from suite.results.metrics import proportion, resampled_auroc, weighted
 
 EPS = 4 / 255  # each pixel by at most 4 of 255 grey levels
 

@@ -11,9 +11,9 @@ import numpy as np
 from common import console, decimal, load_data, percent, show
 
 from privacy.membership import LossThreshold
-from suite.attack import Leaked
-from suite.defenses.dpsgd import DPSGD
-from suite.metrics import auroc, balanced_accuracy, bootstrap, collapsed, paired
+from suite.core.attack import Leaked
+from suite.defenses.private.dpsgd import DPSGD
+from suite.results.metrics import auroc, balanced_accuracy, bootstrap, collapsed, paired
 from tabular.models import MLP
 
 EPSILONS = (10, 3, 1)

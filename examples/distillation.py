@@ -12,9 +12,9 @@ import torch.nn.functional as F
 from common import console, load_data, percent, show
 
 from suite.attacks.gradient import PGD
-from suite.defenses.distillation import Distillation
 from suite.defenses.plain import Plain
-from suite.metrics import paired, proportion
+from suite.defenses.robust.distillation import Distillation
+from suite.results.metrics import paired, proportion
 from tabular.models import MLP
 
 EPS = 0.2  # of each column's plausible range: so far that whoever sees the gradient fools nearly everyone

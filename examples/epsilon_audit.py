@@ -17,11 +17,11 @@ from torch import nn
 
 from privacy.canaries import OneRunAudit
 from privacy.many_runs import ManyRunsAudit
-from suite.defenses.dpsgd import DPSGD
+from suite.base.info import Info
 from suite.defenses.plain import Plain
-from suite.info import Info
-from suite.metrics import proportion
-from suite.training import TorchRecipe
+from suite.defenses.private.dpsgd import DPSGD
+from suite.results.metrics import proportion
+from suite.training.loop import TorchRecipe
 
 
 @dataclass(frozen=True)

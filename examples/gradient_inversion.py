@@ -13,11 +13,11 @@ from dataclasses import replace
 import numpy as np
 from common import console, load_data, percent, show
 
-from federated.gradient_inversion import TabLeak
-from federated.local import seen
-from federated.rebuilt import baselines, matched
-from federated.task import Task, draws
-from suite.metrics import proportion
+from federated.attacks.gradient_inversion import TabLeak
+from federated.evaluate.rebuilt import baselines, matched
+from federated.task.local import seen
+from federated.task.task import Task, draws
+from suite.results.metrics import proportion
 from tabular.models import MLP
 
 PATIENTS = 16

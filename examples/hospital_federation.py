@@ -9,16 +9,16 @@ Run: python examples/hospital_federation.py [DATASET]
 import numpy as np
 from common import console, load_data, percent, show
 
-from federated.aggregate import GeometricMedian, Mean, Median
-from federated.check import check_sites
-from federated.client_app import packed
-from federated.collusion import Collusion
-from federated.grid import FIRST
-from federated.hostile import IPM, SignFlip
-from federated.simulate import federate
-from federated.sites import BySubgroup, Dirichlet
-from federated.task import Task
-from suite.metrics import proportion
+from federated.aggregation.aggregate import GeometricMedian, Mean, Median
+from federated.attacks.collusion import Collusion
+from federated.attacks.hostile import IPM, SignFlip
+from federated.flower.client_app import packed
+from federated.flower.grid import FIRST
+from federated.flower.simulate import federate
+from federated.partition.check import check_sites
+from federated.partition.sites import BySubgroup, Dirichlet
+from federated.task.task import Task
+from suite.results.metrics import proportion
 from tabular.models import MLP
 
 ROUNDS, HOSTILE = 40, 0

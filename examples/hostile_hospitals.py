@@ -9,11 +9,11 @@ Run: python examples/hostile_hospitals.py [DATASET]
 
 from common import console, load_data, percent, show
 
-from federated.defense import FederatedTraining
-from federated.hostile import ALIE, IPM, MinMax, SignFlip
-from federated.hostile_rows import BACKDOOR, LABEL_FLIP
-from federated.sites import BySubgroup, Dirichlet
-from suite.metrics import paired, proportion
+from federated.attacks.hostile import ALIE, IPM, MinMax, SignFlip
+from federated.attacks.hostile_rows import BACKDOOR, LABEL_FLIP
+from federated.partition.sites import BySubgroup, Dirichlet
+from federated.training.defense import FederatedTraining
+from suite.results.metrics import paired, proportion
 from tabular.models import MLP
 
 SEED = 0

@@ -12,13 +12,13 @@ import numpy as np
 import torch
 from common import console, decimal, load_data, percent, show
 
-from imaging.models import SimpleCNN
+from imaging.models.models import SimpleCNN
 from suite.attacks.apgd import APGD
 from suite.attacks.gradient import PGD
-from suite.defenses.adversarial import AdversarialTraining, Trades
-from suite.defenses.fast import FastAdversarialTraining, FreeAdversarialTraining
 from suite.defenses.plain import Plain
-from suite.metrics import balanced_accuracy, bootstrap, collapsed, paired, proportion
+from suite.defenses.robust.adversarial import AdversarialTraining, Trades
+from suite.defenses.robust.fast import FastAdversarialTraining, FreeAdversarialTraining
+from suite.results.metrics import balanced_accuracy, bootstrap, collapsed, paired, proportion
 
 EPS = 4 / 255  # each pixel by at most 4 of 255 grey levels
 

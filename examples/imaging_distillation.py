@@ -11,14 +11,14 @@ import torch
 import torch.nn.functional as F
 from common import console, load_data, percent, show
 
-from imaging.models import SimpleCNN
+from imaging.models.models import SimpleCNN
 from suite.attacks.ascent import ascend, uniform
 from suite.attacks.gradient import PGD
-from suite.defenses.distillation import Distillation
+from suite.base.seeding import torch_generator
 from suite.defenses.plain import Plain
+from suite.defenses.robust.distillation import Distillation
 from suite.evaluate.evasion import fools
-from suite.metrics import paired, proportion
-from suite.seeding import torch_generator
+from suite.results.metrics import paired, proportion
 
 EPS = 4 / 255  # each pixel by at most 4 of 255 grey levels
 

@@ -15,12 +15,12 @@ from imaging.attacks.autoattack import AutoAttack
 from imaging.attacks.biasfield import BiasField
 from imaging.attacks.spatial import RotationTranslation
 from imaging.attacks.square import Square
-from imaging.models import ResNetSmall
+from imaging.models.models import ResNetSmall
 from suite.attacks.gradient import FGSM, PGD
 from suite.attacks.minimal import DeepFool
 from suite.attacks.noise import RandomNoise
 from suite.evaluate.evasion import fools
-from suite.metrics import paired, proportion
+from suite.results.metrics import paired, proportion
 
 EPS = 4 / 255  # each pixel by at most 4 of 255 grey levels
 

@@ -16,12 +16,12 @@ import torch
 from common import console, decimal, load_data, show
 from PIL import Image
 
-from federated.gradient_inversion import InvertingGradients
-from federated.local import seen
-from federated.rebuilt import baselines, matched
-from federated.task import Task
-from imaging.models import SimpleCNN
-from suite.metrics import bootstrap
+from federated.attacks.gradient_inversion import InvertingGradients
+from federated.evaluate.rebuilt import baselines, matched
+from federated.task.local import seen
+from federated.task.task import Task
+from imaging.models.models import SimpleCNN
+from suite.results.metrics import bootstrap
 
 IMAGES = 4
 data = load_data("pneumoniamnist", "chest-phantom")

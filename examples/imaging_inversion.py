@@ -11,10 +11,10 @@ Run: python examples/imaging_inversion.py [DATASET]
 import numpy as np
 from common import console, decimal, load_data, percent, show
 
-from imaging.models import SimpleCNN
+from imaging.models.models import SimpleCNN
 from privacy.inversion import MIFace, PriorInversion
 from suite.evaluate.privacy import closeness, likeness
-from suite.metrics import Estimate, bootstrap, proportion
+from suite.results.metrics import Estimate, bootstrap, proportion
 
 data = load_data("pneumoniamnist", "chest-phantom")
 few = np.random.default_rng(0).permutation(len(data.train))[:1500]

@@ -17,8 +17,8 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch.nn.functional import adaptive_avg_pool2d
 
-from imaging.assemble import resplit
-from suite.metrics import auroc, bootstrap
+from imaging.datasets.assemble import resplit
+from suite.results.metrics import auroc, bootstrap
 
 data = load_data("alzheimer-mri", "chest-phantom")
 models = {"forest": ExtraTreesClassifier(200, min_samples_leaf=2, random_state=0),

@@ -14,8 +14,8 @@ from privacy.likelihood import RMIA, LiRA
 from privacy.membership import LossThreshold, QuantileRegression, RuleBased
 from suite.defenses.plain import Plain
 from suite.evaluate import Subject, measure
-from suite.measurement import Sheet
-from suite.metrics import Estimate
+from suite.results.measurement import Sheet
+from suite.results.metrics import Estimate
 from tabular.models import DEEP, MLP, RandomForest
 
 SHADOWS = 16

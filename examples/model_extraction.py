@@ -14,9 +14,9 @@ from sklearn.tree import DecisionTreeClassifier
 
 from privacy.exact_extraction import TreePaths
 from privacy.extraction import Copycat, JacobianAugmentation, KnockoffAdaptive, KnockoffRandom, SurrogateForest
-from suite.classifier import EstimatorClassifier
+from suite.core.classifier import EstimatorClassifier
 from suite.evaluate.extraction import transferred
-from suite.metrics import paired, proportion
+from suite.results.metrics import paired, proportion
 from tabular.models import MLP, XGBoost
 
 BUDGETS = (25, 50, 100, 200, 400)

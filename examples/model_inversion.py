@@ -12,7 +12,7 @@ from common import console, decimal, load_data, show
 
 from privacy.inversion import MIFace
 from suite.evaluate.privacy import closeness
-from suite.metrics import Estimate, bootstrap
+from suite.results.metrics import Estimate, bootstrap
 from tabular.models import MLP
 
 STEPS = (3, 10, 30, 300)

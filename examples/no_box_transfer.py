@@ -14,10 +14,10 @@ import numpy as np
 import torch
 from common import console, load_data, percent, show
 
-from imaging.models import ResNetSmall, SimpleCNN
-from imaging.phantom import draw
+from imaging.datasets.phantom import draw
+from imaging.models.models import ResNetSmall, SimpleCNN
 from suite.attacks.transfer import Transfer
-from suite.metrics import proportion
+from suite.results.metrics import proportion
 
 EPS, EACH, EPOCHS = 0.02, 420, 5  # 5 of 255 grey levels; images to learn from
 data = load_data("pneumoniamnist", "chest-phantom")

@@ -11,7 +11,7 @@ Run: python examples/poisoning.py [DATASET]
 from common import console, load_data, percent, show
 
 from suite.attacks.poisoning import TargetedFlip
-from suite.metrics import paired, proportion
+from suite.results.metrics import paired, proportion
 from tabular.backdoor import RareValues
 from tabular.models import XGBoost
 

@@ -13,7 +13,7 @@ import torch
 from common import console, load_data, percent, show
 
 from suite.attacks.hopskipjump import HopSkipJump
-from suite.metrics import paired, proportion
+from suite.results.metrics import paired, proportion
 from tabular.defenses import RobustTrees
 from tabular.exact import ExactFewest, ExactLinf
 from tabular.models import XGBoost

@@ -11,12 +11,12 @@ from dataclasses import replace
 
 from common import console, decimal, load_data, show
 
-from federated.aggregate import Mean
-from federated.private import CentralDP, RecordDP, Round, claims, spent
-from federated.simulate import federate
-from federated.sites import BySubgroup, Dirichlet
-from federated.task import Task
-from suite.metrics import auroc, bootstrap
+from federated.aggregation.aggregate import Mean
+from federated.aggregation.private import CentralDP, RecordDP, Round, claims, spent
+from federated.flower.simulate import federate
+from federated.partition.sites import BySubgroup, Dirichlet
+from federated.task.task import Task
+from suite.results.metrics import auroc, bootstrap
 from tabular.models import LogisticRegression
 
 ROUNDS, EPSILONS, DELTA = 20, (8, 3, 1), 1e-5

@@ -14,7 +14,7 @@ from common import console, load_data, percent, show
 from suite.attacks.apgd import APGD
 from suite.attacks.gradient import FGSM, PGD
 from suite.attacks.noise import RandomNoise
-from suite.metrics import paired, proportion
+from suite.results.metrics import paired, proportion
 from tabular.models import MLP
 
 EPS = 0.05  # of each column's plausible range

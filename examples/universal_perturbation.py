@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from common import console, load_data, percent, show
 
-from imaging.models import ResNetSmall
+from imaging.models.models import ResNetSmall
 from suite.attacks.universal import UniversalGradient
-from suite.metrics import paired, proportion
+from suite.results.metrics import paired, proportion
 
 OWN = 150  # images that the attacker has
 MAIN = 0.04  # 10 of 255 grey levels

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from suite.errors import InputError
-from suite.options import (
+from suite.base.errors import InputError
+from suite.cli.options import (
     Channels,
     Device,
     Drop,
@@ -40,7 +40,7 @@ from suite.options import (
 )
 
 if TYPE_CHECKING:
-    from suite.plan import Plan
+    from suite.audit.plan import Plan
 
 USE, TREES = "federated", "federated-trees"
 """Registered names of the defenses that are federations."""
@@ -111,8 +111,8 @@ def federate(
     if verify:
         _show_verified(verify, head)
         return
-    from suite import request
-    from suite.terminal import run_audit
+    from suite.audit import request
+    from suite.cli.terminal import run_audit
 
     listed, attacked = data_of(data, train, test), names(attacks)
     plan = plan or preset_for(listed)
@@ -140,7 +140,7 @@ def federate(
 
 def preset_for(data: list[str] | None) -> str:
     """The preset for images, or for all else."""
-    from suite.request import default_preset
+    from suite.audit.request import default_preset
 
     return "federation-images" if data and default_preset(data) == "imaging" else "federation"
 
@@ -209,7 +209,7 @@ def _told(item: dict[str, Any], bad: int | None) -> dict[str, Any]:
 
 
 def _spec(rule: str, bad: int) -> Any:
-    from suite import registry
+    from suite.base import registry
 
     found = registry.load("aggregations", rule)
     wants = [f.name for f in fields(found) if f.default is MISSING and f.default_factory is MISSING] \
@@ -230,8 +230,8 @@ def _against(item: Any, gone: set[str], rules: list[str]) -> Any:
 
 def changed(plan: Plan, rounds: int | None, hostile: int | None) -> Plan:
     """The plan with so many rounds in each federation, and so many hostile hospitals in each attack by hospitals."""
-    from federated.attackers import HostileAttack
-    from suite import registry
+    from federated.attacks.attackers import HostileAttack
+    from suite.base import registry
 
     def of(item: Any, **params: Any) -> Any:
         return item.model_copy(update={"params": item.params | {k: v for k, v in params.items() if v is not None}})
@@ -259,9 +259,9 @@ def check_numbers(plan: Plan, hostile: int | None) -> None:
 
 def check_federates(plan: Plan) -> None:
     """Raise `InputError` unless some federation of the plan can train some model of it."""
-    from suite import registry
-    from suite.cells import resolve_model
-    from suite.errors import NotApplicable
+    from suite.audit.layout import resolve_model
+    from suite.base import registry
+    from suite.base.errors import NotApplicable
 
     why = "the plan has no federation among its defenses"
     recipes = {item.name: resolve_model(item, plan.allow_pickle) for item in plan.models}
@@ -276,9 +276,9 @@ def check_federates(plan: Plan) -> None:
 
 
 def _show_verified(run: Path, head: str | None) -> None:
-    from federated.verify import verify_run
-    from suite.plain import plain
-    from suite.terminal import console
+    from federated.evaluate.verify import verify_run
+    from suite.base.text import plain
+    from suite.cli.terminal import console
 
     found = verify_run(run, head)
     end = "none changed" if head else "none changed before their ends"

@@ -10,13 +10,13 @@ from typing import ClassVar
 import numpy as np
 
 from imaging.defenses.transforms import bit_depth, median
-from suite.bounds import Bits, Count
-from suite.classifier import TorchClassifier
+from suite.base.bounds import Bits, Count
+from suite.base.errors import InputError, NotApplicable
+from suite.base.info import Info
+from suite.core.classifier import TorchClassifier
+from suite.core.space import Kind
 from suite.detectors import Squeezing
 from suite.detectors.squeezing import Squeezer
-from suite.errors import InputError, NotApplicable
-from suite.info import Info
-from suite.space import Kind
 
 
 @dataclass

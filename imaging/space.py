@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from suite.space import Kind, Norm, Space
+from suite.core.space import Kind, Norm, Space
 
 
 class ImageSpace(Space):

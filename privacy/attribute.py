@@ -10,14 +10,14 @@ import numpy as np
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.tree import DecisionTreeClassifier
 
-from suite.art import art_fence, estimator_over
-from suite.attack import AttributeAttack
-from suite.bounds import Count
-from suite.classifier import Classifier, EstimatorClassifier
-from suite.data import Split
-from suite.errors import NotApplicable
-from suite.info import Info
-from suite.space import Kind
+from suite.attacks.art.border import art_fence, estimator_over
+from suite.base.bounds import Count
+from suite.base.errors import NotApplicable
+from suite.base.info import Info
+from suite.core.attack import AttributeAttack
+from suite.core.classifier import Classifier, EstimatorClassifier
+from suite.core.data import Split
+from suite.core.space import Kind
 
 
 @dataclass(frozen=True)

@@ -10,14 +10,14 @@ import numpy as np
 import torch
 
 from privacy.lower_bounds import Guesses, gaussian_epsilon, guess, one_run, one_run_gdp, refutes, strongest
-from suite.attack import Audited, PrivacyAudit
-from suite.bounds import Count, ProperShare, Shares
-from suite.classifier import Classifier
-from suite.data import Split, joined
-from suite.defenses.accounting import privacy_curve, usual_delta
-from suite.errors import InputError
-from suite.info import Info
-from suite.odds import log_odds
+from suite.base.bounds import Count, ProperShare, Shares
+from suite.base.errors import InputError
+from suite.base.info import Info
+from suite.core.attack import Audited, PrivacyAudit
+from suite.core.classifier import Classifier
+from suite.core.data import Split, joined
+from suite.core.odds import log_odds
+from suite.defenses.private.accounting import privacy_curve, usual_delta
 
 
 @dataclass(frozen=True)

@@ -13,11 +13,11 @@ from sklearn.tree import DecisionTreeRegressor
 from torch import nn
 
 from privacy.extraction import POOL, Query, Regressed, questions
-from suite.attack import ExtractionAttack
-from suite.classifier import Classifier, EstimatorClassifier, TorchClassifier
-from suite.data import Split
-from suite.info import Info
-from suite.space import Space
+from suite.base.info import Info
+from suite.core.attack import ExtractionAttack
+from suite.core.classifier import Classifier, EstimatorClassifier, TorchClassifier
+from suite.core.data import Split
+from suite.core.space import Space
 
 
 @dataclass(frozen=True)

@@ -11,14 +11,14 @@ import numpy as np
 import torch
 from torch import nn
 
-from suite.art import art_fence, estimator_over
-from suite.attack import ExtractionAttack
-from suite.bounds import Count, Positive
-from suite.classifier import Classifier, EstimatorClassifier, TorchClassifier
-from suite.data import Split
-from suite.errors import InputError
-from suite.info import Info
-from suite.normalize import Normalize
+from suite.attacks.art.border import art_fence, estimator_over
+from suite.base.bounds import Count, Positive
+from suite.base.errors import InputError
+from suite.base.info import Info
+from suite.core.attack import ExtractionAttack
+from suite.core.classifier import Classifier, EstimatorClassifier, TorchClassifier
+from suite.core.data import Split
+from suite.core.normalize import Normalize
 
 Query = Callable[[np.ndarray], np.ndarray]
 

@@ -9,13 +9,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from suite.art import art_fence, art_gradient_estimator, box
-from suite.attack import InversionAttack
-from suite.bounds import Count, LearningRate, NonNegative, Positive
-from suite.classifier import Classifier, TorchClassifier
-from suite.errors import InputError, NotApplicable
-from suite.info import Info
-from suite.seeding import seeded
+from suite.attacks.art.border import art_fence, art_gradient_estimator, box
+from suite.base.bounds import Count, LearningRate, NonNegative, Positive
+from suite.base.errors import InputError, NotApplicable
+from suite.base.info import Info
+from suite.base.seeding import seeded
+from suite.core.attack import InversionAttack
+from suite.core.classifier import Classifier, TorchClassifier
 
 
 @dataclass(frozen=True)

@@ -9,12 +9,12 @@ from typing import ClassVar, Literal
 import numpy as np
 from scipy.special import log_expit, logsumexp
 
-from suite.attack import Leaked, MembershipAttack
-from suite.bounds import Even, Fraction
-from suite.classifier import Classifier
-from suite.errors import NotApplicable
-from suite.info import Info
-from suite.odds import Shadows, log_odds
+from suite.base.bounds import Even, Fraction
+from suite.base.errors import NotApplicable
+from suite.base.info import Info
+from suite.core.attack import Leaked, MembershipAttack
+from suite.core.classifier import Classifier
+from suite.core.odds import Shadows, log_odds
 
 FEW = 64
 """Shadow models below which the spread of a row's odds is taken from all rows together (Carlini et al., sec. IV-C)."""

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy.special import bdtrc, betainccinv, betaincinv, expit, log_ndtr, ndtr, ndtri
 
-from suite.errors import InputError
+from suite.base.errors import InputError
 
 
 def from_counts(true_positives: int, members: int, false_positives: int, others: int, delta: float,

@@ -11,15 +11,15 @@ from pydantic import Field
 
 from privacy.canaries import check_possible, mislabeled, redrawn, strangers
 from privacy.lower_bounds import from_scores, from_scores_gdp, gaussian_epsilon, guess
-from suite.attack import Audited, PrivacyAudit
-from suite.bounds import ProperShare
-from suite.classifier import Classifier
-from suite.data import Split, joined
-from suite.defenses.accounting import usual_delta
-from suite.errors import InputError
-from suite.info import Info
-from suite.odds import log_odds
-from suite.progress import advance
+from suite.base.bounds import ProperShare
+from suite.base.errors import InputError
+from suite.base.info import Info
+from suite.base.progress import advance
+from suite.core.attack import Audited, PrivacyAudit
+from suite.core.classifier import Classifier
+from suite.core.data import Split, joined
+from suite.core.odds import log_odds
+from suite.defenses.private.accounting import usual_delta
 
 
 @dataclass(frozen=True)

@@ -8,16 +8,16 @@ from typing import ClassVar, Literal
 import numpy as np
 import torch
 
-from suite.art import art_estimator, art_fence
-from suite.attack import Leaked, MembershipAttack
+from suite.attacks.art.border import art_estimator, art_fence
 from suite.attacks.hopskipjump import HopSkipJump
-from suite.bounds import Count, Positive
-from suite.classifier import Classifier
-from suite.data import Split
-from suite.errors import InputError
-from suite.info import Info
-from suite.odds import log_odds
-from suite.seeding import torch_generator
+from suite.base.bounds import Count, Positive
+from suite.base.errors import InputError
+from suite.base.info import Info
+from suite.base.seeding import torch_generator
+from suite.core.attack import Leaked, MembershipAttack
+from suite.core.classifier import Classifier
+from suite.core.data import Split
+from suite.core.odds import log_odds
 
 FEWEST = 10
 """Known rows of each kind below which nothing is learned from them."""

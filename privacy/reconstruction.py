@@ -8,12 +8,12 @@ from typing import ClassVar, Literal
 import numpy as np
 from sklearn.naive_bayes import GaussianNB
 
-from suite.attack import ReconstructionAttack
-from suite.classifier import Classifier, EstimatorClassifier
-from suite.data import Split
-from suite.errors import InputError, NotApplicable
-from suite.info import Info
-from suite.space import Kind
+from suite.base.errors import InputError, NotApplicable
+from suite.base.info import Info
+from suite.core.attack import ReconstructionAttack
+from suite.core.classifier import Classifier, EstimatorClassifier
+from suite.core.data import Split
+from suite.core.space import Kind
 
 
 @dataclass(frozen=True)

@@ -9,12 +9,12 @@ import numpy as np
 import pandas as pd
 import torch
 
-from suite import csv
-from suite.data import Dataset, Provenance, Split, patient_numbers
-from suite.errors import InputError
-from suite.positive import Labels, disease_last
-from suite.split import PARTS, WORDS, all_single, not_a_patient, parts_of, shared, split, with_validation
-from suite.subgroups import subgroup
+from suite.base.errors import InputError
+from suite.core.data import Dataset, Provenance, Split, patient_numbers
+from suite.datasets import csv
+from suite.datasets.positive import Labels, disease_last
+from suite.datasets.split import PARTS, WORDS, all_single, not_a_patient, parts_of, shared, split, with_validation
+from suite.datasets.subgroups import subgroup
 from tabular.encode import encode
 from tabular.schema import Schema
 
@@ -30,7 +30,7 @@ USUAL_SUBGROUPS = ("age", "sex", "gender", "site", "hospital")
 
 @dataclass(frozen=True)
 class Source:
-    """What is known of a table besides its cells; see `suite.data.Provenance`."""
+    """What is known of a table besides its cells; see `suite.core.data.Provenance`."""
 
     name: str
     owner: str

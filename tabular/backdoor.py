@@ -9,11 +9,11 @@ import numpy as np
 import torch
 
 from suite.attacks.poisoning import Backdoor
-from suite.bounds import Count, ProperShare
-from suite.data import Split
-from suite.errors import InputError, NotApplicable
-from suite.info import Info
-from suite.space import Kind
+from suite.base.bounds import Count, ProperShare
+from suite.base.errors import InputError, NotApplicable
+from suite.base.info import Info
+from suite.core.data import Split
+from suite.core.space import Kind
 from tabular.schema import PatientSpace
 
 

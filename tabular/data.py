@@ -14,10 +14,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from suite import cache, csv
-from suite.data import Dataset
-from suite.errors import InputError
-from suite.plan import Table
+from suite.audit.plan import Table
+from suite.base.errors import InputError
+from suite.core.data import Dataset
+from suite.datasets import cache, csv
 from tabular import synthetic
 from tabular.assemble import TWO_FILES, Source, build, check_schema, labels
 from tabular.infer import infer

@@ -8,14 +8,14 @@ from typing import ClassVar
 
 import numpy as np
 
-from suite.bounds import Nodes, Positive, Whole
-from suite.classifier import EstimatorClassifier
-from suite.data import Split, joined
-from suite.defense import Defense
-from suite.errors import InputError, NotApplicable
-from suite.info import Info
-from suite.progress import advance
-from suite.recipe import Recipe
+from suite.base.bounds import Nodes, Positive, Whole
+from suite.base.errors import InputError, NotApplicable
+from suite.base.info import Info
+from suite.base.progress import advance
+from suite.core.classifier import EstimatorClassifier
+from suite.core.data import Split, joined
+from suite.core.defense import Defense
+from suite.core.recipe import Recipe
 from tabular.trees.ensemble import Ensemble
 from tabular.trees.exact import Reach, solve
 

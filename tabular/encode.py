@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from suite.csv import listed, numbers, place, words
-from suite.errors import InputError
+from suite.base.errors import InputError
+from suite.datasets.csv import listed, numbers, place, words
 from tabular.schema import Column, Schema
 
 

@@ -12,12 +12,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from suite.attack import Certified, CertifiedAttack
-from suite.bounds import Count, Nodes, Positive, Unbounded
-from suite.classifier import Classifier, EstimatorClassifier
-from suite.errors import InputError, NotApplicable
-from suite.info import Info
-from suite.progress import advance
+from suite.base.bounds import Count, Nodes, Positive, Unbounded
+from suite.base.errors import InputError, NotApplicable
+from suite.base.info import Info
+from suite.base.progress import advance
+from suite.core.attack import Certified, CertifiedAttack
+from suite.core.classifier import Classifier, EstimatorClassifier
 from tabular.trees.ensemble import Ensemble
 from tabular.trees.exact import NODES, SECONDS, Robustness, solve
 from tabular.trees.reach import Reach

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from suite.csv import numbers, place, words
-from suite.errors import InputError
+from suite.base.errors import InputError
+from suite.datasets.csv import numbers, place, words
 from tabular.schema import Column, Schema
 
 MOST_CATEGORIES = 20
@@ -36,7 +36,7 @@ def infer(frame: pd.DataFrame, target: str | None = None, drop: Sequence[str] = 
     them by hand.
 
     Args:
-        frame: The table, as read by `suite.csv.read` or by pandas.
+        frame: The table, as read by `suite.datasets.csv.read` or by pandas.
         target, drop: Columns that are no features.
 
     Raises:

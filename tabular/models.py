@@ -10,14 +10,14 @@ import torch
 from pydantic import Field
 from torch import nn
 
-from suite import training
-from suite.bounds import Count, Decay, Depth, LearningRate, NonNegative, Positive, Width
-from suite.classifier import EstimatorClassifier, TorchClassifier
-from suite.data import Split
-from suite.info import Info
-from suite.recipe import Recipe
-from suite.space import Kind
-from suite.training import TorchRecipe
+from suite.base.bounds import Count, Decay, Depth, LearningRate, NonNegative, Positive, Width
+from suite.base.info import Info
+from suite.core.classifier import EstimatorClassifier, TorchClassifier
+from suite.core.data import Split
+from suite.core.recipe import Recipe
+from suite.core.space import Kind
+from suite.training import loop as training
+from suite.training.loop import TorchRecipe
 
 
 @dataclass(frozen=True)

@@ -35,8 +35,8 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, model_validator
 from torch import Tensor
 
-from suite.errors import InputError
-from suite.space import Kind, Reach, Space
+from suite.base.errors import InputError
+from suite.core.space import Kind, Reach, Space
 
 
 class Column(BaseModel):

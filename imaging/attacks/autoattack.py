@@ -9,14 +9,14 @@ import torch
 from torch import Tensor
 
 from imaging.attacks.square import Square
-from suite.attack import GradientAttack
 from suite.attacks._search import Goal, Query
 from suite.attacks.apgd import APGD
 from suite.attacks.fab import FAB
-from suite.bounds import Count, Label, Positive
-from suite.classifier import TorchClassifier
-from suite.info import Info
-from suite.space import Kind, Lp
+from suite.base.bounds import Count, Label, Positive
+from suite.base.info import Info
+from suite.core.attack import GradientAttack
+from suite.core.classifier import TorchClassifier
+from suite.core.space import Kind, Lp
 
 
 @dataclass(frozen=True)

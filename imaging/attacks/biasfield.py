@@ -9,11 +9,11 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from imaging import spline
+from imaging.transforms import spline
 from suite.attacks._shaped import Shaped
-from suite.bounds import Fraction, Positive
-from suite.info import Info
-from suite.space import Kind
+from suite.base.bounds import Fraction, Positive
+from suite.base.info import Info
+from suite.core.space import Kind
 
 _POINTS = 4
 """Control points of the tuning along each axis."""

@@ -8,15 +8,15 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from imaging.dct import image
+from imaging.transforms.dct import image
 from suite.attacks._search import Goal, project
 from suite.attacks.universal import Universal
-from suite.bounds import Count, Positive, Share
-from suite.classifier import Classifier
-from suite.errors import InputError
-from suite.info import Info
-from suite.seeding import torch_generator
-from suite.space import Kind
+from suite.base.bounds import Count, Positive, Share
+from suite.base.errors import InputError
+from suite.base.info import Info
+from suite.base.seeding import torch_generator
+from suite.core.classifier import Classifier
+from suite.core.space import Kind
 
 
 @dataclass(frozen=True)

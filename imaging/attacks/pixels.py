@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 
 from suite.attacks._search import Goal, Query
-from suite.batches import in_batches
-from suite.bounds import Count, Positive, Several
-from suite.classifier import Classifier
-from suite.errors import InputError
-from suite.info import Info
-from suite.space import Kind, Norm, Reach
+from suite.base.bounds import Count, Positive, Several
+from suite.base.errors import InputError
+from suite.base.info import Info
+from suite.core.batches import in_batches
+from suite.core.classifier import Classifier
+from suite.core.space import Kind, Norm, Reach
 
 
 @dataclass(frozen=True)

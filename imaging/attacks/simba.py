@@ -8,13 +8,13 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from imaging.dct import matrix
+from imaging.transforms.dct import matrix
 from suite.attacks._search import Goal, Query, norms, per_row
-from suite.bounds import Count, Positive, Share
-from suite.classifier import Classifier
-from suite.errors import InputError
-from suite.info import Info
-from suite.space import Kind, Norm, Reach
+from suite.base.bounds import Count, Positive, Share
+from suite.base.errors import InputError
+from suite.base.info import Info
+from suite.core.classifier import Classifier
+from suite.core.space import Kind, Norm, Reach
 
 Basis = Literal["dct", "pixel"]
 

@@ -12,15 +12,15 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from imaging import spline
-from imaging.warping import displaced
+from imaging.transforms import spline
+from imaging.transforms.warping import displaced
 from suite.attacks._search import Goal, Hunt, Query, worst_of
 from suite.attacks._shaped import Shaped
-from suite.bounds import Count, Fraction, Positive
-from suite.classifier import Classifier
-from suite.errors import InputError
-from suite.info import Info
-from suite.space import Kind, Reach
+from suite.base.bounds import Count, Fraction, Positive
+from suite.base.errors import InputError
+from suite.base.info import Info
+from suite.core.classifier import Classifier
+from suite.core.space import Kind, Reach
 
 
 @dataclass(frozen=True)

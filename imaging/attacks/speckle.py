@@ -11,10 +11,10 @@ from torch import Tensor
 
 from suite.attacks._search import Goal, Hunt, Query, worst_of
 from suite.attacks._shaped import Shaped
-from suite.bounds import Count, Positive
-from suite.classifier import Classifier
-from suite.info import Info
-from suite.space import Kind, Reach
+from suite.base.bounds import Count, Positive
+from suite.base.info import Info
+from suite.core.classifier import Classifier
+from suite.core.space import Kind, Reach
 
 _UNIT = "largest share by which a pixel's intensity changes"
 

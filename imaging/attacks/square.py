@@ -13,11 +13,11 @@ from torch import Tensor
 
 from imaging.attacks.stripes import striped
 from suite.attacks._search import Goal, Query, norms
-from suite.bounds import Count, Share
-from suite.classifier import Classifier
-from suite.errors import InputError
-from suite.info import Info
-from suite.space import Kind, Lp, Reach
+from suite.base.bounds import Count, Share
+from suite.base.errors import InputError
+from suite.base.info import Info
+from suite.core.classifier import Classifier
+from suite.core.space import Kind, Lp, Reach
 
 HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
 """Steps, of 10,000, after which the share of an image that a square covers is halved."""

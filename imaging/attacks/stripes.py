@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from suite.attacks._search import Goal, Hunt, Query, worst_of
-from suite.bounds import Count
-from suite.classifier import Classifier
-from suite.info import Info
-from suite.space import Kind, Reach
+from suite.base.bounds import Count
+from suite.base.info import Info
+from suite.core.classifier import Classifier
+from suite.core.space import Kind, Reach
 
 Direction = Literal["vertical", "horizontal"]
 

@@ -9,14 +9,14 @@ from typing import ClassVar
 from torch import Tensor
 
 from imaging.defenses import transforms
-from suite.bounds import Bits, Count, Positive
-from suite.classifier import Classifier
-from suite.data import Split
-from suite.defense import Front
-from suite.defenses.sanitizer import sanitized
-from suite.errors import InputError, NotApplicable
-from suite.info import Info
-from suite.space import Kind
+from suite.base.bounds import Bits, Count, Positive
+from suite.base.errors import InputError, NotApplicable
+from suite.base.info import Info
+from suite.core.classifier import Classifier
+from suite.core.data import Split
+from suite.core.defense import Front
+from suite.core.space import Kind
+from suite.defenses.post_training.sanitizer import sanitized
 
 _KNOWN = "measured against attacks that know it and differentiate through it"
 _BPDA = _KNOWN + ", rounding taken for the identity (BPDA: Athalye, Carlini and Wagner 2018, arXiv 1802.00420)"

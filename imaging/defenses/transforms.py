@@ -15,8 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from imaging import dct
-from suite.bpda import straight_through
+from imaging.transforms import dct
+from suite.training.straight_through import straight_through
 
 _KEPT = 6
 """Steps of total variation that a backward pass holds at a time."""

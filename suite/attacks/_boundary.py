@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from suite.attacks._search import per_row
-from suite.space import Reach
+from suite.core.space import Reach
 
 NUDGE = 1e-4
 """Lead in logits that a step asks for. Less than half of it counts as none, as it may be noise of float32 that another

@@ -11,13 +11,13 @@ from typing import Literal, Self
 import torch
 from torch import Tensor
 
-from suite.attack import EvasionAttack, GradientAttack
-from suite.batches import in_batches
-from suite.bounds import Label
-from suite.classifier import REJECTED, Classifier, TorchClassifier
-from suite.errors import InputError
-from suite.seeding import torch_generator
-from suite.space import Norm, Reach
+from suite.base.bounds import Label
+from suite.base.errors import InputError
+from suite.base.seeding import torch_generator
+from suite.core.attack import EvasionAttack, GradientAttack
+from suite.core.batches import in_batches
+from suite.core.classifier import REJECTED, Classifier, TorchClassifier
+from suite.core.space import Norm, Reach
 
 Loss = Literal["ce", "margin"]
 

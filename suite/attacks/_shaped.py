@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from suite.attacks._search import Goal, Hunt, Search, restarted
-from suite.bounds import Count, Positive
-from suite.classifier import TorchClassifier
-from suite.space import Reach
+from suite.base.bounds import Count, Positive
+from suite.core.classifier import TorchClassifier
+from suite.core.space import Reach
 
 
 @dataclass(frozen=True)

@@ -21,10 +21,10 @@ from suite.attacks._search import (
     restarted,
     uphill,
 )
-from suite.bounds import Count, Whole
-from suite.classifier import TorchClassifier
-from suite.info import Info
-from suite.space import Lp, Reach
+from suite.base.bounds import Count, Whole
+from suite.base.info import Info
+from suite.core.classifier import TorchClassifier
+from suite.core.space import Lp, Reach
 
 
 @dataclass(frozen=True)

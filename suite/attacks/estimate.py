@@ -14,11 +14,11 @@ import torch
 from torch import Tensor
 
 from suite.attacks._search import Goal, Hunt, Loss, Query
-from suite.bounds import Count, Decay, Even, Positive
-from suite.classifier import Classifier
-from suite.errors import InputError
-from suite.info import Info
-from suite.space import Reach
+from suite.base.bounds import Count, Decay, Even, Positive
+from suite.base.errors import InputError
+from suite.base.info import Info
+from suite.core.classifier import Classifier
+from suite.core.space import Reach
 
 _DEPARTS = ("asks about the nearest possible input; `sigma` and `step` are shares of `eps`; judges every iterate, for "
             "one more query a step")

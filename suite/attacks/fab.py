@@ -10,10 +10,10 @@ from torch import Tensor
 
 from suite.attacks._boundary import NUDGE
 from suite.attacks._search import Goal, Search, norms, per_row
-from suite.bounds import Count, Unbounded, Whole
-from suite.classifier import TorchClassifier
-from suite.info import Info
-from suite.space import Lp, Norm, Reach
+from suite.base.bounds import Count, Unbounded, Whole
+from suite.base.info import Info
+from suite.core.classifier import TorchClassifier
+from suite.core.space import Lp, Norm, Reach
 
 UNSEEN = 6
 """Steps of Newton's method on a device other than the CPU between two looks at whether it has arrived: mostly 3 or 4

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from suite.attacks._search import Goal, Query, per_row
-from suite.bounds import Count, Positive, Several, Share
-from suite.classifier import Classifier
-from suite.info import Info
-from suite.space import Reach
+from suite.base.bounds import Count, Positive, Several, Share
+from suite.base.info import Info
+from suite.core.classifier import Classifier
+from suite.core.space import Reach
 
 WILD = 10
 """In so many first generations all features mutate."""

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 from suite.attacks._search import Goal, Hunt, Search, per_row, project, random_start, restarted, uphill
-from suite.bounds import Count, NonNegative, Positive
-from suite.classifier import TorchClassifier
-from suite.info import Info
-from suite.space import Lp, Reach
+from suite.base.bounds import Count, NonNegative, Positive
+from suite.base.info import Info
+from suite.core.classifier import TorchClassifier
+from suite.core.space import Lp, Reach
 
 _DEPARTS = ("climbs the log odds of being fooled, whose direction is that of cross-entropy but does not vanish where "
             "the model is sure; judges each step at the nearest possible input")

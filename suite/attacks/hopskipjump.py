@@ -10,14 +10,14 @@ from typing import ClassVar, Self
 import torch
 from torch import Tensor
 
-from suite.attack import EvasionAttack
 from suite.attacks._search import Goal, norms, per_row
-from suite.batches import MOST, in_batches
-from suite.bounds import Count, Label, Positive, Unbounded
-from suite.classifier import Classifier
-from suite.info import Info
-from suite.seeding import torch_generator
-from suite.space import Lp, Norm, Space
+from suite.base.bounds import Count, Label, Positive, Unbounded
+from suite.base.info import Info
+from suite.base.seeding import torch_generator
+from suite.core.attack import EvasionAttack
+from suite.core.batches import MOST, in_batches
+from suite.core.classifier import Classifier
+from suite.core.space import Lp, Norm, Space
 
 HALVINGS = 20
 """A step shrinks at most so many times until it fools the model; then the row stays where it is."""

@@ -10,10 +10,10 @@ from torch import Tensor
 
 from suite.attacks._boundary import step
 from suite.attacks._search import Goal, Search, overwrite, per_row
-from suite.bounds import Count, LearningRate, NonNegative, Positive, Unbounded
-from suite.classifier import TorchClassifier
-from suite.info import Info
-from suite.space import Norm, Reach
+from suite.base.bounds import Count, LearningRate, NonNegative, Positive, Unbounded
+from suite.base.info import Info
+from suite.core.classifier import TorchClassifier
+from suite.core.space import Norm, Reach
 
 
 @dataclass(frozen=True)

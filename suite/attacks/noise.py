@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from suite.attacks._search import Goal, Hunt, Query, random_start, worst_of
-from suite.bounds import Count
-from suite.classifier import Classifier
-from suite.info import Info
-from suite.space import Lp, Reach
+from suite.base.bounds import Count
+from suite.base.info import Info
+from suite.core.classifier import Classifier
+from suite.core.space import Lp, Reach
 
 
 @dataclass(frozen=True)

@@ -11,11 +11,11 @@ import numpy as np
 import torch
 from scipy.special import logsumexp
 
-from suite.attack import Poisoned, PoisoningAttack
-from suite.bounds import Count, Label
-from suite.data import Split
-from suite.errors import InputError
-from suite.info import Info
+from suite.base.bounds import Count, Label
+from suite.base.errors import InputError
+from suite.base.info import Info
+from suite.core.attack import Poisoned, PoisoningAttack
+from suite.core.data import Split
 
 
 @dataclass(frozen=True)

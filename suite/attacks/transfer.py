@@ -8,17 +8,17 @@ from typing import ClassVar, Literal
 import numpy as np
 from torch import Tensor
 
-from suite import registry
-from suite.attack import EvasionAttack
 from suite.attacks.gradient import MIFGSM, PGD
-from suite.bounds import Count, Label, Positive
-from suite.classifier import TorchClassifier
-from suite.data import Dataset
-from suite.errors import InputError
-from suite.info import Info
-from suite.recipe import Recipe
-from suite.space import Lp
-from suite.training import TorchRecipe
+from suite.base import registry
+from suite.base.bounds import Count, Label, Positive
+from suite.base.errors import InputError
+from suite.base.info import Info
+from suite.core.attack import EvasionAttack
+from suite.core.classifier import TorchClassifier
+from suite.core.data import Dataset
+from suite.core.recipe import Recipe
+from suite.core.space import Lp
+from suite.training.loop import TorchRecipe
 
 _HELD_OUT = 0.2
 """Share of the attacker's own rows on which the training of the surrogate is stopped."""

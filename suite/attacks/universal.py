@@ -9,16 +9,16 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from suite.attack import EvasionAttack, GradientAttack
 from suite.attacks._search import Goal, per_row, project, uphill
-from suite.batches import in_batches
-from suite.bounds import Count, Fraction, Label, Positive, Share
-from suite.classifier import Classifier, TorchClassifier
-from suite.errors import InputError
-from suite.info import Info
-from suite.seeding import torch_generator
-from suite.space import Lp, Reach
-from suite.training import shuffled
+from suite.base.bounds import Count, Fraction, Label, Positive, Share
+from suite.base.errors import InputError
+from suite.base.info import Info
+from suite.base.seeding import torch_generator
+from suite.core.attack import EvasionAttack, GradientAttack
+from suite.core.batches import in_batches
+from suite.core.classifier import Classifier, TorchClassifier
+from suite.core.space import Lp, Reach
+from suite.training.loop import shuffled
 
 SOFT = 0.25
 """Width, in units of a batch's mean log odds, over which an input's vote fades once it is at the label: with a sharp

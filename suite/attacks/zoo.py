@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from suite.attacks._search import Goal, Query
-from suite.batches import MOST
-from suite.bounds import Count, LearningRate, NonNegative, Positive
-from suite.classifier import Classifier
-from suite.info import Info
-from suite.space import Lp, Reach
+from suite.base.bounds import Count, LearningRate, NonNegative, Positive
+from suite.base.info import Info
+from suite.core.batches import MOST
+from suite.core.classifier import Classifier
+from suite.core.space import Lp, Reach
 
 
 @dataclass(frozen=True)

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from suite.classifier import Classifier
-from suite.data import Split
-from suite.defense import Defense
-from suite.info import Info
-from suite.recipe import Recipe
+from suite.base.info import Info
+from suite.core.classifier import Classifier
+from suite.core.data import Split
+from suite.core.defense import Defense
+from suite.core.recipe import Recipe
 
 
 @dataclass(frozen=True)

@@ -11,13 +11,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from suite.batches import in_batches
-from suite.classifier import Classifier, TorchClassifier
-from suite.detector import Detector
-from suite.errors import InputError, NotApplicable
-from suite.features import Penultimate
-from suite.normalize import Normalize
-from suite.seeding import torch_generator
+from suite.base.errors import InputError, NotApplicable
+from suite.base.seeding import torch_generator
+from suite.core.batches import in_batches
+from suite.core.classifier import Classifier, TorchClassifier
+from suite.core.detector import Detector
+from suite.core.normalize import Normalize
+from suite.training.features import Penultimate
 
 
 @dataclass

@@ -10,11 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from suite.bounds import Positive, Several
-from suite.classifier import TorchClassifier
+from suite.base.bounds import Positive, Several
+from suite.base.errors import InputError
+from suite.base.info import Info
+from suite.core.classifier import TorchClassifier
 from suite.detectors._torch import TorchDetector, View, some
-from suite.errors import InputError
-from suite.info import Info
 
 GRID = torch.logspace(-1, 1, 17).tolist()
 """Bandwidths that are tried, in units of the median distance to the nearest clean input."""

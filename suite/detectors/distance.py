@@ -9,11 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from suite.bounds import Count, NonNegative, Several
-from suite.classifier import TorchClassifier
+from suite.base.bounds import Count, NonNegative, Several
+from suite.base.errors import InputError, NotApplicable
+from suite.base.info import Info
+from suite.core.classifier import TorchClassifier
 from suite.detectors._torch import TorchDetector, View, labels, some
-from suite.errors import InputError, NotApplicable
-from suite.info import Info
 
 WIDEST = 8192
 """Features of which a covariance is still computed."""

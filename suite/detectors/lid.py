@@ -11,14 +11,14 @@ from torch import Tensor, nn
 
 from suite.attacks._search import random_start
 from suite.attacks.gradient import FGSM
-from suite.batches import in_batches
-from suite.bounds import Count, Positive, Several
-from suite.classifier import TorchClassifier
+from suite.base.bounds import Count, Positive, Several
+from suite.base.errors import InputError
+from suite.base.info import Info
+from suite.base.seeding import torch_generator
+from suite.core.batches import in_batches
+from suite.core.classifier import TorchClassifier
 from suite.detectors._torch import TorchDetector
-from suite.errors import InputError
-from suite.features import Layers
-from suite.info import Info
-from suite.seeding import torch_generator
+from suite.training.features import Layers
 
 
 @dataclass

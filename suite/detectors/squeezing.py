@@ -11,15 +11,16 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from suite.bounds import Bits
-from suite.bpda import straight_through
-from suite.classifier import TorchClassifier
+from suite.base.bounds import Bits
+from suite.base.errors import InputError, NotApplicable
+from suite.base.info import Info
+from suite.core.classifier import TorchClassifier
 from suite.detectors._torch import TorchDetector
-from suite.errors import InputError, NotApplicable
-from suite.info import Info
+from suite.training.straight_through import straight_through
 
 Squeezer = Callable[[Tensor], Tensor]
-"""`(n, ...) inputs -> (n, ...)` coarser ones, with a gradient that leads somewhere: see `suite.bpda`."""
+"""`(n, ...) inputs -> (n, ...)` coarser ones, with a gradient that leads somewhere: see
+`suite.training.straight_through`."""
 
 
 @dataclass

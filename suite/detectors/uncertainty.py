@@ -9,12 +9,12 @@ from typing import ClassVar, Literal
 import numpy as np
 from torch import Tensor, nn
 
-from suite.bounds import Several
-from suite.classifier import TorchClassifier
+from suite.base.bounds import Several
+from suite.base.errors import InputError, NotApplicable
+from suite.base.info import Info
+from suite.core.classifier import TorchClassifier
 from suite.detectors._torch import TorchDetector
-from suite.errors import InputError, NotApplicable
-from suite.info import Info
-from suite.randomized import DROPOUT, Randomized, Together, drawing
+from suite.training.randomized import DROPOUT, Randomized, Together, drawing
 
 
 @dataclass

@@ -7,13 +7,13 @@ from dataclasses import asdict, dataclass, field
 
 import numpy as np
 
-from suite import metrics
-from suite.attack import Attack, PoisoningAttack
-from suite.data import Split
+from suite.base.limits import SMALLEST_GROUP
+from suite.core.attack import Attack, PoisoningAttack
+from suite.core.data import Split
 from suite.evaluate.subject import Arrays, people, subgroups
 from suite.evaluate.worst_case import Part, withstood
-from suite.limits import SMALLEST_GROUP
-from suite.measurement import Sheet
+from suite.results import metrics
+from suite.results.measurement import Sheet
 
 
 @dataclass(frozen=True)

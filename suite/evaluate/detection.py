@@ -9,23 +9,23 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from suite import metrics
 from suite.attacks._search import Search
 from suite.attacks.apgd import APGD
 from suite.attacks.gradient import PGD
-from suite.batches import in_batches
-from suite.classifier import TorchClassifier
-from suite.defenses.guard import GuardedModule
-from suite.detector import Detector, exceeded
+from suite.base.errors import InputError, NotApplicable
+from suite.core.batches import in_batches
+from suite.core.classifier import TorchClassifier
+from suite.core.detector import Detector, exceeded
+from suite.defenses.post_training.guard import GuardedModule
 from suite.detectors import TorchDetector
-from suite.errors import InputError, NotApplicable
 from suite.evaluate.evasion import SLACK, fools
 from suite.evaluate.subject import Arrays, Subject
 from suite.evaluate.worst_case import CONTROL, Part, withstood
-from suite.features import Penultimate
-from suite.measurement import Sheet
-from suite.metrics import Estimate
-from suite.randomized import Randomized
+from suite.results import metrics
+from suite.results.measurement import Sheet
+from suite.results.metrics import Estimate
+from suite.training.features import Penultimate
+from suite.training.randomized import Randomized
 
 FPRS = (0.01, 0.05)
 """Shares of clean inputs that may be alarms; at the last one stands the detector that adaptive attacks meet."""

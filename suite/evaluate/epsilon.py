@@ -5,12 +5,12 @@ from __future__ import annotations
 import time
 from dataclasses import asdict
 
-from suite import metrics
-from suite.attack import PrivacyAudit
-from suite.classifier import Classifier
-from suite.data import Split
+from suite.core.attack import PrivacyAudit
+from suite.core.classifier import Classifier
+from suite.core.data import Split
 from suite.evaluate.subject import Arrays, Subject, measure, relation
-from suite.measurement import Sheet
+from suite.results import metrics
+from suite.results.measurement import Sheet
 
 CLAIMS = ("epsilon_claimed", "epsilon_independent", "epsilon_replace_one", "delta")
 """Notes of a model that are told beside the audit of its training."""

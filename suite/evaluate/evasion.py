@@ -8,18 +8,18 @@ from dataclasses import asdict, replace
 import numpy as np
 import torch
 
-from suite import metrics
-from suite.attack import CertifiedAttack, EvasionAttack
-from suite.attacks.query import QueryAttack
+from suite.attacks.art.query import QueryAttack
 from suite.attacks.transfer import Transfer
 from suite.attacks.universal import Universal
-from suite.classifier import Classifier, TorchClassifier
-from suite.data import Split
-from suite.errors import InputError
+from suite.base.errors import InputError
+from suite.core.attack import CertifiedAttack, EvasionAttack
+from suite.core.classifier import Classifier, TorchClassifier
+from suite.core.data import Split
 from suite.evaluate.pictures import picture
 from suite.evaluate.subject import Arrays, Subject, measure, people, subgroups
-from suite.measurement import Sheet
-from suite.training import tensors
+from suite.results import metrics
+from suite.results.measurement import Sheet
+from suite.training.loop import tensors
 
 SLACK = 1e-5
 """Budgets are compared in float32."""

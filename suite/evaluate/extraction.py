@@ -8,16 +8,16 @@ from dataclasses import asdict
 import numpy as np
 import torch
 
-from suite import metrics
-from suite.attack import ExtractionAttack
 from suite.attacks.gradient import PGD
 from suite.attacks.noise import RandomNoise
-from suite.classifier import REJECTED, Classifier, TorchClassifier
-from suite.data import Split
+from suite.core.attack import ExtractionAttack
+from suite.core.classifier import REJECTED, Classifier, TorchClassifier
+from suite.core.data import Split
+from suite.evaluate.prada import PRADA
 from suite.evaluate.subject import Arrays, Subject, measure
-from suite.measurement import Sheet
-from suite.metrics import Estimate
-from suite.prada import PRADA
+from suite.results import metrics
+from suite.results.measurement import Sheet
+from suite.results.metrics import Estimate
 
 BUDGETS = (25, 50, 100, 200, 400)
 """Rows asked in all."""

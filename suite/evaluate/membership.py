@@ -10,19 +10,19 @@ from typing import Any
 
 import numpy as np
 
-from suite import metrics
-from suite.artifacts import Fitted
-from suite.attack import Leaked, MembershipAttack, ShadowScore
-from suite.data import Split, patients_of
-from suite.errors import InputError
+from suite.base.errors import InputError
+from suite.core.attack import Leaked, MembershipAttack, ShadowScore
+from suite.core.data import Split, patients_of
+from suite.core.odds import log_odds
 from suite.evaluate.patients import measure_patients
 from suite.evaluate.subject import Arrays, Subject, measure, subgroups
-from suite.measurement import Sheet
-from suite.metrics import Estimate
-from suite.odds import log_odds
-from suite.patients import by_person
-from suite.shadows import Shadowing
-from suite.surrogate import described
+from suite.models.artifacts import Fitted
+from suite.models.surrogate import described
+from suite.results import metrics
+from suite.results.measurement import Sheet
+from suite.results.metrics import Estimate
+from suite.shadows.patients import by_person
+from suite.shadows.shadowing import Shadowing
 
 FPRS = (0.001, 0.01, 0.05, 0.1)
 SCORED = 400

@@ -7,13 +7,13 @@ from typing import Any
 
 import numpy as np
 
-from suite import metrics
-from suite.attack import ShadowScore
+from suite.core.attack import ShadowScore
+from suite.core.odds import Shadows
 from suite.evaluate.subject import Arrays
-from suite.measurement import Sheet
-from suite.metrics import Estimate
-from suite.odds import Shadows
-from suite.patients import (
+from suite.results import metrics
+from suite.results.measurement import Sheet
+from suite.results.metrics import Estimate
+from suite.shadows.patients import (
     ABOVE,
     auroc_interval,
     aurocs_without,

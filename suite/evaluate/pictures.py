@@ -6,8 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from suite.classifier import Classifier, TorchClassifier
-from suite.data import Split, patients_of
+from suite.core.classifier import Classifier, TorchClassifier
+from suite.core.data import Split, patients_of
 from suite.evaluate.subject import Arrays
 
 MOST = 3

@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from suite import metrics
-from suite.attack import Poisoned, PoisoningAttack
-from suite.classifier import Classifier
+from suite.core.attack import Poisoned, PoisoningAttack
+from suite.core.classifier import Classifier
 from suite.evaluate.subject import Arrays, Subject, measure
-from suite.measurement import Sheet
+from suite.results import metrics
+from suite.results.measurement import Sheet
 
 
 @measure.register

@@ -8,14 +8,14 @@ from dataclasses import asdict
 import numpy as np
 import torch
 
-from suite import metrics
-from suite.attack import AttributeAttack, InversionAttack, ReconstructionAttack
-from suite.classifier import Classifier
-from suite.data import Split
-from suite.errors import NotApplicable
+from suite.base.errors import NotApplicable
+from suite.core.attack import AttributeAttack, InversionAttack, ReconstructionAttack
+from suite.core.classifier import Classifier
+from suite.core.data import Split
 from suite.evaluate.pictures import inverted
 from suite.evaluate.subject import Arrays, Subject, measure
-from suite.measurement import Sheet
+from suite.results import metrics
+from suite.results.measurement import Sheet
 
 LEFT_OUT = 50
 """Training rows at most that are left out, one at a time, to be rebuilt."""

@@ -10,16 +10,16 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from suite import metrics
-from suite.artifacts import Fitted
-from suite.attack import Attack, EvasionAttack
-from suite.classifier import Classifier
-from suite.data import Dataset, Split, patients_of
-from suite.defense import Defense
-from suite.errors import InputError
-from suite.limits import SMALLEST_GROUP
-from suite.measurement import Sheet
-from suite.recipe import Recipe
+from suite.base.errors import InputError
+from suite.base.limits import SMALLEST_GROUP
+from suite.core.attack import Attack, EvasionAttack
+from suite.core.classifier import Classifier
+from suite.core.data import Dataset, Split, patients_of
+from suite.core.defense import Defense
+from suite.core.recipe import Recipe
+from suite.models.artifacts import Fitted
+from suite.results import metrics
+from suite.results.measurement import Sheet
 
 Arrays = dict[str, np.ndarray]
 CERTIFIED = 100
@@ -66,7 +66,7 @@ class Subject:
 
     @property
     def training_known(self) -> bool:
-        """Whether it is known which rows the model learned from; see `suite.cells.Layout.training_known`."""
+        """Whether it is known which rows the model learned from; see `suite.audit.layout.Layout.training_known`."""
         return not isinstance(self.recipe, Fitted) or "train" in self.data.declared
 
     def ladder(self, attack: EvasionAttack) -> tuple[float, tuple[float, ...]]:

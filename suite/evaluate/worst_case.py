@@ -8,15 +8,15 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from suite import metrics
-from suite.attack import CertifiedAttack, EvasionAttack, GradientAttack
 from suite.attacks.gradient import FGSM, PGD
-from suite.classifier import TorchClassifier
-from suite.errors import InputError
+from suite.base.errors import InputError
+from suite.core.attack import CertifiedAttack, EvasionAttack, GradientAttack
+from suite.core.classifier import TorchClassifier
+from suite.core.space import Space
 from suite.evaluate.evasion import SLACK
 from suite.evaluate.subject import Arrays, Subject, people, subgroups
-from suite.measurement import Sheet
-from suite.space import Space
+from suite.results import metrics
+from suite.results.measurement import Sheet
 
 CONTROL = "noise"
 """Registered name of the random control: what it fools is the base rate of every evasion attack."""

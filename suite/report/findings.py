@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from statistics import NormalDist
 from typing import Literal, NamedTuple
 
-from suite.measurement import Measurement
+from suite.results.measurement import Measurement
 
 Level = Literal["high", "error", "medium", "inconclusive", "low", "not tested"]
 LEVELS: dict[Level, tuple[str, str]] = {

@@ -5,11 +5,11 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from suite import registry
-from suite.errors import InputError
-from suite.info import Info
-from suite.measurement import Measurement
+from suite.base import registry
+from suite.base.errors import InputError
+from suite.base.info import Info
 from suite.report.show import Voice
+from suite.results.measurement import Measurement
 
 CONTROL = "noise"
 """As `suite.evaluate.worst_case.CONTROL`."""

@@ -10,12 +10,13 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from suite import threats
-from suite.measurement import Measurement
-from suite.report import figures, pictures
+from suite.base import threats
+from suite.report.figures import charts as figures
+from suite.report.figures import pictures
 from suite.report.findings import LEVELS, THRESHOLDS, TOPICS, Finding
 from suite.report.judge.every import checks, findings
 from suite.report.rows import Rows
+from suite.report.rules.verdict import verdict
 from suite.report.sections import (
     catalog,
     clean,
@@ -29,7 +30,7 @@ from suite.report.sections import (
     robustness,
 )
 from suite.report.show import join, plural, share
-from suite.report.verdict import verdict
+from suite.results.measurement import Measurement
 
 HERE = Path(__file__).parent
 SECTIONS = {"errors": "errors", "trust": "robustness", "evasion": "robustness", "natural changes": "robustness",

@@ -6,12 +6,12 @@ from collections import defaultdict
 from dataclasses import dataclass
 from typing import Any
 
-from suite.measurement import Measurement
 from suite.report import known
 from suite.report.show import VOICES
+from suite.results.measurement import Measurement
 
 WORST = "worst-case"
-"""As `suite.cells.WORST`, which this does not import: findings are looked up without torch."""
+"""As `suite.audit.layout.WORST`, which this does not import: findings are looked up without torch."""
 CONTROL = known.CONTROL
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from suite.defenses.sizes import AT_EDGE, DECLARED
-from suite.measurement import Measurement
+from suite.defenses.private.sizes import AT_EDGE, DECLARED
+from suite.results.measurement import Measurement
 
 MINUS = "−"
 NONE = "–"

@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from suite.measurement import Measurement
 from suite.report.show import NONE, bounds, brief, interval, number
+from suite.results.measurement import Measurement
 
 Tone = Literal["", "bad", "warn", "good", "muted"]
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from suite.files import write_atomic
+from suite.base.files import write_atomic
 from suite.report.page import render
-from suite.run import Run
-from suite.seal import sha256
+from suite.results.run import Run
+from suite.results.seal import sha256
 
 
 def write_report(run: Run) -> Path:

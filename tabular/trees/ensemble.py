@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from suite.errors import NotApplicable
+from suite.base.errors import NotApplicable
 
 DOUBLE, SINGLE = 2.0**-53, 2.0**-24
 """Unit roundoffs: the largest relative error of one addition."""

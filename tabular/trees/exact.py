@@ -11,7 +11,7 @@ from typing import Literal
 
 import numpy as np
 
-from suite.space import Space
+from suite.core.space import Space
 from tabular.trees import search
 from tabular.trees.ensemble import Ensemble
 from tabular.trees.groups import Groups, Leaves, compile_box, leaf_distances, root_bound

@@ -8,8 +8,8 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from suite.errors import NotApplicable
-from suite.space import Space
+from suite.base.errors import NotApplicable
+from suite.core.space import Space
 from tabular.trees.ensemble import Ensemble
 
 

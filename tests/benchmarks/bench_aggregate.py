@@ -21,7 +21,7 @@ from importlib.metadata import PackageNotFoundError, distribution, version
 import torch
 from torch import Tensor
 
-from federated.aggregate import (
+from federated.aggregation.aggregate import (
     Aggregator,
     Bulyan,
     CenteredClipping,
@@ -33,8 +33,8 @@ from federated.aggregate import (
     NormClipping,
     TrimmedMean,
 )
-from federated.mixing import NNM, Bucketing
-from federated.trust import FLAME, FLTrust
+from federated.aggregation.mixing import NNM, Bucketing
+from federated.aggregation.trust import FLAME, FLTrust
 
 BAR = 1.5
 """Times ByzFL's that ours may take."""

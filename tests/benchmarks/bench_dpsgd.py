@@ -19,12 +19,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from imaging.models import ResNetSmall, SimpleCNN
-from suite.data import Split
-from suite.defenses.dpsgd import DPSGD
-from suite.groupnorm import without_batch_norm
-from suite.space import Space
-from suite.training import TorchRecipe, build, shuffled
+from imaging.models.models import ResNetSmall, SimpleCNN
+from suite.core.data import Split
+from suite.core.space import Space
+from suite.defenses.private.dpsgd import DPSGD
+from suite.training.groupnorm import without_batch_norm
+from suite.training.loop import TorchRecipe, build, shuffled
 
 ROWS, BATCH, INPUTS = 2048, 128, (1, 28, 28)
 BAR = 3.5

@@ -25,15 +25,15 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from federated.aggregate import Mean
-from federated.client_app import hospital
-from federated.grid import Border
-from federated.server_app import Joined, rounds
-from federated.simulate import federate
-from federated.task import Task
-from imaging.models import SimpleCNN
-from suite.data import Split
-from suite.space import Space
+from federated.aggregation.aggregate import Mean
+from federated.flower.client_app import hospital
+from federated.flower.grid import Border
+from federated.flower.server_app import Joined, rounds
+from federated.flower.simulate import federate
+from federated.task.task import Task
+from imaging.models.models import SimpleCNN
+from suite.core.data import Split
+from suite.core.space import Space
 from tabular.models import MLP
 
 ROWS = 768

@@ -7,7 +7,7 @@ possible patients (six integer columns, one immutable); and a small CNN on 256 m
 
 "Passes alone" replays the passes that our attack bought: for each, a leaf tensor of the same number of rows, the
 module, `logits.sum()`, and where the attack took one the input gradient, with frozen parameters and nothing between.
-Ours takes the passes of plain ReLU networks without autograd (`suite/passes.py`), so it can be below 1 there.
+Ours takes the passes of plain ReLU networks without autograd (`suite/core/passes.py`), so it can be below 1 there.
 `x passes` is the attack's time over that, and `us a pass` what it spends beside each pass; `ART x ours` is ART's time
 over ours (ART knows the box only). All in one process, interleaved; the ratios are medians over the repeats of ratios
 within a repeat. Process time.
@@ -27,8 +27,8 @@ from torch import Tensor, nn
 from suite.attacks.apgd import APGD
 from suite.attacks.gradient import FGSM, PGD
 from suite.attacks.minimal import CarliniWagnerL2, DeepFool
-from suite.classifier import TorchClassifier
-from suite.space import Space
+from suite.core.classifier import TorchClassifier
+from suite.core.space import Space
 from tabular.schema import Schema
 
 

@@ -45,7 +45,7 @@ from imaging.space import ImageSpace
 from suite.attacks.apgd import APGD
 from suite.attacks.gradient import FGSM, PGD
 from suite.attacks.minimal import CarliniWagnerL2, DeepFool
-from suite.classifier import TorchClassifier
+from suite.core.classifier import TorchClassifier
 
 EPS, N = 4 / 255, 256
 TWO = 200 / N

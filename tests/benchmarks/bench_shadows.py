@@ -25,16 +25,16 @@ import torch
 import torch.nn.functional as F
 from scipy.stats import spearmanr
 
-from imaging.models import SimpleCNN
+from imaging.models.models import SimpleCNN
 from privacy.likelihood import LiRA
-from suite.attack import Leaked
-from suite.data import Split
+from suite.core.attack import Leaked
+from suite.core.data import Split
+from suite.core.space import Space
 from suite.defenses.plain import Plain
-from suite.metrics import auroc
-from suite.shadows import Shadowing
-from suite.space import Space
-from suite.stack import fit_many
-from suite.training import build
+from suite.results.metrics import auroc
+from suite.shadows.shadowing import Shadowing
+from suite.training.loop import build
+from suite.training.stack import fit_many
 from tabular.models import DEEP, MLP, RandomForest
 
 ROWS, EPOCHS, LR = 600, 100, 1e-2

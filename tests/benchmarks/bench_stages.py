@@ -19,11 +19,12 @@ from pathlib import Path
 
 import torch
 
-from suite import artifacts, registry
-from suite.audit import Audit
-from suite.plan import Plan
-from suite.request import open_data
-from suite.run import Run
+from suite.audit.plan import Plan
+from suite.audit.request import open_data
+from suite.audit.runner import Audit
+from suite.base import registry
+from suite.models import artifacts
+from suite.results.run import Run
 
 REPEATS = 5
 BATCH = 385
@@ -37,7 +38,7 @@ def main() -> None:
     wall = None
     if args.run is None:
         args.run, began = Path(tempfile.mkdtemp()) / "run", time.perf_counter()
-        subprocess.run([sys.executable, "-m", "suite.cli", "audit", "imaging", "--jobs", str(args.jobs), "--out",
+        subprocess.run([sys.executable, "-m", "suite.cli.app", "audit", "imaging", "--jobs", str(args.jobs), "--out",
                         str(args.run)], check=True)
         wall = time.perf_counter() - began
     torch.set_num_threads(1)

@@ -37,7 +37,7 @@ from sklearn.ensemble import RandomForestClassifier
 from sklearn.model_selection import train_test_split
 from xgboost import XGBClassifier
 
-from suite.space import Space
+from suite.core.space import Space
 from tabular.data import shipped_schema
 from tabular.trees.ensemble import Ensemble
 from tabular.trees.exact import solve

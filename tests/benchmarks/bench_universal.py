@@ -23,12 +23,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from imaging.data import breast_ultrasound_28, ham10000, pneumoniamnist
-from imaging.models import SimpleCNN
+from imaging.datasets.data import breast_ultrasound_28, ham10000, pneumoniamnist
+from imaging.models.models import SimpleCNN
 from suite.attacks.universal import UniversalGradient
-from suite.classifier import TorchClassifier
-from suite.data import Split
-from suite.seeding import seeded
+from suite.base.seeding import seeded
+from suite.core.classifier import TorchClassifier
+from suite.core.data import Split
 
 SETS = {"pneumoniamnist": pneumoniamnist, "breast-ultrasound-28": breast_ultrasound_28, "ham10000": ham10000}
 EPS, OWN, UNSEEN, TRAIN = 0.03, 100, 300, 1500

@@ -36,18 +36,18 @@ sys.path.insert(0, str(Path(__file__).parent))
 from bench_gradient import Tape
 from bench_images import clock, replay, trained
 
-from imaging.models import EfficientNetB0, ResNet18
+from imaging.models.models import EfficientNetB0, ResNet18
 from imaging.space import ImageSpace
-from suite import registry
-from suite.attack import EvasionAttack
 from suite.attacks.apgd import APGD
 from suite.attacks.gradient import BIM, FGSM, PGD
 from suite.attacks.minimal import DeepFool
-from suite.classifier import TorchClassifier
-from suite.devices import describe_device, resolve_device
-from suite.errors import InputError, NotApplicable
-from suite.folding import fold
-from suite.training import build
+from suite.base import registry
+from suite.base.devices import describe_device, resolve_device
+from suite.base.errors import InputError, NotApplicable
+from suite.core.attack import EvasionAttack
+from suite.core.classifier import TorchClassifier
+from suite.training.folding import fold
+from suite.training.loop import build
 
 EPS = 4 / 255
 SHARES = {"attacks": 0.35, "memory": 0.1, "table": 0.55}

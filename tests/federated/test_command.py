@@ -9,9 +9,11 @@ import pytest
 pytest.importorskip("flwr")
 
 from federated.command import changed, check_federates, dealt, joined_by, preset_for
-from suite import cli, metrics, terminal
-from suite.errors import InputError
-from suite.plan import Plan
+from suite.audit.plan import Plan
+from suite.base.errors import InputError
+from suite.cli import app as cli
+from suite.cli import terminal
+from suite.results import metrics
 
 
 def medsec(monkeypatch, capsys, *args):

@@ -2,11 +2,12 @@
 
 import pytest
 
-from imaging import phantom
-from suite import metrics, registry
+from imaging.datasets import phantom
 from suite.attacks.gradient import PGD
+from suite.base import registry
 from suite.evaluate import detection
-from tests import _audit
+from suite.results import metrics
+from tests.support import audit as _audit
 
 PATIENTS = 80
 SMALL = {"epochs": 2, "widths": [4, 8, 8], "grid": [0.01], "steps": 3, "queries": 20, "search": 2, "passes": 2,

@@ -9,10 +9,10 @@ from torch import nn
 from imaging.defenses.transforms import bit_depth, median
 from imaging.detectors import FeatureSqueezing
 from imaging.space import ImageSpace
-from suite.classifier import TorchClassifier
-from suite.errors import InputError, NotApplicable
-from suite.space import Space
-from tests.suite import _models
+from suite.base.errors import InputError, NotApplicable
+from suite.core.classifier import TorchClassifier
+from suite.core.space import Space
+from tests.support import models as _models
 
 
 @pytest.mark.parametrize("size", [2, 3])

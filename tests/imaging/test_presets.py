@@ -2,8 +2,8 @@
 
 import pytest
 
-from suite import registry
-from suite.plan import Plan, read_toml
+from suite.audit.plan import Plan, read_toml
+from suite.base import registry
 
 
 @pytest.mark.parametrize("preset", [name for name in registry.names("presets") if name.startswith("imaging")])

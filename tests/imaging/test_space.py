@@ -5,8 +5,8 @@ import pytest
 import torch
 from scipy.fft import dctn
 
-from imaging import dct
 from imaging.space import ImageSpace
+from imaging.transforms import dct
 
 
 def pair(shape=(4, 3, 28, 28), seed=0):

@@ -13,11 +13,11 @@ from sklearn.ensemble import RandomForestClassifier
 from sklearn.tree import DecisionTreeClassifier
 
 from privacy.attribute import AttributeBlackBox, AttributeByConfidence, AttributeWhiteBoxTree
-from suite.art import art_fence, estimator_over
-from suite.classifier import REJECTED, Classifier, EstimatorClassifier
-from suite.data import Split
-from suite.errors import NotApplicable
-from suite.space import Space
+from suite.attacks.art.border import art_fence, estimator_over
+from suite.base.errors import NotApplicable
+from suite.core.classifier import REJECTED, Classifier, EstimatorClassifier
+from suite.core.data import Split
+from suite.core.space import Space
 from tabular.models import DecisionTree, RandomForest
 
 SPACE = Space(-10.0, 10.0)

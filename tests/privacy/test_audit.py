@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests import _audit
+from tests.support import audit as _audit
 
 SMALL = {"shadows": 4, "max_iter": 2, "draws": 2, "epochs": 3, "trees": 10, "init_size": 5, "canaries": 20,
          "learner": "dt"}

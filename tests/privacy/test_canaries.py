@@ -10,15 +10,15 @@ from scipy.stats import binom
 
 from privacy.canaries import OneRunAudit, mislabeled, redrawn, unexplained
 from privacy.lower_bounds import Guesses, gaussian_epsilon, one_run, one_run_gdp
-from suite import registry
-from suite.classifier import Classifier
-from suite.data import Split
-from suite.defenses.dpsgd import DPSGD
-from suite.defenses.sizes import public_size
-from suite.errors import InputError
-from suite.space import Space
+from suite.base import registry
+from suite.base.errors import InputError
+from suite.core.classifier import Classifier
+from suite.core.data import Split
+from suite.core.space import Space
+from suite.defenses.private.dpsgd import DPSGD
+from suite.defenses.private.sizes import public_size
 from tabular.models import LogisticRegression
-from tests.suite._models import patients
+from tests.support.models import patients
 
 COLUMNS = 600
 """So many that one layer has room for every canary."""
@@ -88,9 +88,9 @@ def test_the_claim_is_that_of_the_training_with_canaries(monkeypatch):
     def accountant(first, delta, rate, steps):  # the real ones take seconds
         return 1 + rate
 
-    monkeypatch.setattr("suite.defenses.dpsgd.noise_multiplier", accountant)
+    monkeypatch.setattr("suite.defenses.private.dpsgd.noise_multiplier", accountant)
     for name in ("epsilon_prv", "epsilon_pld", "epsilon_replaced"):
-        monkeypatch.setattr(f"suite.defenses.accounting.{name}", accountant)
+        monkeypatch.setattr(f"suite.defenses.private.accounting.{name}", accountant)
     asked = []
     monkeypatch.setattr("privacy.canaries.privacy_curve", lambda *of: asked.append(of) or (np.zeros(1), np.ones(1)))
     found = audited(DPSGD(epsilon=3.0, delta=1e-4, batch=30, epochs=2), 0)

@@ -23,15 +23,15 @@ from privacy.extraction import (
     questions,
     stepped,
 )
-from suite.art import art_fence, estimator_over
-from suite.classifier import Classifier, EstimatorClassifier, TorchClassifier
-from suite.data import Split
-from suite.defenses.answers import RoundedAnswers
-from suite.errors import InputError
-from suite.space import Space
+from suite.attacks.art.border import art_fence, estimator_over
+from suite.base.errors import InputError
+from suite.core.classifier import Classifier, EstimatorClassifier, TorchClassifier
+from suite.core.data import Split
+from suite.core.space import Space
+from suite.defenses.post_training.answers import RoundedAnswers
 from tabular import models as recipes
 from tabular.schema import Column, Schema
-from tests.breast import breast
+from tests.support.breast import breast
 
 ALL = (KnockoffRandom(), KnockoffAdaptive(epochs=40), Copycat(), JacobianAugmentation(epochs=40), SurrogateForest(),
        SurrogateForest(labels=True), EquationSolving())

@@ -7,16 +7,16 @@ import pytest
 import torch
 from art.attacks.inference.model_inversion import MIFace as ArtMIFace
 
-from imaging import phantom
-from imaging.models import SimpleCNN
+from imaging.datasets import phantom
+from imaging.models.models import SimpleCNN
 from imaging.space import ImageSpace
 from privacy.inversion import MIFace, PriorInversion, variation
-from suite.art import art_fence, art_gradient_estimator
-from suite.classifier import EstimatorClassifier, TorchClassifier
-from suite.data import Split
-from suite.errors import InputError, NotApplicable
+from suite.attacks.art.border import art_fence, art_gradient_estimator
+from suite.base.errors import InputError, NotApplicable
+from suite.core.classifier import EstimatorClassifier, TorchClassifier
+from suite.core.data import Split
+from suite.core.space import Space
 from suite.evaluate.privacy import closeness, likeness
-from suite.space import Space
 
 LOWER, UPPER = torch.tensor([0.0, -50.0, 0.0]), torch.tensor([200.0, 50.0, 1.0])
 SPACE = Space(LOWER, UPPER, UPPER - LOWER)

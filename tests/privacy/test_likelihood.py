@@ -9,11 +9,11 @@ from scipy.stats import norm
 from sklearn.metrics import roc_auc_score
 
 from privacy.likelihood import RMIA, CalibratedLoss, LiRA
-from suite import registry
-from suite.attack import Leaked
-from suite.errors import InputError, NotApplicable
-from suite.odds import Shadows
-from suite.shadows import halves
+from suite.base import registry
+from suite.base.errors import InputError, NotApplicable
+from suite.core.attack import Leaked
+from suite.core.odds import Shadows
+from suite.shadows.shadowing import halves
 
 ALL = (LiRA(), LiRA(offline=True), RMIA(), RMIA(offline=True), CalibratedLoss())
 

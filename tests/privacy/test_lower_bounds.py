@@ -22,8 +22,8 @@ from privacy.lower_bounds import (
     refutes,
     strongest,
 )
-from suite.defenses.accounting import privacy_curve
-from suite.errors import InputError
+from suite.base.errors import InputError
+from suite.defenses.private.accounting import privacy_curve
 
 REPEATS = 400
 ALLOWED = binom.ppf(0.999, REPEATS, 0.05) / REPEATS

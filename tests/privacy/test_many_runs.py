@@ -9,9 +9,9 @@ from scipy.stats import binom
 
 from privacy.lower_bounds import from_scores, from_scores_gdp, gaussian_epsilon
 from privacy.many_runs import ManyRunsAudit
-from suite import registry
-from suite.defenses.dpsgd import DPSGD
-from suite.errors import InputError
+from suite.base import registry
+from suite.base.errors import InputError
+from suite.defenses.private.dpsgd import DPSGD
 from tabular.models import LogisticRegression
 from tests.privacy.test_canaries import FRESH, HONEST, TRAIN, VAL, Blank, Quiet, flat
 

@@ -16,13 +16,13 @@ from sklearn.ensemble import RandomForestClassifier
 from sklearn.metrics import roc_auc_score
 
 from privacy.membership import ArtBlackBox, LabelOnly, LossThreshold, NoiseRobustness, QuantileRegression, RuleBased
-from suite.art import art_estimator, art_fence
-from suite.attack import Leaked
-from suite.classifier import EstimatorClassifier, TorchClassifier
-from suite.data import Split
-from suite.errors import InputError
-from suite.space import Space
-from tests.breast import breast
+from suite.attacks.art.border import art_estimator, art_fence
+from suite.base.errors import InputError
+from suite.core.attack import Leaked
+from suite.core.classifier import EstimatorClassifier, TorchClassifier
+from suite.core.data import Split
+from suite.core.space import Space
+from tests.support.breast import breast
 
 ALL = (LossThreshold(), RuleBased(), ArtBlackBox(), LabelOnly(max_iter=3), NoiseRobustness(10), QuantileRegression())
 

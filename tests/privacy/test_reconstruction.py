@@ -9,15 +9,15 @@ from art.estimators.classification import SklearnClassifier
 from sklearn import naive_bayes
 
 from privacy.reconstruction import DatabaseReconstruction
-from suite.art import art_fence
-from suite.artifacts import Fitted
-from suite.classifier import EstimatorClassifier
-from suite.data import Split
-from suite.errors import InputError, NotApplicable
+from suite.attacks.art.border import art_fence
+from suite.base.errors import InputError, NotApplicable
+from suite.core.classifier import EstimatorClassifier
+from suite.core.data import Split
+from suite.core.space import Space
 from suite.evaluate import measure
-from suite.space import Space
+from suite.models.artifacts import Fitted
 from tabular.models import DecisionTree, GaussianNB
-from tests.suite._toy import dataset, sheet, subject, value
+from tests.support.toy import dataset, sheet, subject, value
 
 SCALE = np.float32([1, 100, 1e5])
 

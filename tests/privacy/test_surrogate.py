@@ -5,13 +5,14 @@ import pytest
 from sklearn.ensemble import RandomForestClassifier
 from xgboost import XGBClassifier
 
-from suite import metrics, registry
-from suite.artifacts import Fitted
-from suite.errors import NotApplicable
+from suite.base import registry
+from suite.base.errors import NotApplicable
 from suite.evaluate import measure
-from suite.surrogate import alike
+from suite.models.artifacts import Fitted
+from suite.models.surrogate import alike
+from suite.results import metrics
 from tabular.models import DecisionTree, XGBoost
-from tests.suite._toy import dataset, sheet, split, subject
+from tests.support.toy import dataset, sheet, split, subject
 
 OFFLINE = ("lira-offline", "rmia-offline", "calibrated-loss")
 

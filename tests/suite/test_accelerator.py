@@ -1,7 +1,7 @@
 """Everything that uses tensors runs on another device, agrees with the CPU there, and seldom makes it wait.
 
 One small audit of images with all that is registered, and one of a table with what is left; each on the CPU and on the
-pretend device of `tests/accelerator.py`. What is registered later is taken in by itself.
+pretend device of `tests/support/accelerator.py`. What is registered later is taken in by itself.
 """
 
 import copy
@@ -14,20 +14,23 @@ import numpy as np
 import pytest
 import torch
 
-from federated.form import Form
+from federated.core.form import Form
 from imaging.space import ImageSpace
-from suite import metrics, registry
 from suite.attacks.gradient import PGD
-from suite.audit import Audit
-from suite.classifier import TorchClassifier
-from suite.data import Dataset, Provenance, Split
-from suite.devices import describe_device, resolve_device
-from suite.errors import InputError
+from suite.audit.plan import Plan
+from suite.audit.runner import Audit
+from suite.base import registry
+from suite.base.devices import describe_device, resolve_device
+from suite.base.errors import InputError
+from suite.core.classifier import TorchClassifier
+from suite.core.data import Dataset, Provenance, Split
 from suite.evaluate import detection, extraction
-from suite.plan import Plan
-from suite.training import TorchRecipe, build
-from tests import _audit, accelerator
-from tests.suite import _images, _models
+from suite.results import metrics
+from suite.training.loop import TorchRecipe, build
+from tests.support import accelerator
+from tests.support import audit as _audit
+from tests.support import images as _images
+from tests.support import models as _models
 
 SMALL = {"epochs": 2, "widths": [4, 8], "grid": [0.02], "steps": 3, "queries": 20, "search": 1, "constants": 1,
          "passes": 1, "samples": 4, "max_iter": 2, "init_size": 8, "init_eval": 5, "max_eval": 10, "population": 4,

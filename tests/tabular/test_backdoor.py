@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 import torch
 
-from suite.data import Split
-from suite.errors import InputError, NotApplicable
-from suite.space import Space
+from suite.base.errors import InputError, NotApplicable
+from suite.core.data import Split
+from suite.core.space import Space
 from tabular.backdoor import FeatureTrigger, RareValues
 from tabular.models import RandomForest
 from tabular.schema import Column, Relation, Schema
-from tests.breast import breast
+from tests.support.breast import breast
 
 
 def ward(n: int = 200) -> Split:

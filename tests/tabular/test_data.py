@@ -8,12 +8,12 @@ import pandas as pd
 import pytest
 import torch
 
-from suite import cache, csv
-from suite.errors import InputError
+from suite.base.errors import InputError
+from suite.datasets import cache, csv
 from tabular import data
 from tabular.data import from_csv
 from tabular.schema import Schema
-from tests.tabular._patients import GLUCOSE, changed, parts, table, whole
+from tests.support.patients import GLUCOSE, changed, parts, table, whole
 
 real = pytest.mark.skipif(not (Path(os.environ.get("MEDSEC_DATA", "/nowhere")) / data.PIMA.path).is_file(),
                           reason="needs the real tables in $MEDSEC_DATA")

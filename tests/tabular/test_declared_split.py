@@ -4,10 +4,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from suite import cache
-from suite.errors import InputError
+from suite.base.errors import InputError
+from suite.datasets import cache
 from tabular.data import from_csv
-from tests.tabular._patients import GLUCOSE, changed, parts, table, whole
+from tests.support.patients import GLUCOSE, changed, parts, table, whole
 
 PART = ["train", "train", "train", "train", "test", "test"] * 10
 

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import sklearn
 
-from suite.errors import InputError
+from suite.base.errors import InputError
 from tabular import forests
 from tabular.models import DEEP, RandomForest
-from tests.suite._toy import split
+from tests.support.toy import split
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(240, 7)).astype(np.float32)

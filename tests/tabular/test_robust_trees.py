@@ -4,14 +4,14 @@ import numpy as np
 import pytest
 import torch
 
-from suite.data import Split
-from suite.errors import InputError, NotApplicable
-from suite.space import Space
+from suite.base.errors import InputError, NotApplicable
+from suite.core.data import Split
+from suite.core.space import Space
 from tabular.defenses import RobustTrees
 from tabular.models import MLP, RandomForest, XGBoost
 from tabular.trees.ensemble import Ensemble
 from tabular.trees.exact import solve
-from tests.breast import breast
+from tests.support.breast import breast
 
 RECIPES = (RandomForest(trees=15, depth=4), XGBoost(trees=15, depth=3))
 

@@ -5,8 +5,8 @@ import pytest
 import torch
 from torch import tensor
 
-from suite.errors import InputError
-from suite.space import Space
+from suite.base.errors import InputError
+from suite.core.space import Space
 from tabular import data
 from tabular.schema import Column, Relation, Schema
 

@@ -12,7 +12,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.tree import DecisionTreeClassifier
 from xgboost import XGBClassifier
 
-from suite.errors import NotApplicable
+from suite.base.errors import NotApplicable
 from tabular.trees.ensemble import Ensemble
 
 RNG = np.random.default_rng(0)

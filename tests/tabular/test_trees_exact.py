@@ -10,16 +10,16 @@ from sklearn.ensemble import GradientBoostingClassifier, RandomForestClassifier
 from sklearn.tree import DecisionTreeClassifier
 from xgboost import XGBClassifier
 
-from suite.classifier import EstimatorClassifier
-from suite.errors import InputError, NotApplicable
-from suite.seeding import seeded
-from suite.space import Space
+from suite.base.errors import InputError, NotApplicable
+from suite.base.seeding import seeded
+from suite.core.classifier import EstimatorClassifier
+from suite.core.space import Space
 from tabular.exact import ExactFewest, ExactLinf
 from tabular.models import MLP, RandomForest, XGBoost
 from tabular.schema import Column, Relation, Schema
 from tabular.trees.ensemble import Ensemble
 from tabular.trees.exact import solve
-from tests.breast import breast
+from tests.support.breast import breast
 
 
 def stump_at(threshold, columns=1):

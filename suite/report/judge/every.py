@@ -5,17 +5,17 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from suite.measurement import Measurement
 from suite.report.findings import LEVELS, TOPICS, Check, Finding
-from suite.report.judge.coverage import unknown_training, untested
-from suite.report.judge.epsilon import audited, epsilon
-from suite.report.judge.federation import curious, hostile, losing, planting, rebuilding
-from suite.report.judge.patients import single_patients
-from suite.report.judge.privacy import attribute, extraction, inversion, membership, reconstruction
-from suite.report.judge.robustness import evasion, masking, natural, subgroups
-from suite.report.judge.training import backdoor, collapse, defenses, errors, performance, poisoning
-from suite.report.judge.trust import detection, epsilon_audits, library_attacks, masking_checks
 from suite.report.rows import Rows
+from suite.report.rules.coverage import unknown_training, untested
+from suite.report.rules.epsilon import audited, epsilon
+from suite.report.rules.federation import curious, hostile, losing, planting, rebuilding
+from suite.report.rules.patients import single_patients
+from suite.report.rules.privacy import attribute, extraction, inversion, membership, reconstruction
+from suite.report.rules.robustness import evasion, masking, natural, subgroups
+from suite.report.rules.training import backdoor, collapse, defenses, errors, performance, poisoning
+from suite.report.rules.trust import detection, epsilon_audits, library_attacks, masking_checks
+from suite.results.measurement import Measurement
 
 JUDGES = (errors, collapse, masking, evasion, natural, subgroups, performance, poisoning, backdoor,
           membership, single_patients, attribute, inversion, reconstruction, extraction, defenses, epsilon, audited,

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from suite import threats
-from suite.measurement import Measurement
+from suite.base import threats
 from suite.report import known
 from suite.report.rows import WORST, Rows
 from suite.report.show import NONE, brief, number, plural
+from suite.results.measurement import Measurement
 
 
 def data_card(manifest: dict[str, Any]) -> list[tuple[str, str]]:

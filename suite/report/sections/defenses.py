@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from suite.measurement import Measurement
 from suite.report import known
 from suite.report.rows import WORST, Robustness, Rows, robustness
 from suite.report.show import protects, share, taken_public
 from suite.report.tables import Cell, Table, amount, bounded, est, report_per_class, words
+from suite.results.measurement import Measurement
 
 
 def comparison(rows: Rows) -> Table:

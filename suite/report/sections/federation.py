@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from suite.defenses.sizes import AT_EDGE
-from suite.measurement import Measurement
+from suite.defenses.private.sizes import AT_EDGE
 from suite.report.rows import Rows
 from suite.report.sections.membership import beside, called, ranked
 from suite.report.show import number, protects, share
 from suite.report.tables import Cell, Table, amount, est, plain, words
+from suite.results.measurement import Measurement
 
 COLUMNS = 10
 """Hospitals that have a column of a table, at most."""
@@ -18,7 +18,7 @@ WEAK = 0.01
 PROTECTS = {"row": "any one row of a hospital, from everybody",
             "hospital": "all that a hospital holds, from everybody",
             "hospital, by the server": "whether a hospital took part, from all but the server"}
-"""What `federated.defense.FederatedTraining.hides` means."""
+"""What `federated.training.defense.FederatedTraining.hides` means."""
 
 
 def federations(rows: Rows) -> list[tuple[str, str]]:

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from suite.measurement import Measurement
 from suite.report.rows import Rows
 from suite.report.show import join, number, share
 from suite.report.tables import Cell, Table, plain, words
+from suite.results.measurement import Measurement
 
 
 @dataclass(frozen=True)

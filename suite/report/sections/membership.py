@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from suite.measurement import Measurement
 from suite.report import known
 from suite.report.findings import widened
 from suite.report.rows import Rows
 from suite.report.show import NONE, join, number, percent
 from suite.report.tables import Cell, Table, amount, est, words
+from suite.results.measurement import Measurement
 
 FPRS = ("0.001", "0.01", "0.05", "0.1")
 PERSON = {"max": "largest score of a patient's rows", "mean": "mean score of these"}

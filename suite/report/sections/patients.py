@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from suite.measurement import Measurement
 from suite.report.rows import Rows
 from suite.report.sections.membership import PERSON, beside, called
 from suite.report.show import NONE, percent
 from suite.report.tables import Cell, Table, amount, est, words
+from suite.results.measurement import Measurement
 
 ABOVE = "patients_above[0.9]"
 WAYS = {"": "one row of each patient"} | {f"@{how}": what for how, what in PERSON.items()}

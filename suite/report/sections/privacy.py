@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import NamedTuple
 
-from suite.defenses.sizes import AT_EDGE
-from suite.measurement import Measurement
+from suite.defenses.private.sizes import AT_EDGE
 from suite.report import known
 from suite.report.rows import Rows
 from suite.report.show import NONE, number, percent, protects, taken_public
 from suite.report.tables import Cell, Table, amount, est, plain, words
+from suite.results.measurement import Measurement
 
 
 def epsilon(rows: Rows) -> Table:

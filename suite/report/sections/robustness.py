@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from suite.measurement import Measurement
 from suite.report import known
 from suite.report.rows import WORST, Rows, robustness
 from suite.report.show import brief
 from suite.report.tables import Cell, Table, amount, bounded, est, plain, words
+from suite.results.measurement import Measurement
 
 
 def by_attack(rows: Rows, model: str, defense: str, caption: str) -> Table:

@@ -1,0 +1,1 @@
+"""Hostile hospitals and a curious server."""

@@ -1,0 +1,1 @@
+"""A hospital, stacked updates, and what all parts of a federation share."""

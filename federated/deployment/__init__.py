@@ -1,0 +1,1 @@
+"""A federation of real hospitals: configuration, policy, keys, SuperLink and SuperNode."""

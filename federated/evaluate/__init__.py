@@ -1,0 +1,1 @@
+"""Measuring attacks on a federation, and verifying what it left."""

@@ -1,0 +1,1 @@
+"""The federation on Flower: client and server apps, the border, secure aggregation, simulation."""

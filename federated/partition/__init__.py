@@ -1,0 +1,1 @@
+"""Dealing the rows of a dataset out to hospitals, and checking that they fit together."""

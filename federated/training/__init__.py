@@ -1,0 +1,1 @@
+"""Federated training as a defense, of networks and of boosted trees."""

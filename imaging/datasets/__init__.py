@@ -1,0 +1,1 @@
+"""Image data: folders, archives, volumes, named sets, the phantom."""

@@ -1,0 +1,1 @@
+"""Cosine transforms, splines and warps of images."""

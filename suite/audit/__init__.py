@@ -1,0 +1,1 @@
+"""An audit: its plan, the layout of its cells, and carrying them out."""

@@ -1,0 +1,1 @@
+"""The contracts: data, inputs that are possible, classifiers, recipes, defenses, detectors, attacks."""

@@ -1,0 +1,1 @@
+"""Reading data: the download cache, CSV files, splits, subgroups, the positive class."""

@@ -1,0 +1,1 @@
+"""Defenses around a trained model: what it answers, and which inputs it refuses."""

@@ -1,0 +1,1 @@
+"""Training that remembers less or trusts labels less: regularization, other labels, other data."""

@@ -1,0 +1,1 @@
+"""Training against perturbed inputs: adversarial training, distillation, ensembles, smoothing."""

@@ -1,0 +1,1 @@
+"""Models on disk and from elsewhere: storing, opening, checking and trying them."""

@@ -1,0 +1,1 @@
+"""Judging rows, topic by topic: levels, what was not tested, the verdict."""

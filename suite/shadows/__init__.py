@@ -1,0 +1,1 @@
+"""Shadow models: training them, and what their answers tell of each patient."""

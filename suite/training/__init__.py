@@ -1,0 +1,1 @@
+"""The one training loop, its state, and what is done to a network before and after it."""
