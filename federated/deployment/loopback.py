@@ -138,8 +138,8 @@ class Loopback:
             if not (token := self.keys / "token").exists():
                 superlink.make_token(token)
             superlink.login(address, superlink.read_token(token), home / CREDENTIALS)
-            command = [sys.executable, "-m", "federated.deployment.superlink", f"--token={token}", f"--fleet-host={HOST}",
-                       f"--fleet-port={self.port}", f"--ssl-ca-certfile={self.authority}",
+            command = [sys.executable, "-m", "federated.deployment.superlink", f"--token={token}",
+                       f"--fleet-host={HOST}", f"--fleet-port={self.port}", f"--ssl-ca-certfile={self.authority}",
                        f"--ssl-certfile={self.keys / certificates.SERVER}",
                        f"--ssl-keyfile={self.keys / certificates.SERVER_KEY}"]
         self._start("superlink", *command, f"--host={HOST}", f"--port={self.control}",

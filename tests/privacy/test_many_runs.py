@@ -13,7 +13,7 @@ from suite.base import registry
 from suite.base.errors import InputError
 from suite.defenses.private.dpsgd import DPSGD
 from tabular.models import LogisticRegression
-from tests.privacy.test_canaries import FRESH, HONEST, TRAIN, VAL, Blank, Quiet, flat
+from tests.support.canaries import FRESH, HONEST, TRAIN, VAL, Blank, Quiet, flat
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -4,54 +4,27 @@ import json
 import socket
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 pytest.importorskip("flwr")
 
-from flwr.app import Context, Error, Message, RecordDict
+from flwr.app import Error, Message
 
 from federated.aggregation.aggregate import Mean, TrimmedMean
 from federated.deployment import certificates
 from federated.deployment.agreement import PATIENTS, Agreement
 from federated.deployment.deployment import carry_out, fingerprint, hospital_app
 from federated.deployment.loopback import Loopback
-from federated.flower.grid import FIRST, InProcessGrid
+from federated.flower.grid import FIRST
 from federated.flower.roster import Roster
 from federated.flower.secure import SecAggPlus
 from suite.base.errors import InputError
 from suite.base.journal import verify
 from suite.models import artifacts
-from tests.support.deployed import NAMES, alone, configured, journal_of, make_place
-
-
-@pytest.fixture(scope="module")
-def place(tmp_path_factory):
-    return make_place(tmp_path_factory.mktemp("federation"))
-
-
-@pytest.fixture
-def config(place, tmp_path):
-    return configured(place, tmp_path / "out")
-
-
-class LikeFlowers(InProcessGrid):
-    """Node numbers and an order that Flower draws, names that keys were registered with."""
-
-    def __init__(self, app, place, config, names, nodes=(9_000_000_000_000_000_000, 71), offline=lambda: ()):
-        super().__init__(app, len(nodes))
-        given = [{"hospital": name, "data": str(place / name)} for name in names]
-        self.contexts = {node: Context(run_id=1, node_id=node, node_config=own, state=RecordDict(), run_config=config)
-                         for node, own in zip(nodes, given, strict=True)}
-        self._nodes = [SimpleNamespace(node_id=node, name=name, registered_at=str(k))
-                       for k, (node, name) in enumerate(zip(nodes, names, strict=True))]
-        self._offline = offline
-
-    def get_nodes(self):
-        offline = self._offline()
-        return [node for node in self._nodes if node.name not in offline]
+from tests.support.deployed import NAMES, alone, journal_of
+from tests.support.like_flowers import LikeFlowers
 
 
 def run_here(place, config, **named):

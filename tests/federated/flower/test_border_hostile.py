@@ -17,10 +17,10 @@ from federated.flower.client_app import COUNT, WEIGHTS, packed
 from federated.flower.grid import FIRST, MAX_HEADER, MAX_ITEM, MAX_TEXT, one_line
 from federated.flower.server_app import Joined, rounds
 from suite.base.errors import InputError
-from tests.federated.deployment.test_deployment import LikeFlowers
 from tests.support.breast import breast
 from tests.support.deployed import NAMES, configured, journal_of, make_place
 from tests.support.hospitals import SITES, four, grid, mean, plain, task_of
+from tests.support.like_flowers import LikeFlowers
 
 
 @pytest.fixture(scope="module")

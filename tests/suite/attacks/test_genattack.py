@@ -11,8 +11,8 @@ from suite.attacks.noise import RandomNoise
 from suite.attacks.zoo import Zoo
 from suite.core.classifier import EstimatorClassifier
 from suite.core.space import Space
-from tests.suite.attacks.test_hopskipjump import exact, picture
 from tests.support.models import linear, rows
+from tests.support.pictures import exact, picture
 
 
 def test_finds_what_is_well_within_reach_and_nothing_that_is_not():

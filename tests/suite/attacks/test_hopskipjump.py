@@ -9,10 +9,10 @@ from art.attacks import evasion
 
 from suite.attacks.art.border import art_estimator, art_fence
 from suite.attacks.hopskipjump import HopSkipJump
-from suite.base.seeding import seeded
-from suite.core.classifier import Classifier, TorchClassifier
+from suite.core.classifier import Classifier
 from suite.core.space import Space
 from tests.support.models import linear, moons, patients, rows
+from tests.support.pictures import exact, picture
 
 
 class LabelsOnly(Classifier):
@@ -28,13 +28,6 @@ class LabelsOnly(Classifier):
         raise AssertionError("asked for scores")
 
     _proba = predict_proba = scores
-
-
-def exact(classifier, x, norm):
-    """Distance of each row to the boundary of a linear classifier of two labels, in units of scale."""
-    weight, bias = (p[1] - p[0] for p in (classifier.module.weight, classifier.module.bias))
-    slope = (weight * classifier.space.scale).detach()
-    return ((x @ weight + bias).abs() / (slope.abs().sum() if norm == "linf" else slope.norm())).detach()
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2"])
@@ -102,19 +95,6 @@ def test_raw_knows_ranges_only():
     assert not classifier.space.contains(raw, x).any() and classifier.space.contains(found, x).all()
     assert Space.contains(classifier.space, raw, x).all()
     assert (classifier.space.distance(raw, x) < classifier.space.distance(found, x)).float().mean() > 0.9
-
-
-def picture():
-    """An untrained convolutional network on 28 x 28 images, whose median score divides its classes."""
-    with seeded(4):
-        module = torch.nn.Sequential(torch.nn.Conv2d(1, 4, 5, 3), torch.nn.ReLU(), torch.nn.Conv2d(4, 8, 3, 2),
-                                     torch.nn.ReLU(), torch.nn.Flatten(), torch.nn.Linear(72, 2))
-        x = torch.rand(24, 1, 28, 28)
-        with torch.no_grad():
-            gap = module(x).diff(dim=1)[:, 0]
-            module[-1].bias[0] += gap.median()
-    classifier = TorchClassifier(module, 2, Space(0.0, 1.0))
-    return classifier, x, classifier.judge(x)
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2"])

@@ -8,8 +8,8 @@ import torch
 
 from suite.attacks.art.query import ArtZoo
 from suite.attacks.zoo import Zoo
-from tests.suite.attacks.test_hopskipjump import exact, picture
 from tests.support.models import linear, moons, patients, rows
+from tests.support.pictures import exact, picture
 
 Smallest = partial(Zoo, norm="l2", eps=float("inf"))
 

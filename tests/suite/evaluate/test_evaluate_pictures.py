@@ -26,18 +26,10 @@ from suite.report.rows import Rows
 from suite.report.write import write_report
 from suite.results.measurement import Measurement
 from tests.support import rows as _rows
+from tests.support.bright import bright
 from tests.support.toy import sheet, subject, value
 
 CLASSES = ("clear", "opacity")
-
-
-def bright(channels=1, size=12):
-    """Says "opacity" where the mean intensity exceeds 0.5."""
-    module = nn.Sequential(nn.Flatten(), nn.Linear(channels * size * size, 2))
-    with torch.no_grad():
-        module[1].weight.copy_(torch.tensor([[0.0], [60.0]]) / (channels * size * size))
-        module[1].bias.copy_(torch.tensor([0.0, -30.0]))
-    return TorchClassifier(module, 2, ImageSpace())
 
 
 def images(n=12, channels=1, size=12):
@@ -137,7 +129,7 @@ def test_images_of_real_patients_are_kept_and_shown_only_when_asked_for(tmp_path
     """The arrays of a whole audit's cell, from the plan's word to the page's."""
     data = dataset()
     data = replace(data, provenance=replace(data.provenance, synthetic=synthetic))
-    (tmp_path / "net.py").write_text("from tests.suite.evaluate.test_evaluate_pictures import bright\nmodel = bright().module\n")
+    (tmp_path / "net.py").write_text("from tests.support.bright import bright\nmodel = bright().module\n")
     plan = Plan(data="toy", models=[f"{tmp_path}/net.py:model"], attacks=["pgd"], eps=0.1, budgets=[0.1],
                 pictures=asked)
     run = Audit(plan, data, "why").run(tmp_path / "run")

@@ -15,8 +15,8 @@ from suite.report.write import write_report
 from suite.results.measurement import Measurement
 from suite.results.run import Run
 from suite.results.seal import Seal, is_inside, sha256
-from tests.suite.training.test_training import table
 from tests.support.run import FIT, NOISE, WORST, carry_out, timeless, written
+from tests.support.training import table
 
 OUTSIDE = ["logs/../../../thesis.tex", "shadows/../../../thesis.tex", "../thesis.tex", "/thesis.tex",
            "models/../../thesis.tex", "cells/./x.json", "cells//x.json", "cells/a\\b.json", "cells/x\0.json",

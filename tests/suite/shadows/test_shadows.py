@@ -21,7 +21,7 @@ from suite.results.metrics import auroc
 from suite.shadows import shadowing as shadows
 from suite.shadows.shadowing import Shadowing, halves, trained
 from tabular.models import DEEP, DecisionTree, XGBoost
-from tests.suite.training.test_stack import Net
+from tests.support.stacked import Net
 from tests.support.toy import Says, split
 
 

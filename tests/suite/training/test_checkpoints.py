@@ -18,7 +18,7 @@ from suite.training import checkpoints as module
 from suite.training.checkpoints import checkpoints
 from suite.training.loop import TorchRecipe
 from tabular.data import breast_cancer
-from tests.suite.training.test_training import Net, same, table
+from tests.support.training import Net, same, table
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """Networks trained in a stack are those that are trained one by one."""
 
 from dataclasses import dataclass
-from itertools import chain, pairwise
+from itertools import chain
 
 import numpy as np
 import pytest
@@ -11,18 +11,8 @@ from torch import nn
 from suite.training import stack
 from suite.training.loop import TorchRecipe, class_weights
 from suite.training.stack import fit_many, stackable
+from tests.support.stacked import Net
 from tests.support.toy import split
-
-
-@dataclass(frozen=True)
-class Net(TorchRecipe):
-    hidden: tuple[int, ...] = (16, 8)
-    dropout: bool = False
-
-    def network(self, inputs, classes):
-        widths = [inputs[0], *self.hidden]
-        layers = [m for a, b in pairwise(widths) for m in (nn.Linear(a, b), nn.ReLU())]
-        return nn.Sequential(*layers, *[nn.Dropout(0.5)] * self.dropout, nn.Linear(widths[-1], classes))
 
 
 @dataclass(frozen=True)

@@ -11,25 +11,14 @@ from torch import nn
 from suite.base.progress import advance, listening
 from suite.base.seeding import seeded
 from suite.core.classifier import TorchClassifier
-from suite.core.data import Split
 from suite.core.normalize import Normalize
-from suite.core.space import Space
 from suite.results.metrics import balanced_accuracy
 from suite.training import loop as training
 from suite.training import operating
 from suite.training.heads import OneLogit
 from suite.training.loop import TorchRecipe
 from suite.training.state import cosine
-
-
-@dataclass(frozen=True)
-class Net(TorchRecipe):
-    hidden: int = 8
-    dropout: float = 0.3
-
-    def network(self, inputs, classes):
-        return nn.Sequential(nn.Linear(inputs[0], self.hidden), nn.ReLU(), nn.Dropout(self.dropout),
-                             nn.Linear(self.hidden, classes))
+from tests.support.training import Net, same, table
 
 
 @dataclass(frozen=True)
@@ -47,18 +36,6 @@ class Constant(nn.Module):
 
     def forward(self, x):
         return self.bias + 0 * x[:, :1]
-
-
-def table(n=200, seed=0, share=0.5):
-    rng = np.random.default_rng(seed)
-    y = (rng.random(n) < share).astype(np.int64)
-    x = (np.array([100.0, 5.0]) + np.array([20.0, 0.5]) * (rng.normal(size=(n, 2)) + 1.5 * y[:, None]))
-    return Split(x.astype(np.float32), y, Space(0.0, 500.0), ("a", "b"), np.arange(n))
-
-
-def same(a, b):
-    return all(torch.equal(p, q) for p, q in zip(a.module.state_dict().values(), b.module.state_dict().values(),
-                                                 strict=True))
 
 
 def test_the_same_seed_gives_the_same_network_and_another_seed_another():

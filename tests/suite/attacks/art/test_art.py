@@ -36,8 +36,8 @@ def linear(weight, bias=(0.0, 0.0), space=None):
 
 
 def test_art_is_not_imported_before_it_is_used():
-    code = ("import sys, suite.attacks.art.border, suite.attacks.art.query, privacy.membership, privacy.attribute, privacy.inversion, "
-            "privacy.extraction; sys.exit('art' in sys.modules)")
+    code = ("import sys, suite.attacks.art.border, suite.attacks.art.query, privacy.membership, privacy.attribute, "
+            "privacy.inversion, privacy.extraction; sys.exit('art' in sys.modules)")
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
