@@ -202,10 +202,8 @@ class Task:
         nn.utils.vector_to_parameters(vector, module.parameters())
         for p in module.parameters():
             p.data = p.data.clone()
-        made = TorchClassifier(module.eval(), len(self.classes), self.space, device=self.device, recipe=self.recipe)
-        if replaced:
-            made.notes["replaced"] = replaced
-        return made
+        return TorchClassifier(module.eval(), len(self.classes), self.space, device=self.device, recipe=self.recipe,
+                               changed=("group-norm",) if replaced else ())
 
     @staticmethod
     def weights(classifier: TorchClassifier) -> np.ndarray:

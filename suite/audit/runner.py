@@ -18,7 +18,7 @@ from suite.audit.paths import folders_of, short_names, without_any_folder, witho
 from suite.audit.plan import Item, Plan
 from suite.base import registry, threats
 from suite.base.devices import describe_device
-from suite.base.errors import UNTRAINED, InputError
+from suite.base.errors import InputError, Untrained
 from suite.base.files import FULL, WriteError
 from suite.base.logs import log_at
 from suite.base.progress import advance
@@ -199,7 +199,8 @@ class Audit(Layout):
             sheet.rows = []
             place = f"{Path(where.filename).name}:{where.lineno}"
             said = without_any_folder(without_folders(str(e), self._names), (run.folder, *self._folders))
-            sheet.add("error", float("nan"), error=f"{type(e).__name__}: {said} ({place})")
+            sheet.add("error", float("nan"), error=f"{type(e).__name__}: {said} ({place})",
+                      caused_by=getattr(e, "cell", "") if isinstance(e, Untrained) else "")
         os.chdir(home)  # a model may have gone elsewhere, and the paths of a plan are relative
         sheet.add("cell_seconds", time.perf_counter() - begun)
         run.finish(cell.key, sheet.rows, arrays, lambda row: without_folders(row, self._names))
@@ -253,9 +254,10 @@ class Audit(Layout):
             found: Classifier = self.fitted[cell.model.name]
         else:
             behind = NONE if front else cell.defense
-            folder = run.model(f"{cell.model.slug}--{behind.slug}--fit")
+            trained = f"{cell.model.slug}--{behind.slug}--fit"
+            folder = run.model(trained)
             if not folder.is_dir():
-                raise InputError(f"{UNTRAINED} {cell.model.name} to work with")
+                raise Untrained(f"training failed, so there is no {cell.model.name} to work with", trained)
             found = artifacts.load(folder, cell.model.source, len(data.classes), data.space, str(self.device),
                                    self.defenses[behind.name])
         return defense.wrap(found, data.train, data.val) if front else found

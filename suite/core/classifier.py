@@ -153,14 +153,17 @@ class TorchClassifier(Classifier):
         device: Where the module lives.
         recipe: The recipe that made it, if any: see `suite.core.recipe`.
         batch: Inputs judged at once; found from the first input and the memory there is when left out.
+        changed: What training did to the layers of the recipe's network, so that stored weights find their places:
+            "group-norm" (in place of batch normalisation), "folded" (into the convolutions before).
     """
 
     def __init__(self, module: nn.Module, classes: int, space: Space, rejects: bool = False,
-                 device: torch.device | str = "cpu", recipe: Any = None, batch: int | None = None) -> None:
+                 device: torch.device | str = "cpu", recipe: Any = None, batch: int | None = None,
+                 changed: tuple[str, ...] = ()) -> None:
         super().__init__(classes, space.to(device))
         self.batch = batch
         self.module = module.to(device).eval()
-        self.rejects, self.recipe = rejects, recipe
+        self.rejects, self.recipe, self.changed = rejects, recipe, changed
         self._device = torch.device(device)
         self._direct: tuple[nn.Module | None, Pull | None] = None, None
         self._looked_at: tuple[nn.Module | None, bool] = None, True

@@ -57,6 +57,7 @@ def save(classifier: Classifier, folder: Path, name: str) -> None:
         from suite.core.normalize import Normalize
 
         about["inputs"] = next(m.inputs for m in classifier.module.modules() if isinstance(m, Normalize))
+        about["changed"] = classifier.changed
         state = classifier.module.state_dict()
         file, data = NETWORK, packed({k: v.detach().cpu().contiguous() for k, v in state.items()})
     elif isinstance(classifier, EstimatorClassifier):
@@ -94,16 +95,14 @@ def load(folder: Path, name: str, classes: int, space: Space, device: str = "cpu
     if weights.name == NETWORK:
         from safetensors.torch import load_file
 
-        inputs, notes = tuple(about["inputs"]), about["notes"]
+        inputs, changed = tuple(about["inputs"]), tuple(about["changed"])
         state = _opened(weights, lambda: load_file(weights))
-        for folded in (False, True):
-            def bare(recipe: TorchRecipe, folded: bool = folded) -> TorchClassifier:
-                return TorchClassifier(_shaped(recipe, inputs, classes, notes, folded), classes, space, device=device,
-                                       recipe=recipe)
 
-            made = defense.rebuilt(recipe, bare) if isinstance(defense, TorchDefense) else bare(recipe)
-            if made.module.state_dict().keys() == state.keys():
-                break
+        def bare(recipe: TorchRecipe) -> TorchClassifier:
+            return TorchClassifier(_shaped(recipe, inputs, classes, changed), classes, space, device=device,
+                                   recipe=recipe, changed=changed)
+
+        made = defense.rebuilt(recipe, bare) if isinstance(defense, TorchDefense) else bare(recipe)
         _opened(weights, lambda: made.module.load_state_dict(state))
         classifier: Classifier = made
     else:
@@ -117,16 +116,16 @@ def _without_folder(name: str) -> str:
     return name.replace("\\", "/").rpartition("/")[2] if registry.is_file(name) else name
 
 
-def _shaped(recipe: Any, inputs: tuple[int, ...], classes: int, notes: dict[str, Any], folded: bool) -> nn.Module:
-    """The network of a recipe with the layers that its training left: see `suite.training.folding` and DP-SGD."""
+def _shaped(recipe: Any, inputs: tuple[int, ...], classes: int, changed: tuple[str, ...]) -> nn.Module:
+    """The network of a recipe with the layers that its training left: see `suite.core.classifier.TorchClassifier`."""
     from suite.training.folding import fold
     from suite.training.groupnorm import without_batch_norm
     from suite.training.loop import build
 
     module = build(recipe, inputs, classes)
-    if "replaced" in notes:
+    if "group-norm" in changed:
         module[1], _ = without_batch_norm(module[1])
-    return fold(module.eval()) if folded else module
+    return fold(module.eval()) if "folded" in changed else module
 
 
 def _packed(estimator: Any) -> tuple[str, bytes]:

@@ -92,6 +92,8 @@ class Finding:
         weight: Orders findings of one level.
         command: What to type to settle or test it; empty for nothing.
         above: Inconclusive, though a value is at or above the lower threshold.
+        improves: Of a defense: something got better, beyond its interval.
+        threat: Of what was not tested: its name.
     """
 
     level: Level
@@ -103,6 +105,8 @@ class Finding:
     weight: float = 0.0
     command: str = ""
     above: bool = False
+    improves: bool = False
+    threat: str = ""
 
     @property
     def colour(self) -> str:

@@ -51,6 +51,7 @@ class Measurement(BaseModel):
     device: str
     seed: int
     error: str = ""
+    caused_by: str = ""
     versions: dict[str, str] = Field(default_factory=versions)
 
     @field_serializer("value", "ci_low", "ci_high", "queries", "seconds")

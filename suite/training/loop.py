@@ -180,7 +180,9 @@ def fit(recipe: TorchRecipe, train: Split, val: Split, *, seed: int = 0, device:
         raise ValueError(f"training diverged: no epoch had a finite validation loss (learning rate {recipe.lr:g})")
     module = training.judged
     module.load_state_dict(training.watch.best)
-    classifier = TorchClassifier(fold(module.eval()), classes, train.space, device=device, recipe=recipe)
+    folded = fold(module.eval())
+    classifier = TorchClassifier(folded, classes, train.space, device=device, recipe=recipe,
+                                 changed=() if folded is module else ("folded",))
     balance(classifier, val)
     return classifier
 

@@ -20,7 +20,8 @@ def around(classifier: TorchClassifier, module: nn.Module, kind: type[TorchClass
         kind: Class of the new one.
         more: Further arguments of that class, or others in place of the classifier's.
     """
-    kept = {"rejects": classifier.rejects, "device": classifier.device, "recipe": classifier.recipe}
+    kept = {"rejects": classifier.rejects, "device": classifier.device, "recipe": classifier.recipe,
+            "changed": classifier.changed}
     made = kind(module, len(classifier.classes_), classifier.space, **kept | more)
     made.notes |= classifier.notes
     made.time_limit = classifier.time_limit

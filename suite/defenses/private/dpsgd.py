@@ -52,9 +52,9 @@ class DPSGD(TorchDefense):
 
     `notes` holds "epsilon_claimed" (PRV accountant), "epsilon_independent" (another library's PLD accountant for the
     same noise), "epsilon_replace_one", "delta", "noise_multiplier", "sample_rate", "steps", "unit", "neighbors",
-    "accountant", "public_rows" and "public_rows_from" (`suite.defenses.private.sizes.PublicSize`); "rows_per_patient",
-    the most rows of one patient, where patients are known; and "replaced" where batch normalisation, which mixes rows,
-    had to give way.
+    "accountant", "public_rows" and "public_rows_from" (`suite.defenses.private.sizes.PublicSize`); and
+    "rows_per_patient", the most rows of one patient, where patients are known. Batch normalisation, which mixes rows,
+    gives way to group normalisation.
 
     Attributes:
         epsilon: Target, positive.
@@ -108,12 +108,11 @@ class DPSGD(TorchDefense):
         module[1], replaced = without_batch_norm(module[1])
         self._train(module.to(device), train, rate, steps, sigma, seed, device)
 
-        classifier = TorchClassifier(module, len(train.classes), train.space, device=device, recipe=recipe)
+        classifier = TorchClassifier(module, len(train.classes), train.space, device=device, recipe=recipe,
+                                     changed=("group-norm",) if replaced else ())
         classifier.notes |= claim(sigma, delta, rate, steps, self.unit, public)
         if train.patients is not None:
             classifier.notes["rows_per_patient"] = int(np.unique(train.patients, return_counts=True)[1].max())
-        if replaced:
-            classifier.notes["replaced"] = replaced
         balance(classifier, val)
         return classifier
 

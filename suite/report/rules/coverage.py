@@ -42,7 +42,7 @@ def untested(rows: Rows) -> list[Finding]:
         staged = f" --full adds {join(sorted(later))} to this run." if later else ""
         out.append(Finding("not tested", "all" if len(left) == len(able) else join(left),
                            f"{threat.title}: no attack of this kind ran. {threat.meaning}{staged}",
-                           "coverage", command=command(rows, chosen, models)))
+                           "coverage", command=command(rows, chosen, models), threat=threat.title))
     return out
 
 
@@ -70,5 +70,6 @@ def unknown_training(rows: Rows) -> list[Finding]:
     """Fitted models of which nobody said what they have learned from."""
     return [Finding("not tested", model, "Membership inference and generalisation: the training set of this fitted "
                     "model is unknown, so that training patients and others cannot be compared. Name its split with "
-                    "--split COLUMN, or give --train FILE and --test FILE.", "membership")
+                    "--split COLUMN, or give --train FILE and --test FILE.", "membership",
+                    threat="Membership inference and generalisation")
             for model in rows.models if not rows.training_known(model)]

@@ -6,7 +6,6 @@ import math
 from dataclasses import replace
 from typing import NamedTuple
 
-from suite.base.errors import UNTRAINED
 from suite.report.findings import Finding, Level, widened
 from suite.report.rows import WORST, Rows
 from suite.report.rules.weigh import result, weigh
@@ -21,15 +20,15 @@ def errors(rows: Rows) -> list[Finding]:
     for row in rows.errors:
         _, detecting, detector = row.cell.rpartition("--detect-")
         name = row.attack or (detector if detecting else "")
-        same.setdefault(("", UNTRAINED) if UNTRAINED in row.error else (name, row.error), []).append(row)
+        same.setdefault(("", "") if row.caused_by else (name, row.error), []).append(row)
     out = []
     for (name, error), failed in same.items():
         where = dict.fromkeys(r.model + ("" if r.defense == "none" else f" behind {r.defense}") for r in failed)
         cells = plural(len(failed), "cell")
-        text = (f"{cells} not available: training failed." if error == UNTRAINED else
+        text = (f"{cells} not available: training failed." if not error else
                 f"{name or 'training or measuring'} failed ({cells}): {error}.")
         out.append(Finding("error", join(list(where)), f"{text} Nothing is known there.", "errors",
-                           weight=len(failed) if error != UNTRAINED else 0))
+                           weight=len(failed) if error else 0))
     return out
 
 
@@ -192,7 +191,7 @@ def _defense(rows: Rows, model: str, defense: str) -> Finding | None:
     refused = rows.one("refused", model, defense)
     if refused is not None and refused.value:
         parts.append(f"It refuses {percent(refused)} of clean {rows.cases}, which count as wrong.")
-    return Finding(level, model, " ".join(parts), "defense", defense)
+    return Finding(level, model, " ".join(parts), "defense", defense, improves=bool(bought))
 
 
 def _withstands(rows: Rows, model: str, defense: str) -> list[tuple[int, str]]:

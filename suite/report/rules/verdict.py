@@ -34,7 +34,7 @@ def verdict(rows: Rows, found: list[Finding]) -> list[str]:
                   and (count := sum((f.level, f.topic) == (level, topic) for f in found))]
         if topics:
             out.append(f"{start}: {join(topics)}.")
-    if untested := [f.text.partition(":")[0] + ("" if f.model == "all" else f" ({f.model})") for f in found
+    if untested := [f.threat + ("" if f.model == "all" else f" ({f.model})") for f in found
                     if f.level == "not tested"]:
         out.append(f"Not tested: {join(list(dict.fromkeys(untested)))}.")
     return out + _defenses(rows, found)
@@ -71,7 +71,7 @@ def _listed(start: str, found: list[Finding], those: list[Finding]) -> list[str]
 
 def _defenses(rows: Rows, found: list[Finding]) -> list[str]:
     helped = [f"{f.defense} on {f.model}" for f in found
-              if (f.topic, f.level) == ("defense", "low") and "Improves " in f.text]
+              if (f.topic, f.level) == ("defense", "low") and f.improves]
     tried = {(f.model, f.defense) for f in found if f.topic == "defense" and f.defense != "none"}
     if helped:
         return [f"Clear gains without clear costs: {join(helped)}."]

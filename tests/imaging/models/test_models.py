@@ -156,8 +156,7 @@ def test_a_network_without_batch_normalisation_as_dp_sgd_leaves_it_is_stored(tmp
     before = module[1][0].weight.clone()
     DPSGD()._train(module, val, rate=0.5, steps=2, sigma=1.0, seed=0, device="cpu")
     assert not torch.equal(module[1][0].weight, before)
-    private = TorchClassifier(module, 2, ImageSpace(), recipe=recipe)
-    private.notes["replaced"] = replaced
+    private = TorchClassifier(module, 2, ImageSpace(), recipe=recipe, changed=("group-norm",))
     artifacts.save(private, tmp_path, "resnet-small")
     found = artifacts.load(tmp_path, "resnet-small", 2, ImageSpace())
     assert "GroupNorm" in replaced and np.array_equal(found.predict_proba(val.x), private.predict_proba(val.x))

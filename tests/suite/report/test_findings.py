@@ -2,7 +2,6 @@
 
 import pytest
 
-from suite.base.errors import UNTRAINED
 from suite.report.findings import LEVELS, THRESHOLDS, TOPICS, grade, widened
 from suite.report.judge.every import CHECKS, JUDGES, findings
 from tests.support.rows import clean, evasion, manifest, row
@@ -44,7 +43,7 @@ def test_a_detector_that_failed_is_named():
 
 def test_what_follows_from_a_failed_training_is_said_once_and_last():
     rows = [row("error", None, error="ValueError: boom (x.py:1)")]
-    rows += [row("error", None, attack=a, error=f"InputError: {UNTRAINED} m to work with (a.py:2)") for a in "abc"]
+    rows += [row("error", None, attack=a, error="Untrained: no m (a.py:2)", caused_by="m--none--fit") for a in "abc"]
     cause, rest = findings(rows, manifest())
     assert "boom" in cause.text and rest.model == "m" and rest.text.startswith("3 cells not available: training failed")
 
