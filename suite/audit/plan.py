@@ -7,7 +7,7 @@ import re
 import tomllib
 from collections.abc import Collection
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
@@ -18,6 +18,9 @@ Modality = Literal["xray", "ct", "mri", "ultrasound", "dermoscopy", "microscopy"
 """The kind of image, which decides what augmentation may change; "other" is one without rules of its own, and nothing
 is changed for "none"."""
 
+SLUG = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
+"""Names that a plan gives: they can be typed in a list of names, and be part of a file name."""
+
 
 class Item(BaseModel):
     """A model, attack, defense or detector of a plan: a name, hyper-parameters, and where it is used.
@@ -27,7 +30,8 @@ class Item(BaseModel):
     Attributes:
         name: Registered, or `path/to/file.py:Object`; for a model also a file.
         use: Of a model or a defense: what is registered, where the name is one that the plan gives to it, as in
-            `{ name = "dp-sgd, ε 8", use = "dp-sgd", epsilon = 8 }`.
+            `{ name = "dp-sgd-8", use = "dp-sgd", epsilon = 8 }`.
+        title: What people read beside such a name.
         params: Hyper-parameters that differ from the defaults.
         rows: Test rows to attack at most: for attacks that are too slow for all. Of a detector, rows for the attack
             that knows it.
@@ -39,6 +43,7 @@ class Item(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
     name: str
     use: str | None = None
+    title: str | None = None
     params: dict[str, Any] = Field(default_factory=dict)
     rows: int | None = Field(default=None, ge=2)
     models: tuple[str, ...] | None = None
@@ -55,6 +60,13 @@ class Item(BaseModel):
             own["params"] = own.get("params", {}) | {k: v for k, v in value.items() if k not in own}
             return own
         return value
+
+    @model_validator(mode="after")
+    def _typed(self) -> Self:
+        if self.use is not None and not SLUG.fullmatch(self.name):
+            raise ValueError(f"name '{self.name}': cannot be typed in a list of names; use letters, digits and . _ + - "
+                             "only, and put words for people into title")
+        return self
 
     @property
     def source(self) -> str:

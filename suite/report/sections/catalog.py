@@ -27,12 +27,14 @@ def data_card(manifest: dict[str, Any]) -> list[tuple[str, str]]:
 def model_card(rows: Rows) -> list[tuple[str, str]]:
     """What was trained, and behind what."""
     plan = rows.manifest.get("plan", {})
+    titles = {i["name"]: i["title"] for kind in ("models", "defenses") for i in plan.get(kind, []) if i.get("title")}
     given = {kind: {i["name"]: ({"use": i["use"]} if i.get("use") else {}) | i.get("params", {})
                     for i in plan.get(kind, [])} for kind in ("models", "defenses")}
 
     def shown(kind: str, name: str) -> str:
         params = ", ".join(f"{k} = {v}" for k, v in given[kind].get(name, {}).items())
-        return f"{name} ({params})" if params else name
+        titled = f"{name}, {titles[name]}" if name in titles else name
+        return f"{titled} ({params})" if params else titled
 
     card = [(shown("models", m), "behind " + (", ".join(shown("defenses", d) for d in rows.defenses(m) if d != "none")
                                             or "no defense")) for m in rows.models]

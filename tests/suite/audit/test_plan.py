@@ -35,6 +35,8 @@ def refused(value, message):
     ({"rows": 1}, "rows: "),
     ({"train_rows": 1}, "train_rows: "),
     ({"attacks": [{"name": "strong", "use": "pgd"}]}, "'strong': only models and defenses can be given another name"),
+    ({"defenses": [{"name": "rows, ε 8", "use": "dp-sgd"}]}, "name 'rows, ε 8': cannot be typed in a list of names"),
+    ({"defenses": [{"name": "--all", "use": "dp-sgd"}]}, "name '--all': cannot be typed in a list of names"),
     ({"device": "tpu"}, "device: PyTorch knows no device 'tpu'; use auto, cpu, or a device such as"),
     ({"models": []}, "models: "),
     ({"data": []}, "data: "),
