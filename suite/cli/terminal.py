@@ -116,9 +116,9 @@ def _count(things: Sized, plural: str) -> str:
 
 def show_findings(run: Run, most: int = 12) -> None:
     """The verdict of a run, its findings, worst first, and what it did not test; the report has those beyond `most`."""
-    from suite.report.judge.every import findings
     from suite.report.page import merged
     from suite.report.rows import Rows
+    from suite.report.rules.every import findings
     from suite.report.rules.verdict import verdict
 
     rows, manifest = run.rows(), run.manifest

@@ -14,8 +14,8 @@ from suite.base import threats
 from suite.report.figures import charts as figures
 from suite.report.figures import pictures
 from suite.report.findings import LEVELS, THRESHOLDS, TOPICS, Finding
-from suite.report.judge.every import checks, findings
 from suite.report.rows import Rows
+from suite.report.rules.every import checks, findings
 from suite.report.rules.verdict import verdict
 from suite.report.sections import (
     catalog,

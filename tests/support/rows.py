@@ -1,7 +1,7 @@
 """Hand-made measurement rows and manifests for tests of what is computed from them."""
 
 from suite.report.findings import Finding
-from suite.report.judge.every import checks, findings
+from suite.report.rules.every import checks, findings
 from suite.results.measurement import Measurement
 
 VERSIONS = {"python": "3.11", "medsec": "0"}

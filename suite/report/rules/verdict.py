@@ -18,7 +18,7 @@ def verdict(rows: Rows, found: list[Finding]) -> list[str]:
 
     Args:
         rows: Of the run.
-        found: `suite.report.judge.every.findings` of them.
+        found: `suite.report.rules.every.findings` of them.
     """
     out = []
     if rows.errors:

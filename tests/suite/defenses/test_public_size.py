@@ -9,8 +9,8 @@ from suite.defenses.private.accounting import epsilon_pld
 from suite.defenses.private.dpsgd import DPSGD, PrivateGradient
 from suite.defenses.private.pate import PATE
 from suite.defenses.private.sizes import known_size, public_size
-from suite.report.judge.every import findings
 from suite.report.rows import Rows
+from suite.report.rules.every import findings
 from suite.report.sections.privacy import epsilon
 from tabular.models import MLP, LogisticRegression, RandomForest
 from tests.support.private import VAL, own_cache, rows  # noqa: F401 - a fixture

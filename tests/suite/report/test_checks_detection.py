@@ -1,6 +1,6 @@
 """What is said of detectors, which is about the audit and no finding."""
 
-from suite.report.judge.every import findings
+from suite.report.rules.every import findings
 from tests.support.rows import about, clean, manifest, row
 
 

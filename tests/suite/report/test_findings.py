@@ -3,7 +3,7 @@
 import pytest
 
 from suite.report.findings import LEVELS, THRESHOLDS, TOPICS, grade, widened
-from suite.report.judge.every import CHECKS, JUDGES, findings
+from suite.report.rules.every import CHECKS, JUDGES, findings
 from tests.support.rows import clean, evasion, manifest, row
 
 

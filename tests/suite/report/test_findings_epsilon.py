@@ -5,8 +5,8 @@ import math
 import numpy as np
 import pytest
 
-from suite.report.judge.every import findings
 from suite.report.rules.epsilon import largest_auroc
+from suite.report.rules.every import findings
 from suite.results import metrics
 from tests.support.rows import about, found, manifest, only, row
 

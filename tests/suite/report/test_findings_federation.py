@@ -3,7 +3,7 @@
 import pytest
 
 from suite.report.findings import THRESHOLDS
-from suite.report.judge.every import findings
+from suite.report.rules.every import findings
 from tests.support.rows import clean, manifest, row
 
 AT = {"defense": "mean"}

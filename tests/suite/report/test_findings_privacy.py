@@ -2,7 +2,7 @@
 
 import pytest
 
-from suite.report.judge.every import findings
+from suite.report.rules.every import findings
 from tests.support.rows import clean, manifest, only, row
 
 

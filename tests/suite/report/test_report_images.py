@@ -9,9 +9,9 @@ import pytest
 
 from suite.report.figures import charts as figures
 from suite.report.figures import pictures
-from suite.report.judge.every import findings
 from suite.report.page import render
 from suite.report.rows import Rows
+from suite.report.rules.every import findings
 from suite.report.sections import defenses, detection, robustness
 from tests.support.rows import clean, evasion, manifest, row
 

@@ -4,9 +4,9 @@ import pytest
 
 from privacy.likelihood import OFFLINE, LiRA
 from suite.report.findings import THRESHOLDS, TOPICS
-from suite.report.judge.every import findings
 from suite.report.page import SECTIONS, render
 from suite.report.rows import Rows
+from suite.report.rules.every import findings
 from suite.report.rules.patients import single_patients
 from suite.report.sections import patients
 from suite.results.measurement import Measurement

@@ -5,7 +5,7 @@ from dataclasses import fields
 import pytest
 
 from suite.base import registry
-from suite.report.judge.every import findings
+from suite.report.rules.every import findings
 from suite.report.rules.strength import is_strong
 from tests.support.rows import manifest, row
 

@@ -11,9 +11,9 @@ from suite.audit.runner import Audit
 from suite.base import registry
 from suite.cli import terminal
 from suite.report.findings import LEVELS
-from suite.report.judge.every import findings
 from suite.report.page import render
 from suite.report.rows import Rows
+from suite.report.rules.every import findings
 from suite.report.rules.strength import is_strong, strong_attacks, topic_of
 from suite.report.rules.verdict import verdict
 from suite.report.rules.weigh import cases_needed, result

@@ -1,1 +1,0 @@
-"""Judging rows, topic by topic."""
