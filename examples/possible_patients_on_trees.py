@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from common import console, load_data, percent, show
 
-from suite.attacks.hopskipjump import HopSkipJump
+from suite.attacks.query.hopskipjump import HopSkipJump
 from suite.results.metrics import paired, proportion
 from tabular.defenses import RobustTrees
 from tabular.exact import ExactFewest, ExactLinf

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from suite.attacks.art.border import art_estimator, art_fence
-from suite.attacks.hopskipjump import HopSkipJump
+from suite.attacks.query.hopskipjump import HopSkipJump
 from suite.base.bounds import Count, Positive
 from suite.base.errors import InputError
 from suite.base.info import Info
@@ -80,7 +80,7 @@ class LabelOnly(MembershipAttack):
     """Distance to the decision boundary by HopSkipJump: training rows lie deeper. 0 where the model is wrong.
 
     Attributes:
-        max_iter, init_eval, max_eval, init_size: As in `suite.attacks.hopskipjump.HopSkipJump`.
+        max_iter, init_eval, max_eval, init_size: As in `suite.attacks.query.hopskipjump.HopSkipJump`.
     """
 
     info: ClassVar[Info] = Info(

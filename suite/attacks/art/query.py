@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from suite.attacks.art.border import Ask, art_fence, estimator_over, in_step
-from suite.attacks.hopskipjump import BEYOND
+from suite.attacks.query.hopskipjump import BEYOND
 from suite.base.bounds import Count, LearningRate, Positive
 from suite.base.info import Info
 from suite.core.attack import EvasionAttack
@@ -160,7 +160,7 @@ class _BoundaryWalk(QueryAttack):
 
 @dataclass(frozen=True)
 class ArtHopSkipJump(_BoundaryWalk):
-    """ART's HopSkipJump in Linf: the reference for `suite.attacks.hopskipjump`.
+    """ART's HopSkipJump in Linf: the reference for `suite.attacks.query.hopskipjump`.
 
     Attributes:
         max_iter: Steps along the boundary.
@@ -222,7 +222,7 @@ class ArtBoundary(_BoundaryWalk):
 @dataclass(frozen=True)
 class ArtZoo(QueryAttack):
     """ART's ZOO, which descends the Carlini-Wagner loss coordinate by coordinate, within eps: the reference for
-    `suite.attacks.zoo`.
+    `suite.attacks.query.zoo`.
 
     Attributes:
         max_iter: Steps for each constant.

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from suite.attacks.genattack import GenAttack
-from suite.attacks.hopskipjump import HopSkipJump
-from suite.attacks.zoo import Zoo
+from suite.attacks.query.genattack import GenAttack
+from suite.attacks.query.hopskipjump import HopSkipJump
+from suite.attacks.query.zoo import Zoo
 from suite.core.classifier import EstimatorClassifier, TorchClassifier
 from suite.core.space import Space
 from tests.support.models import linear, patients, rows

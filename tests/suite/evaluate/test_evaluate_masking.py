@@ -10,9 +10,9 @@ from torch import nn
 from imaging.attacks.autoattack import AutoAttack
 from imaging.attacks.square import Square
 from imaging.space import ImageSpace
-from suite.attacks.estimate import NES
 from suite.attacks.gradient import FGSM, PGD
 from suite.attacks.noise import RandomNoise
+from suite.attacks.query.estimate import NES
 from suite.base.seeding import seeded
 from suite.core.classifier import TorchClassifier
 from suite.core.space import Space

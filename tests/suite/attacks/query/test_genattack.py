@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from suite.attacks.genattack import GenAttack
 from suite.attacks.noise import RandomNoise
-from suite.attacks.zoo import Zoo
+from suite.attacks.query.genattack import GenAttack
+from suite.attacks.query.zoo import Zoo
 from suite.core.classifier import EstimatorClassifier
 from suite.core.space import Space
 from tests.support.models import linear, rows

@@ -8,7 +8,7 @@ import torch
 from art.attacks import evasion
 
 from suite.attacks.art.border import art_estimator, art_fence
-from suite.attacks.hopskipjump import HopSkipJump
+from suite.attacks.query.hopskipjump import HopSkipJump
 from suite.core.classifier import Classifier
 from suite.core.space import Space
 from tests.support.models import linear, moons, patients, rows

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from suite.attacks.art.query import ArtZoo
-from suite.attacks.zoo import Zoo
+from suite.attacks.query.zoo import Zoo
 from tests.support.models import linear, moons, patients, rows
 from tests.support.pictures import exact, picture
 

@@ -5,9 +5,9 @@ import torch
 from torch import nn
 
 from suite.attacks._search import Goal, Hunt
-from suite.attacks.estimate import NES, SPSA
 from suite.attacks.gradient import PGD
 from suite.attacks.noise import RandomNoise
+from suite.attacks.query.estimate import NES, SPSA
 from suite.base.errors import InputError
 from suite.base.seeding import torch_generator
 from suite.core.classifier import TorchClassifier

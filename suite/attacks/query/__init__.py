@@ -1,0 +1,1 @@
+"""Attacks that only ask: by scores, or by labels alone."""
