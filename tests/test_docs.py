@@ -109,16 +109,27 @@ def made(tools):
 
 @pytest.mark.parametrize("page", [*PROJECT, *WRITTEN], ids=lambda page: str(page.relative_to(ROOT)))
 def test_every_link_leads_somewhere(page, made):
-    there = {DOCS / uri for uri in made}
-    for target in (a or b for a, b in LINK.findall(_prose(page))):
-        if re.match(r"https?:|mailto:|#", target):
+    generated = {DOCS / uri: text for uri, text in made.items()}
+    for target in (a or b for a, b in LINK.findall(_prose(page.read_text(encoding="utf-8")))):
+        if re.match(r"https?:|mailto:", target):
             continue
-        file = (page.parent / target.partition("#")[0]).resolve()
-        assert file.exists() or file in there, f"{page.relative_to(ROOT)} links to {target}, which is not there"
+        path, _, anchor = target.partition("#")
+        file = (page.parent / path).resolve() if path else page
+        assert file.exists() or file in generated, f"{page.relative_to(ROOT)} links to {target}, which is not there"
+        if anchor:
+            text = generated[file] if file in generated else file.read_text(encoding="utf-8")
+            assert anchor in anchors(text), f"{page.relative_to(ROOT)} links to {target}, which has no such section"
 
 
-def _prose(page: Path) -> str:
-    return re.sub(r"^```.*?^```$", "", page.read_text(encoding="utf-8"), flags=re.M | re.S)
+def _prose(text: str) -> str:
+    return re.sub(r"^```.*?^```$", "", text, flags=re.M | re.S)
+
+
+def anchors(text: str) -> set[str]:
+    """Of the headings of a page, as Markdown makes them."""
+    headings = re.findall(r"^#+ (.*?)(?: \{ #([\w-]+) \})?$", _prose(text), re.M)
+    return {given or re.sub(r"[-\s]+", "-", re.sub(r"[^\w\s-]", "", title).strip().lower())
+            for title, given in headings}
 
 
 def test_every_page_is_in_the_navigation(made):
@@ -163,6 +174,26 @@ def test_the_tests_that_the_page_on_peers_names_are_there():
     code = "\n".join(p.read_text(encoding="utf-8") for p in (ROOT / "tests").rglob("test_*.py"))
     assert len(named) > 15
     assert not [name for name in named if f"def {name}(" not in code]
+
+
+def test_the_picture_of_layers_shows_circles_and_leaves_out_what_follows(tools):
+    layers = tools("layers")
+    graph = {"core": set(), "data": {"core"}, "audit": {"core", "data", "report"}, "report": {"audit", "data"},
+             "cli": {"core", "audit", "report"}}
+    assert layers.rows(graph) == [[{"core"}], [{"data"}], [{"audit", "report"}], [{"cli"}]]
+    assert {name: layers.direct(graph, name) for name in graph} == {
+        "core": set(), "data": {"core"}, "audit": {"data"}, "report": {"data"}, "cli": {"audit"}}
+
+
+def test_the_docs_have_a_lock_of_their_own_beside_that_of_set_up():
+    def pinned(file):
+        found = re.findall(r"^([\w.-]+)==([\w.]+)", (ROOT / file).read_text(encoding="utf-8"), re.M)
+        return {name.lower().replace("_", "-"): version for name, version in found}
+
+    docs = pinned("requirements-docs.lock")
+    assert {"mkdocs-material", "mkdocstrings"} <= docs.keys()
+    assert not docs.keys() & pinned("requirements.lock").keys()
+    assert docs.items() <= pinned("constraints.txt").items(), "make lock"
 
 
 def test_nothing_is_requested_from_elsewhere():

@@ -12,7 +12,9 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("suite", "tabular", "imaging", "privacy", "federated")
-WIDE, HIGH, GAP, ROW = 128, 30, 14, 74
+WIDE, HIGH, GAP, BETWEEN, MOST = 150, 32, 12, 40, 5
+"""Pixels of a box and of the space between boxes and lines; boxes in a line."""
+WIDTH = (MOST + 1) * (WIDE + GAP)
 
 
 def imports() -> dict[str, set[str]]:
@@ -73,32 +75,50 @@ def rows(graph: dict[str, set[str]]) -> list[list[set[str]]]:
 def picture() -> str:
     """An SVG of the rows, with a line from each folder to the nearest ones that it imports."""
     graph = imports()
-    levels = rows(graph)
-    width = max(_width(level) for level in levels) + 2 * GAP
     place: dict[str, tuple[float, float]] = {}
-    shapes: list[str] = []
-    for i, level in enumerate(levels):
-        x, y = (width - _width(level)) / 2, GAP + i * ROW
-        for group in level:
-            names = sorted(group)
-            if len(names) > 1:
-                shapes.append(f'<rect class="circle" x="{x - 6}" y="{y - 6}" rx="8" '
-                              f'width="{len(names) * (WIDE + GAP) - GAP + 12}" height="{HIGH + 12}"/>')
-            for name in names:
-                place[name] = x, y
-                x += WIDE + GAP
-            x += GAP
+    frames: list[str] = []
+    y = float(GAP)
+    for line in (line for level in rows(graph) for line in broken(level)):
+        x = (WIDTH - sum(columns(group) * (WIDE + GAP) + GAP for group in line) + 2 * GAP) / 2
+        for group in line:
+            for i, name in enumerate(sorted(group)):
+                place[name] = x + i % MOST * (WIDE + GAP), y + i // MOST * (HIGH + GAP)
+            if len(group) > 1:
+                frames.append(f'<rect class="circle" x="{x - 6:g}" y="{y - 6:g}" rx="8" '
+                              f'width="{columns(group) * (WIDE + GAP) - GAP + 12}" height="{height(group) + 12}"/>')
+            x += columns(group) * (WIDE + GAP) + GAP
+        y += max(map(height, line)) + BETWEEN
     lines = [_line(place[name], place[other]) for name in graph for other in sorted(direct(graph, name))]
-    boxes = [f'<rect class="{name.split(".")[0]}" x="{x}" y="{y}" width="{WIDE}" height="{HIGH}" rx="5"/>'
-             f'<text x="{x + WIDE / 2}" y="{y + HIGH / 2 + 4}">{escape(name)}</text>' for name, (x, y) in place.items()]
-    height = GAP * 2 + (len(levels) - 1) * ROW + HIGH
+    boxes = [f'<rect class="{name.split(".")[0]}" x="{x:g}" y="{y:g}" width="{WIDE}" height="{HIGH}" rx="5"/>'
+             f'<text x="{x + WIDE / 2:g}" y="{y + HIGH / 2 + 5:g}">{escape(name)}</text>'
+             for name, (x, y) in place.items()]
     colors = dict(zip(PACKAGES, ("#b2dfdb", "#ffe0b2", "#bbdefb", "#e1bee7", "#c8e6c9"), strict=True))
-    style = ("text{font:12px sans-serif;text-anchor:middle;fill:#123} path{stroke:#90a4ae;fill:none} "
+    style = ("text{font:13px sans-serif;text-anchor:middle;fill:#123} path{stroke:#90a4ae;fill:none} "
              "rect{stroke:#546e7a} .circle{fill:none;stroke:#c62828;stroke-dasharray:4 3} "
              + " ".join(f".{name}{{fill:{color}}}" for name, color in colors.items()))
-    return (f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:g} {height}" role="img" '
-            f'aria-label="Folders and what they import"><style>{style}</style>' + "".join(lines + shapes + boxes)
+    return (f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {y - BETWEEN + GAP:g}" role="img" '
+            f'aria-label="Folders and what they import"><style>{style}</style>' + "".join(lines + frames + boxes)
             + "</svg>\n")
+
+
+def broken(level: list[set[str]]) -> list[list[set[str]]]:
+    """A level in lines of at most `MOST` boxes, so that the picture stays readable on a page."""
+    lines: list[list[set[str]]] = [[]]
+    for group in level:
+        if lines[-1] and sum(map(columns, lines[-1])) + columns(group) > MOST:
+            lines.append([])
+        lines[-1].append(group)
+    return lines
+
+
+def columns(group: set[str]) -> int:
+    """Boxes side by side."""
+    return min(len(group), MOST)
+
+
+def height(group: set[str]) -> int:
+    """Of the boxes of a group."""
+    return -(-len(group) // MOST) * (HIGH + GAP) - GAP
 
 
 def direct(graph: dict[str, set[str]], name: str) -> set[str]:
@@ -108,10 +128,6 @@ def direct(graph: dict[str, set[str]], name: str) -> set[str]:
     used = [group for group in groups if group is not own and group & graph[name]]
     return {min(group & graph[name]) for group in used
             if not any(group & _reached(graph, next(iter(between))) for between in used if between is not group)}
-
-
-def _width(level: list[set[str]]) -> int:
-    return sum(len(group) * (WIDE + GAP) for group in level) + (len(level) - 2) * GAP + GAP
 
 
 def _line(below: tuple[float, float], above: tuple[float, float]) -> str:
