@@ -86,7 +86,7 @@ def table(entries: Sequence[Entry]) -> str:
 
 def full(entry: Entry) -> str:
     """One entry with everything that is known of it."""
-    lines = [f"#### {entry['name']} {{ #{entry['name']} }}\n", f"**{entry.get('title', '')}**\n"]
+    lines = [f"#### `{entry['name']}` {entry.get('title', '')} {{ #{entry['name']} }}\n"]
     for key in [*(k for k in LABELS if k in entry), *(k for k in entry if k not in LABELS and k not in NAMED)]:
         value = entry[key]
         if key == "parameters":
