@@ -132,6 +132,27 @@ def anchors(text: str) -> set[str]:
             for title, given in headings}
 
 
+def is_module(folder: Path, parts: list[str]) -> bool:
+    """Whether a dotted name leads to a folder or a module, or to something in a module."""
+    if not parts:
+        return True
+    if (folder / parts[0]).is_dir():
+        return is_module(folder / parts[0], parts[1:])
+    return (folder / f"{parts[0]}.py").is_file()
+
+
+@pytest.mark.parametrize("page", [*PROJECT, *WRITTEN], ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_module_and_file_that_is_named_is_there(page):
+    """So that what moves takes its name in the documentation along."""
+    text = page.read_text(encoding="utf-8")
+    dotted = re.findall(r"\b(?:suite|tabular|imaging|privacy|federated)(?:\.[a-z_]+)+\b(?![/(]| =)", text)
+    for name in {name for name in dotted if not name.endswith((".md", ".toml"))}:
+        assert is_module(ROOT, name.split(".")), f"{page.name}: no module {name}"
+    files = re.findall(r"`((?:tests|examples|suite|tabular|imaging|privacy|federated|docs|\.github)/[\w/.-]+)`", text)
+    for name in files:
+        assert (ROOT / name).exists() or page.name == "CHANGELOG.md" or name == "tabular/pima_diabetes.csv", name
+
+
 def test_every_page_is_in_the_navigation(made):
     nav = (ROOT / "mkdocs.yml").read_text(encoding="utf-8").partition("\nnav:")[2]
     uris = {p.relative_to(DOCS).as_posix() for p in WRITTEN} | {
