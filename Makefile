@@ -5,7 +5,7 @@ JOBS ?= 2
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test test-matrix bench lint catalog lock setup clean
+.PHONY: demo test test-matrix bench lint docs catalog lock setup clean
 
 demo: $(READY)  ## set up, audit the diabetes table, print where the report is
 	$(BIN)/medsec audit tabular --out runs/demo
@@ -23,6 +23,10 @@ bench: $(READY)  ## side-by-side benchmarks; peers that are not dependencies com
 
 lint: $(READY)  ## ruff
 	$(BIN)/ruff check .
+
+docs: $(READY)  ## the documentation, into site/
+	$(BIN)/python -m pip install -q --require-hashes --no-deps -r requirements-docs.lock
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet
 
 catalog: $(READY)  ## write again what `medsec list` shows, after a change of attacks, defenses, data sets
 	$(BIN)/python -m suite.audit.catalog
@@ -42,5 +46,5 @@ $(READY): pyproject.toml requirements.lock requirements-cuda.lock
 	$(BIN)/python -m pip check > /dev/null
 	@touch $@
 
-clean:  ## remove the virtual environment and the runs
-	rm -rf $(VENV) runs
+clean:  ## remove the virtual environment, the runs and the built documentation
+	rm -rf $(VENV) runs site

@@ -1,7 +1,7 @@
 """Three hospitals in processes of their own, over TLS: Flower's SuperLink and a SuperNode at each, on this machine.
 
 Threat: whoever reaches the port could read updates, pose as a hospital or the server, or run a program at hospitals.
-Against it: a certificate, registered keys, the one app that is allowed, a journal (docs/federation-deployment.md).
+Against it: a certificate, registered keys, the one app that is allowed, a journal (docs/how-to/deploy-a-federation.md).
 
 Run: python examples/deploy_federation.py [DATASET]
 """

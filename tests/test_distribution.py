@@ -82,4 +82,4 @@ def test_the_lock_and_the_constraints_name_the_same_versions():
                                   "-m pip install --no-deps --no-build-isolation"])
 def test_hospitals_install_as_make_setup_does(line):
     assert line in (ROOT / "Makefile").read_text().replace("install -q", "install")
-    assert line in (ROOT / "docs" / "federation-deployment.md").read_text()
+    assert line in (ROOT / "docs" / "how-to" / "deploy-a-federation.md").read_text()

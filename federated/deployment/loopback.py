@@ -1,6 +1,6 @@
 """A whole deployment on this machine: Flower's own programs, each in a process of its own, over TLS on loopback.
 
-For tries and tests. The commands are those of a deployment on several machines (`docs/federation-deployment.md`);
+For tries and tests. The commands are those of a deployment on several machines (`docs/how-to/deploy-a-federation.md`);
 nothing here is needed there.
 """
 

@@ -9,7 +9,8 @@ federated.deployment.supernode`)::
     data = "/srv/federation/north"          # the folder with patients.csv; nobody else can name another one
     apps = ["3f6c...64 hex digits"]         # SHA-256 of each app that may run here
 
-Everything else has a default, which also holds where there is no file. `docs/federation-deployment.md` lists all keys.
+Everything else has a default, which also holds where there is no file. `docs/how-to/deploy-a-federation.md` lists all
+keys.
 """
 
 from __future__ import annotations

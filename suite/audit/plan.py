@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from suite.base.errors import InputError
 from suite.base.limits import DEFAULT_TIME_LIMIT, SMALLEST_GROUP
+from suite.base.registry import is_file
 
 Modality = Literal["xray", "ct", "mri", "ultrasound", "dermoscopy", "microscopy", "other", "none"]
 """The kind of image, which decides what augmentation may change; "other" is one without rules of its own, and nothing
@@ -63,7 +64,7 @@ class Item(BaseModel):
 
     @model_validator(mode="after")
     def _typed(self) -> Self:
-        if self.use is not None and not SLUG.fullmatch(self.name):
+        if self.use is not None and not SLUG.fullmatch(self.name) and not is_file(self.name):
             raise ValueError(f"name '{self.name}': cannot be typed in a list of names; use letters, digits and . _ + - "
                              "only, and put words for people into title")
         return self

@@ -24,7 +24,7 @@ def versions() -> dict[str, str]:
 
 
 class Measurement(BaseModel):
-    """One row of `measurements.jsonl`; README.md describes each field."""
+    """One row of `measurements.jsonl`; docs/reference/rows.md describes each field."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     schema_version: int = SCHEMA_VERSION
