@@ -21,8 +21,9 @@ bench: $(READY)  ## side-by-side benchmarks; peers that are not dependencies com
 	$(BIN)/python -m pip install -q --no-deps -r tests/benchmarks/requirements-nodeps.txt
 	set -e; for script in tests/benchmarks/bench_*.py; do $(BIN)/python $$script; done
 
-lint: $(READY)  ## ruff
+lint: $(READY)  ## ruff, and the layers: which folder may import which
 	$(BIN)/ruff check .
+	$(BIN)/lint-imports --no-logo --no-cache
 
 docs: $(READY)  ## the documentation, into site/
 	$(BIN)/python -m pip install -q --require-hashes --no-deps -r requirements-docs.lock
