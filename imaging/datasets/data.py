@@ -83,7 +83,7 @@ def covid_cxr(path: Path | None = None, seed: int = 0, images: Images = npz.DEFA
 @cache.reads(*ALZHEIMER)
 def alzheimer_mri(path: Path | None = None, seed: int = 0, images: Images = npz.DEFAULTS) -> Dataset:
     """Brain MRI, 1279 axial slices of 200 subjects, 128 pixels; demented or not, split by subject."""
-    return _stored("alzheimer-mri", ALZHEIMER, "mri", path, images, OASIS, OASIS_LICENCE,
+    return _stored("alzheimer-mri", ALZHEIMER, "mri", path, _disease("demented", images), OASIS, OASIS_LICENCE,
                    "very mild, mild and moderate dementia are one class", ("non demented", "demented"), (0, 1, 1, 1))
 
 
@@ -104,9 +104,8 @@ def breast_ultrasound(path: Path | None = None, seed: int = 0, images: Images = 
 @cache.reads(*BREAST_28)
 def breast_ultrasound_28(path: Path | None = None, seed: int = 0, images: Images = npz.DEFAULTS) -> Dataset:
     """The images of `breast-ultrasound` at 28 pixels; malignant or not, in place of BreastMNIST."""
-    malignant = images if images.positive else images.model_copy(update={"positive": "malignant"})
-    return _stored("breast-ultrasound-28", BREAST_28, "ultrasound", path, malignant, BUSI, BUSI_LICENCE,
-                   "not the official BreastMNIST split; malignant is class 1", groups=NEAR_DUPLICATES)
+    return _stored("breast-ultrasound-28", BREAST_28, "ultrasound", path, _disease("malignant", images), BUSI,
+                   BUSI_LICENCE, "not the official BreastMNIST split; malignant is class 1", groups=NEAR_DUPLICATES)
 
 
 @cache.reads(*HAM10000)
@@ -151,6 +150,11 @@ def chest_phantom(path: Path | None = None, seed: int = 0, images: Images = npz.
 def chest_phantom_4(path: Path | None = None, seed: int = 0, images: Images = npz.DEFAULTS) -> Dataset:
     """SYNTHETIC chest X-rays as `chest-phantom`, in four classes: clear, opacity, effusion or nodule."""
     return phantom.dataset("chest-phantom-4", phantom.KINDS, path, seed, images)
+
+
+def _disease(name: str, images: Images) -> Images:
+    """How to read a set of which it is known what its disease is called, unless the user says another."""
+    return images if images.positive else images.model_copy(update={"positive": name})
 
 
 def _stored(name: str, files: tuple[cache.RemoteFile, ...], modality: Modality, path: Path | None, images: Images,
