@@ -8,9 +8,8 @@ if any did. Everything else on the command line that starts with "-" goes to pyt
 The variables only lower what a library would choose for this processor. OPENBLAS_CORETYPE reaches NumPy, SciPy and
 scikit-learn; ATEN_CPU_CAPABILITY PyTorch's own loops; MKL_ENABLE_INSTRUCTIONS its matrix products; ONEDNN_MAX_CPU_ISA
 its convolutions. "intel-avx2" also has two threads. MKL takes a path of its own on Intel's processors, where a row may
-have another result in another
-batch: "intel" preloads an answer to the one function that asks for the maker, and needs a C compiler to build it;
-without one it is reported as not run, and the exit status is 1.
+have another result in another batch: "intel" preloads an answer to the one function that asks for the maker, and needs
+a C compiler to build it; without one it is reported as not run, and the exit status is 1.
 """
 
 from __future__ import annotations

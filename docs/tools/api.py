@@ -26,7 +26,8 @@ def pages() -> dict[str, str]:
                 sections = [f"## {dotted(m)}\n\n{{}}\n\n".format(":::" + f" {dotted(m)}\n    options:\n"
                                                                  "      heading_level: 3\n"
                                                                  "      show_root_heading: false") for m in modules]
-                out[f"reference/api/{name}.md"] = f"{BEHIND}# {name}\n\n{about(folder)}\n\n{listed(rooms)}" + "".join(sections)
+                head = f"{BEHIND}# {name}\n\n{about(folder)}\n\n{listed(rooms)}"
+                out[f"reference/api/{name}.md"] = head + "".join(sections)
     return out
 
 
