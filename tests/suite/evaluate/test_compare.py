@@ -100,6 +100,14 @@ def test_changes_are_of_the_same_patients_and_not_of_two_samples():
     assert row.ci_high - row.ci_low < 0.01 and row.ci_low <= 0 <= row.ci_high  # drawn apart: 0.15
 
 
+def test_patients_who_change_places_make_the_interval_wide():
+    """60 of 200 are right before only and as many after only: the share is the same, and by no means certain."""
+    y = np.zeros(200, np.int64)
+    before, after = np.repeat([1, 0, 0], [60, 60, 80]), np.repeat([0, 1, 0], [60, 60, 80])
+    row = gains(before, after, y=y)["gain[accuracy]"]
+    assert row.value == 0 and row.ci_high == pytest.approx(1.96 * np.sqrt(120) / 200, rel=0.1) == -row.ci_low
+
+
 def test_a_refusal_is_no_right_answer():
     assert gains(Y, Y)["gain[accuracy]"].value == 0
     assert gains(Y, [-1, 0, 0, 0, 0, 0, 1, 1])["gain[accuracy]"].value == pytest.approx(-1 / 8)
