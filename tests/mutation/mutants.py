@@ -63,7 +63,7 @@ SURVIVORS = [
            "tests/federated/aggregation/test_private_mean.py"),
     Mutant("tabular/trees/search.py", "a relation's pruning unsound at its limit",
            "if total > limits[r]:", "if total >= limits[r]:",
-           "tests/tabular/test_trees_exact.py -k relation or listing"),
+           "tests/tabular/test_trees_relations.py"),
     Mutant("federated/deployment/superlink.py", "SuperNode authentication switched off",
            '*rest, "--enable-supernode-auth"]', "*rest]", "tests/federated/deployment/test_gates.py"),
     Mutant("suite/defenses/robust/fast.py", "free adversarial training without the clamp of its perturbation",
