@@ -81,11 +81,10 @@ def measure_gains(sheet: Sheet, test: Split, plain: Outcome, defended: Outcome, 
 
 def _robustness(sheet: Sheet, y: np.ndarray, plain: Outcome, defended: Outcome, eps: float, attack: str,
                 seed: int) -> None:
-    """The worst case over the attacks that ran on both, on the patients that met one of them."""
-    (theirs, met), (mine, faced) = (
+    """The worst case over the attacks that ran on both, and on the same rows, of which those that met one are judged."""
+    (theirs, rows), (mine, _) = (
         withstood([p for p in one.parts if any(p.same(q) for q in other.parts)], one.fit["pred"] != y, eps)
         for one, other in ((plain, defended), (defended, plain)))
-    rows = met & faced
     if rows.any():
         at = {"attack": attack, "attack_params": {"eps": eps}}
         sheet.add("gain[robust_accuracy]", metrics.paired(mine[rows], theirs[rows]), **at)
