@@ -81,7 +81,7 @@ def measure_gains(sheet: Sheet, test: Split, plain: Outcome, defended: Outcome, 
 
 def _robustness(sheet: Sheet, y: np.ndarray, plain: Outcome, defended: Outcome, eps: float, attack: str,
                 seed: int) -> None:
-    """The worst case over the attacks that ran on both, and on the same rows, of which those that met one are judged."""
+    """The worst case over the attacks that ran on both, on the same rows."""
     (theirs, rows), (mine, _) = (
         withstood([p for p in one.parts if any(p.same(q) for q in other.parts)], one.fit["pred"] != y, eps)
         for one, other in ((plain, defended), (defended, plain)))
