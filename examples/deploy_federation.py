@@ -10,7 +10,6 @@ import shutil
 import tempfile
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 from common import console, load_data, percent, show
 
@@ -27,16 +26,16 @@ from suite.models import artifacts
 from suite.results.metrics import proportion
 
 data = load_data("heart-4sites", "pima-synthetic")
-sites = (BySubgroup() if "site" in data.train.subgroups else Dirichlet(3, 5.0))(data)
-sites = sorted(sites, key=lambda site: -len(site.train))[:3]
+deal = BySubgroup() if "site" in data.train.subgroups else Dirichlet(3, 5.0)
+sites = sorted(deal(data), key=lambda site: -len(site.train))[:3]
 names = [site.name.split()[0] for site in sites]
 with tempfile.TemporaryDirectory() as folder:
     folder = Path(folder)
     for name, site in zip(names, sites, strict=True):
         (folder / name).mkdir()
-        rows = joined(joined(site.train, site.val), site.test)
-        table = pd.DataFrame(rows.x, columns=site.features).assign(label=np.array(data.classes)[rows.y])
-        table.to_csv(folder / name / PATIENTS, index=False)
+        rows = joined(site.train, site.val, site.test)
+        table = pd.DataFrame(rows.x, columns=site.features)
+        table.assign(label=[data.classes[k] for k in rows.y]).to_csv(folder / name / PATIENTS, index=False)
     app = shutil.copytree(Path(__file__).parent / "federation_app", folder / "app")
     data.space.schema.save(app / "schema.toml")
     config = configuration(app) | {"hospitals": ", ".join(names), "target": "label", "classes": ", ".join(data.classes),
@@ -51,8 +50,8 @@ with tempfile.TemporaryDirectory() as folder:
         here.wait_for(*names)
         try:
             here.wait_for("stranger")
-        except InputError as e:
-            console.print(e)
+        except InputError as refused:
+            console.print(refused)
         lines = here.run(app, config)
     console.print("\n".join(line for line in lines if line.startswith(("round", "refused", "absent", "head"))))
     head, journal = next(line[5:] for line in lines if line.startswith("head ")), folder / "out" / "journal.jsonl"

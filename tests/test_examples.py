@@ -53,6 +53,7 @@ def faults(script: Path) -> list[str]:
         "a number that is none": not re.search(r"\bnan\b", text),
         "wider than 80 columns, or cut off": max(map(len, lines)) <= 80 and "…" not in text,
         "no finding at the end": text.endswith("."),
+        "something that should hold and does NOT": not re.search(r"\bNOT\b", text),
     }
     return [fault for fault, fine in checks.items() if not fine]
 

@@ -26,6 +26,8 @@ from tabular.schema import Schema
 
 PATIENTS = "patients.csv"
 """The table in a hospital's data folder."""
+MIN_BATCH = 8
+"""Rows below which no hospital makes a step, unless its policy says otherwise."""
 
 
 class Agreement(BaseModel):
@@ -140,7 +142,7 @@ class Agreement(BaseModel):
         private = RecordDP(self.epsilon, self.rounds, max_grad_norm=self.max_grad_norm,
                            public_rows=self.public_rows or None, secret=secrets.randbits(63)) if self.epsilon else None
         return Task(recipe, (len(self.table.columns),), self.classes, self.table.space(), self.epochs, self.batch,
-                    self.lr, self.proximal, self.seed, private=private)
+                    self.lr, self.proximal, self.seed, private=private, min_batch=min(MIN_BATCH, self.batch))
 
     def joining(self) -> Aggregator | FlowerStrategy:
         """The rule; `InputError` where there is no such rule or a parameter is wrong."""

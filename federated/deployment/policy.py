@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
-from federated.deployment.agreement import Agreement
+from federated.deployment.agreement import MIN_BATCH, Agreement
 from federated.deployment.ledger import Spent, charge
 from federated.task.task import Task
 from suite.base import registry
@@ -82,7 +82,7 @@ class Policy(BaseModel):
     target: str | None = None
     max_rounds: int = Field(default=500, ge=1)
     max_epochs: int = Field(default=50, ge=1)
-    min_batch: int = Field(default=8, ge=1)
+    min_batch: int = Field(default=MIN_BATCH, ge=1)
     max_batch: int = Field(default=4096, ge=1)
     max_lr: float = Field(default=1.0, gt=0)
     max_proximal: float = Field(default=10.0, ge=0)

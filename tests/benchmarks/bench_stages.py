@@ -38,7 +38,7 @@ def main() -> None:
     wall = None
     if args.run is None:
         args.run, began = Path(tempfile.mkdtemp()) / "run", time.perf_counter()
-        subprocess.run([sys.executable, "-m", "suite.cli.app", "audit", "imaging", "--jobs", str(args.jobs), "--out",
+        subprocess.run([sys.executable, "-m", "suite.cli", "audit", "imaging", "--jobs", str(args.jobs), "--out",
                         str(args.run)], check=True)
         wall = time.perf_counter() - began
     torch.set_num_threads(1)

@@ -23,8 +23,18 @@ from federated.flower.secure import SecAggPlus
 from suite.base.errors import InputError
 from suite.base.journal import verify
 from suite.models import artifacts
-from tests.support.deployed import NAMES, alone, journal_of
+from tests.support.deployed import NAMES, alone, configured, journal_of, make_place
 from tests.support.like_flowers import LikeFlowers
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    return make_place(tmp_path_factory.mktemp("federation"))
+
+
+@pytest.fixture
+def config(place, tmp_path):
+    return configured(place, tmp_path / "out")
 
 
 def run_here(place, config, **named):

@@ -39,7 +39,7 @@ def test_ctrl_c_ends_all_processes_and_leaves_a_run_that_goes_on(tmp_path):
     plan.write_text(text[:text.index("attacks")] + f'attacks = ["noise", "{tmp_path}/slow.py:Slow"]\n'
                     + text[text.index("rows"):])
     process = subprocess.Popen(
-        [sys.executable, "-m", "suite.cli.app", "audit", str(plan), "--jobs", "2", "--out", str(tmp_path / "r")],
+        [sys.executable, "-m", "suite.cli", "audit", str(plan), "--jobs", "2", "--out", str(tmp_path / "r")],
         cwd=Path(__file__).parents[3], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
         # what a shell starts in the background ignores Ctrl-C, and so does all that comes of it
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))

@@ -164,7 +164,7 @@ class TestBadWords:
         refused("cannot write file/r/seal.jsonl", *audit("--data", "breast-cancer"), "--out", "file/r")
 
     def test_a_real_process_ends_the_same_way(self):
-        done = subprocess.run([sys.executable, "-m", "suite.cli.app", "audit", "--data", "nope.csv", "--target", "y"],
+        done = subprocess.run([sys.executable, "-m", "suite.cli", "audit", "--data", "nope.csv", "--target", "y"],
                               capture_output=True, text=True, check=False)
         assert (done.returncode, done.stdout) == (2, "")
         assert done.stderr == "medsec: nope.csv: no such file or directory\n"

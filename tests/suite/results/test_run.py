@@ -255,7 +255,7 @@ def test_several_processes_that_are_killed_with_their_parent_leave_a_run_that_go
     plan = tmp_path / "p.toml"
     plan.write_text('data = "breast-cancer"\nmodels = ["logistic-regression", "random-forest"]\n'
                     'attacks = ["noise", "fgsm"]\nrows = 10\n')
-    first = subprocess.Popen([sys.executable, "-m", "suite.cli.app", "audit", str(plan), "--jobs", "2", "--out",
+    first = subprocess.Popen([sys.executable, "-m", "suite.cli", "audit", str(plan), "--jobs", "2", "--out",
                               str(tmp_path / "r")], cwd=Path(__file__).parents[3], stdout=subprocess.DEVNULL)
     while first.poll() is None and not list(tmp_path.glob("r/cells/*.json")):
         time.sleep(0.01)
