@@ -5,11 +5,12 @@ import torch
 from torch import nn
 
 from suite.attacks.apgd import APGD, _checkpoints
-from suite.attacks.gradient import BIM, FGSM, PGD
+from suite.attacks.gradient import BIM, FGSM, MIFGSM, PGD
 from suite.attacks.minimal import DeepFool
 from suite.attacks.noise import RandomNoise
 from suite.base.seeding import seeded
-from suite.core.classifier import margin
+from suite.core.classifier import TorchClassifier, margin
+from suite.core.space import Space
 from tests.support.attacks import FIXED, fooled, name, with_
 from tests.support.models import linear, moons, rows
 
@@ -94,3 +95,27 @@ def test_deepfool_goes_no_further_than_art(art):
     both = right & fooled(classifier, theirs, y) & fooled(classifier, ours, y)
     assert both.sum() > 150
     assert (ours - x)[both].norm(dim=1).median() <= 1.02 * (theirs - x)[both].norm(dim=1).median()
+
+
+class Hill(nn.Module):
+    """The second class is likeliest at 0.5, and never likelier than the first; remembers where it was queried."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def forward(self, x):
+        self.seen += [round(v, 4) for v in x.detach()[:, 0].tolist()]
+        return torch.cat([torch.zeros_like(x), -5 - (x - 0.5) ** 2], 1)
+
+
+@pytest.mark.parametrize(("attack", "path"), [
+    (BIM, [0, 0.4, 0.8, 0.4, 0.8, 0.4]),
+    (MIFGSM, [0, 0.4, 0.8, 1, 1, 0.6]),  # the sum of the signs before each step: 1, 2, 1, 0, -1
+], ids=["bim", "mi-fgsm"])
+def test_momentum_by_hand(attack, path):
+    hill = Hill()
+    classifier = TorchClassifier(hill, 2, Space(0, 1), batch=1)
+    x, y = torch.zeros(1, 1), torch.zeros(1, dtype=torch.int64)
+    attack(eps=1.0, steps=5, step=0.4, early_stop=False)(classifier, x, y)
+    assert hill.seen == pytest.approx(path)
